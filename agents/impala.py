@@ -1,0 +1,94 @@
+"""IMPALA: Espeholt et al. 2018 (arXiv 1802.01561). How it acts and what it minimises; nothing else.
+
+Losses are SUMMED over time and batch, as in the paper's code. Not here: V-trace itself (mlma/vtrace.py), networks
+(agents/networks.py), the loops (mlma/actor.py, mlma/learner.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from agents import networks
+from mlma import vtrace
+from mlma.config import Config
+from mlma.types import ActOutput, EnvSpec, LossOutput, Sample, TimeStep
+
+
+def clip_rewards(rewards: tf.Tensor, how: str) -> tf.Tensor:
+    if how == "abs_one":
+        return tf.clip_by_value(rewards, -1.0, 1.0)
+    if how == "soft_asymmetric":  # as in the paper's released code, from which its figure differs
+        squeezed = tf.tanh(rewards / 5.0)
+        return 5.0 * tf.where(rewards < 0, 0.3 * squeezed, squeezed)
+    return rewards
+
+
+class Impala:
+    """See mlma.types.Agent."""
+
+    def __init__(self, config: Config, spec: EnvSpec) -> None:
+        self._config = config
+        self.network = networks.make(config.agent_name, spec, config.num_stacked_frames)
+
+    def initial_state(self, batch_size: int) -> Any:
+        return self.network.initial_state(batch_size)
+
+    def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]:
+        """[E, ...] -> an action for each environment, drawn from the policy."""
+        one_step = tf.nest.map_structure(lambda x: x[tf.newaxis], timestep)  # [1, E, ...]
+        output, agent_state = self.network(one_step, agent_state)
+        logits = output.logits[0]  # [E, A]
+        # The Gumbel-max trick: an argmax draws from the softmax.
+        noise = -tf.math.log(-tf.math.log(tf.random.uniform(tf.shape(logits), minval=1e-7, maxval=1.0)))
+        action = tf.argmax(logits + noise, axis=-1, output_type=tf.int32)  # [E]
+        return ActOutput(action, logits, output.value[0]), agent_state
+
+    def loss(self, sample: Sample) -> LossOutput:
+        config, trajectory = self._config, sample.trajectory
+        timesteps, acted = trajectory.timesteps, trajectory.act_outputs
+        output, _ = self.network(timesteps, trajectory.agent_state)  # [T+1, B]
+
+        # Action t leads from x_t to x_{t+1}, and to the reward that arrived there.
+        logits, values = output.logits[:-1], output.value[:-1]  # [T, B, A], [T, B]
+        actions, behaviour_logits = acted.action[:-1], acted.logits[:-1]
+        discounts = config.discounting * timesteps.discount[1:]
+        rewards = clip_rewards(timesteps.reward[1:], config.reward_clipping)
+        # The step into a new game is no transition: with discount 0 and the value as its reward, its delta and advantage are
+        # 0 and its target is V(x), from which a truncated game bootstraps.
+        real = tf.cast(tf.logical_not(timesteps.first[1:]), tf.float32)  # [T, B]
+        returns = vtrace.from_logits(
+            behaviour_policy_logits=behaviour_logits,
+            target_policy_logits=logits,
+            actions=actions,
+            discounts=discounts * real,
+            rewards=rewards * real + tf.stop_gradient(values) * (1 - real),
+            values=values,
+            bootstrap_value=output.value[-1],
+            clip_rho_threshold=config.clip_rho_threshold,
+            clip_pg_rho_threshold=config.clip_pg_rho_threshold,
+            lambda_=config.vtrace_lambda,
+        )
+        log_pi = tf.nn.log_softmax(logits)
+        entropy = -tf.reduce_sum(tf.exp(log_pi) * log_pi, axis=-1)  # [T, B]
+        # Section 4.2: policy gradient, value loss and entropy bonus.
+        policy_loss = -tf.reduce_sum(returns.target_action_log_probs * returns.pg_advantages * real)
+        value_loss = 0.5 * tf.reduce_sum(tf.square(returns.vs - values) * real)
+        entropy_loss = -tf.reduce_sum(entropy * real)
+        total = policy_loss + config.baseline_cost * value_loss + config.entropy_cost * entropy_loss
+
+        steps = tf.maximum(tf.reduce_sum(real), 1.0)
+        rhos = tf.exp(returns.log_rhos)
+        metrics = {
+            "loss/total": total / steps,
+            "loss/policy": policy_loss / steps,
+            "loss/value": value_loss / steps,
+            "policy/entropy": -entropy_loss / steps,
+            "vtrace/rho_mean": tf.reduce_sum(rhos * real) / steps,
+            "vtrace/rho_clipped": tf.reduce_sum(tf.cast(rhos > config.clip_rho_threshold, tf.float32) * real) / steps,
+            "value/mean": tf.reduce_sum(values * real) / steps,
+        }
+        if logits.shape[-1] == 2:
+            metrics["policy/p_action_1"] = tf.reduce_sum(tf.exp(log_pi[..., 1]) * real) / steps
+        return LossOutput(total, priorities=tf.reduce_sum(tf.abs(returns.vs - values), axis=0), metrics=metrics)

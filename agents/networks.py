@@ -1,0 +1,175 @@
+"""The zoo: every network, as a Sonnet module that unrolls over time. Espeholt et al. 2018, figure 3; Mnih et al. 2015.
+
+A network takes a `TimeStep` [T, B] and the agent state before it, and returns (logits [T, B, A], value [T, B]) and the state
+after it. The state holds the last frames of the stack and that of the LSTM, so that single frames travel and are remembered;
+both start afresh where `first`. Not here: losses, and how actions are chosen.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import sonnet as snt
+import tensorflow as tf
+
+from mlma.types import EnvSpec, TimeStep
+
+
+class NetworkState(NamedTuple):
+    frames: Any  # uint8 [B, H, W, C * (k - 1)], oldest first; zeros before the first; None without a stack
+    core: Any  # (hidden, cell) float32 [B, N], or None
+
+
+class NetworkOutput(NamedTuple):
+    logits: tf.Tensor  # float32 [T, B, A]
+    value: tf.Tensor  # float32 [T, B]
+
+
+class Network(snt.Module):
+    """Stack frames -> torso -> optional reward and action -> optional LSTM -> policy and value."""
+
+    def __init__(
+        self, torso: snt.Module, spec: EnvSpec, stack: int, lstm_size: int = 0, feed_back: bool = False, name: str | None = None
+    ) -> None:
+        super().__init__(name=name)
+        self._spec, self._stack, self._feed_back = spec, stack, feed_back
+        self._torso = torso
+        self._core = ResettingLSTM(lstm_size) if lstm_size else None
+        self._policy = snt.Linear(spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy")
+        self._value = snt.Linear(1, name="value")
+
+    def initial_state(self, batch_size: int) -> NetworkState:
+        frames = None
+        if self._stack > 1:
+            height, width, channels = self._spec.observation.shape
+            frames = tf.zeros([batch_size, height, width, channels * (self._stack - 1)], tf.uint8)
+        return NetworkState(frames, self._core.initial_state(batch_size) if self._core else None)
+
+    def __call__(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
+        observation, frames = timestep.observation, state.frames
+        if self._stack > 1:
+            observation, frames = stack_frames(observation, timestep.first, frames)
+        if observation.dtype == tf.uint8:
+            observation = tf.cast(observation, tf.float32) / 255
+        features = snt.BatchApply(self._torso)(observation)  # [T, B, F]
+        if self._feed_back:
+            reward = tf.clip_by_value(timestep.reward, -1, 1)[..., tf.newaxis]
+            action = tf.one_hot(timestep.last_action, self._spec.num_actions)
+            features = tf.concat([features, reward, action], axis=-1)
+        core = state.core
+        if self._core:
+            features, core = self._core(features, timestep.first, core)
+        logits = snt.BatchApply(self._policy)(features)  # [T, B, A]
+        value = tf.squeeze(snt.BatchApply(self._value)(features), axis=-1)  # [T, B]
+        return NetworkOutput(logits, value), NetworkState(frames, core)
+
+
+def stack_frames(observation: tf.Tensor, first: tf.Tensor, before: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Stacks of k frames, oldest channel first, with zeros for what was before the start of the game.
+
+    observation uint8 [T, B, H, W, C], first bool [T, B], before uint8 [B, H, W, C * (k-1)] -> [T, B, H, W, C * k] and the new
+    `before`.
+    """
+    steps, channels = observation.shape[0], observation.shape[-1]
+    depth = before.shape[-1] // channels
+    earlier = tf.stack(tf.split(before, depth, axis=-1))  # [k-1, B, H, W, C]
+    frames = tf.concat([earlier, observation], axis=0)  # [k-1+T, B, H, W, C]
+    keep = tf.cast(tf.logical_not(first), tf.uint8)[..., tf.newaxis, tf.newaxis, tf.newaxis]  # [T, B, 1, 1, 1]
+    # What is j frames old at step t is of the same game if none of the steps t-j+1 .. t is a first one. Before step 0 that
+    # was settled when `before` was made.
+    ones = tf.ones_like(keep[:1])
+    planes = [observation]
+    same_game = keep
+    for age in range(1, depth + 1):
+        planes.insert(0, frames[depth - age : depth - age + steps] * same_game)
+        same_game = keep * tf.concat([ones, same_game[:-1]], axis=0)
+    stacked = tf.concat(planes, axis=-1)  # [T, B, H, W, C * k]
+    return stacked, stacked[-1, ..., channels:]
+
+
+class ResettingLSTM(snt.Module):
+    """LSTM over time whose state starts at zero where `first`. The input's share of all gates is one product for all steps."""
+
+    def __init__(self, size: int, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self._size = size
+        self._from_input = snt.Linear(4 * size, name="from_input")
+        self._from_hidden = snt.Linear(4 * size, with_bias=False, name="from_hidden")
+
+    def initial_state(self, batch_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+        zeros = tf.zeros([batch_size, self._size])
+        return zeros, zeros
+
+    def __call__(self, inputs: tf.Tensor, first: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any]:
+        hidden, cell = state  # [B, N]
+        keep = 1 - tf.cast(first, tf.float32)[..., tf.newaxis]  # [T, B, 1]
+        projected = snt.BatchApply(self._from_input)(inputs)  # [T, B, 4N]
+        outputs = []
+        for x_t, keep_t in zip(tf.unstack(projected), tf.unstack(keep), strict=True):
+            hidden, cell = hidden * keep_t, cell * keep_t
+            i, f, o, g = tf.split(x_t + self._from_hidden(hidden), 4, axis=-1)
+            # Forget bias 1 (Jozefowicz et al. 2015): an untrained LSTM remembers.
+            cell = tf.sigmoid(f + 1) * cell + tf.sigmoid(i) * tf.tanh(g)
+            hidden = tf.sigmoid(o) * tf.tanh(cell)
+            outputs.append(hidden)
+        return tf.stack(outputs), (hidden, cell)  # [T, B, N]
+
+
+def _conv_torso(convolutions: list[tuple[int, int, int]], hidden: int, name: str) -> snt.Module:
+    """(channels, kernel, stride) each, VALID padding, then one fully connected layer; ReLU everywhere."""
+    layers: list[Any] = []
+    for channels, kernel, stride in convolutions:
+        layers += [snt.Conv2D(channels, kernel, stride, padding="VALID"), tf.nn.relu]
+    return snt.Sequential([*layers, snt.Flatten(), snt.Linear(hidden), tf.nn.relu], name=name)
+
+
+class ResidualTorso(snt.Module):
+    """The deep network's: three sections of [conv, max-pool, two residual blocks], then a layer of 256."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self._sections = [
+            (snt.Conv2D(channels, 3), [(snt.Conv2D(channels, 3), snt.Conv2D(channels, 3)) for _ in range(2)])
+            for channels in (16, 32, 32)
+        ]
+        self._out = snt.Sequential([tf.nn.relu, snt.Flatten(), snt.Linear(256), tf.nn.relu])
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        for entry, blocks in self._sections:
+            x = tf.nn.max_pool2d(entry(x), 3, 2, "SAME")
+            for conv_1, conv_2 in blocks:
+                x += conv_2(tf.nn.relu(conv_1(tf.nn.relu(x))))
+        return self._out(x)
+
+
+def shallow(spec: EnvSpec, stack: int) -> Network:
+    """The paper's shallow network without its LSTM, as it plays Atari (also Mnih et al. 2013)."""
+    return Network(_conv_torso([(16, 8, 4), (32, 4, 2)], 256, "torso"), spec, stack, name="shallow")
+
+
+def simple(spec: EnvSpec, stack: int) -> Network:
+    """The network of Mnih et al. 2015, "Nature", plus last reward and action."""
+    return Network(_conv_torso([(32, 8, 4), (64, 4, 2), (64, 3, 1)], 512, "torso"), spec, stack, feed_back=True, name="simple")
+
+
+def resnet_lstm(spec: EnvSpec, stack: int) -> Network:
+    """The paper's deep network, without the language input."""
+    return Network(ResidualTorso("torso"), spec, stack, lstm_size=256, feed_back=True, name="resnet_lstm")
+
+
+def mlp(spec: EnvSpec, stack: int) -> Network:
+    """For vector observations."""
+    torso = snt.Sequential([snt.Flatten(), snt.Linear(64), tf.tanh, snt.Linear(64), tf.tanh], name="torso")
+    return Network(torso, spec, stack=1, name="mlp")
+
+
+NETWORKS = {
+    "ShallowConvNetAgent": shallow,
+    "SimpleConvNetAgent": simple,
+    "ResNetLSTMAgent": resnet_lstm,
+    "MLPAgent": mlp,
+}
+
+
+def make(agent_name: str, spec: EnvSpec, stack: int) -> Network:
+    return NETWORKS[agent_name](spec, stack)

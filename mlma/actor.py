@@ -1,0 +1,135 @@
+"""The actor: steps E environments with one inference for all, and sends what happened to its learner.
+
+It never initialises weights: it acts only with weights that it fetched. A learner that goes away is looked for again. Not
+here: the algorithm (agents/), the environments (mlma/envs/), how bytes travel (mlma/transport.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlma import wire
+from mlma.config import Config
+from mlma.transport import FINISHED, PART, Client, LearnerLost
+from mlma.types import Agent, VectorEnv
+from mlma.weights import FlatWeights, build
+
+CALL_SECONDS = 60.0  # a call that takes longer means that the learner is gone
+BACK_OFF = (0.2, 5.0)  # seconds between two tries to connect: first, longest
+SAY_EVERY = 30.0
+NONE = -100  # the version of an actor without weights
+
+
+class Trajectories:
+    """The trajectories that are being filled: one record per environment, written in place, sent when full."""
+
+    def __init__(self, layout: wire.Layout, num_envs: int, unroll_length: int, task: int) -> None:
+        self._records = layout.empty(num_envs)
+        self._view = layout.view(self._records)
+        self._length, self._t = unroll_length, 0
+        self._view.task[:] = task
+        self._group = max(1, (2**21) // layout.dtype.itemsize)  # trajectories in a message
+
+    def add(self, timestep: Any, output: Any, agent_state: Any, weights_version: int) -> bool:
+        """Writes one step of all environments; True when the trajectories are complete. `agent_state` is before the step."""
+        if self._t == 0:
+            tf.nest.map_structure(_fill, self._view.agent_state, agent_state)
+            self._view.weights_version[:] = weights_version
+        for record, values in ((self._view.timesteps, timestep), (self._view.act_outputs, output)):
+            for field, value in zip(record, values, strict=True):
+                field[:, self._t] = value
+        self._t += 1
+        return self._t > self._length
+
+    def messages(self) -> list[bytes]:
+        """The complete trajectories as payloads; the next `add` begins new ones."""
+        self._t = 0
+        return [self._records[i : i + self._group].tobytes() for i in range(0, len(self._records), self._group)]
+
+
+def _fill(field: Any, value: Any) -> None:
+    if field is not None:
+        field[:] = value
+
+
+def run(
+    config: Config,
+    make_env: Callable[[int], VectorEnv],
+    make_agent: Callable[[], Agent],
+    connect: Callable[[], Client],
+    hello: Callable[[wire.Layout, FlatWeights], dict[str, Any]],
+    say: Callable[[str], None],
+) -> None:
+    """Acts until the learner says that training is over. `make_env` takes a seed, which the learner hands out."""
+    agent = make_agent()
+    env = make_env(0)  # only for its spec; the real one gets a seed from the learner
+    build(agent, env.spec)
+    env.close()
+    weights = FlatWeights(agent.network)
+    layout = wire.Layout(wire.trajectory_spec(env.spec, agent.initial_state(1), config.unroll_length))
+    act = tf.function(agent.act)
+    while True:
+        client, answer = _handshake(connect, hello(layout, weights), config.reconnect_seconds, say)
+        say(f"connected to {config.learner_host}")
+        try:
+            env = make_env(answer["seed"])
+            trajectories = Trajectories(layout, env.num_envs, config.unroll_length, config.task)
+            _act_until_over(env, agent, act, weights, trajectories, client, config.task)
+            say("training is over")
+            return
+        except LearnerLost as error:
+            say(f"lost the learner: {error}")
+        finally:
+            env.close()
+            client.close()
+
+
+def _act_until_over(
+    env: VectorEnv, agent: Agent, act: Any, weights: FlatWeights, trajectories: Trajectories, client: Client, task: int
+) -> None:
+    """The loop."""
+    version, data = client.fetch(have=NONE)
+    if data is None:
+        return
+    weights.write(data)
+    timestep, state = env.reset(), agent.initial_state(env.num_envs)
+    while True:
+        output, next_state = act(timestep, state)
+        if trajectories.add(timestep, output, state, version):
+            for payload in trajectories.messages():
+                for message in wire.messages({"task": task, "waited": client.waited}, payload, PART):
+                    client.put(message)
+            version, data = client.fetch(version)
+            if version == FINISHED:
+                return
+            if data is not None:
+                weights.write(data)
+            trajectories.add(timestep, output, state, version)  # step T is step 0 of the next ones
+        timestep, state = env.step(output.action.numpy()), next_state
+
+
+def _handshake(
+    connect: Callable[[], Client], hello: dict[str, Any], seconds: float, say: Callable[[str], None]
+) -> tuple[Client, dict[str, Any]]:
+    """A client that the learner accepted, and its answer; tries again, ever more rarely, for `seconds`."""
+    begun = said = time.monotonic()
+    pause = BACK_OFF[0]
+    while True:
+        client = connect()
+        try:
+            return client, client.handshake(hello)
+        except LearnerLost as error:
+            client.close()
+            now = time.monotonic()
+            if now - begun > seconds:
+                raise LearnerLost(f"no learner for {seconds:.0f} s (--reconnect_seconds); last error: {error}") from None
+            if now - said > SAY_EVERY:
+                say(f"no learner yet, tried for {now - begun:.0f} s of {seconds:.0f}: {error}")
+                said = now
+            time.sleep(pause)
+            pause = min(2 * pause, BACK_OFF[1])

@@ -1,0 +1,311 @@
+"""Every flag, once: a field of `Config` is the flag, its default, its type; the comment before it is its help text.
+
+Command line <-> Config <-> logdir/config.json. Imports nothing heavy, so that a typo is answered at once. What a value of 0
+or "auto" means for a level is settled in `mlma.presets`. Not here: what the flags do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import json
+import re
+import sys
+import textwrap
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    # == The run
+    # name of the level: corridor, catch, atari_pong, PongNoFrameskip-v4, ALE/Pong-v5 (sticky actions), any gymnasium id
+    level_name: str = "PongNoFrameskip-v4"
+    # folder of the run: config, checkpoints, metrics; a run found there is resumed
+    logdir: str = "/tmp/agent"
+    # train, or test: play test_num_episodes with a checkpoint of logdir
+    mode: Literal["train", "test"] = "train"
+    # the paper
+    algorithm: Literal["impala"] = "impala"
+    # the network; auto is ShallowConvNetAgent for images and MLPAgent for vectors
+    agent_name: Literal["auto", "ShallowConvNetAgent", "SimpleConvNetAgent", "ResNetLSTMAgent", "MLPAgent"] = "auto"
+    # frames to train for, summed over all learners; a frame is a frame of the emulator, so a step is num_action_repeats frames
+    total_environment_frames: float = 1e9
+    # seed of the weights and of the environments
+    seed: int = 1
+    # episodes to play in test mode
+    test_num_episodes: int = 10
+    # which checkpoint test mode plays: last, best, or a file
+    test_checkpoint: str = "last"
+
+    # == Processes
+    # learner or actor; needed with task >= 0
+    job_name: Literal["learner", "actor"] = "learner"
+    # which learner or actor this is; -1 is local training: a learner that starts its own actors
+    task: int = -1
+    # where the learner listens: host:port, unix:/path, or auto: a private socket in local training, else localhost:8001
+    learner_host: str = "auto"
+    # one host:port per actor; only their number matters here, since actors open no port
+    actor_hosts: str = "localhost:9001,localhost:9002"
+    # actors of local training; 0 is one per core
+    num_actors: int = 0
+    # environments that one actor steps together, with one inference for all of them; 0 is the preset of the level
+    envs_per_actor: int = 0
+    # threads that step environments in one actor
+    env_threads: int = 1
+    # threads of TensorFlow in one actor
+    actor_threads: int = 1
+    # threads of TensorFlow in the learner; 0 is all cores
+    learner_threads: int = 0
+    # file with the secret shared by learner and actors (mode 0600); MLMA_TOKEN in the environment goes before it
+    token_file: str = ""
+    # seconds for which an actor looks for a learner that it lost or has not found yet, before it gives up
+    reconnect_seconds: float = 3600.0
+
+    # == Environment
+    # frames for which an action is repeated; the last two of them are max-pooled
+    num_action_repeats: int = 4
+    # width of the image
+    width: int = 84
+    # height of the image
+    height: int = 84
+    # frames that the network sees at once; 0 is the preset of the level
+    num_stacked_frames: int = 0
+    # probability that the last action is repeated instead; -1 is the level's own: .25 for ALE/*-v5, else 0
+    sticky_actions: float = -1.0
+    # most no-ops at the start of a game
+    noop_max: int = 30
+    # a lost life ends the return for learning; the game goes on
+    life_loss_ends_return: bool = True
+    # all 18 actions of the console instead of those that the game uses
+    full_action_space: bool = False
+    # what becomes of rewards before learning; metrics show them raw
+    reward_clipping: Literal["abs_one", "soft_asymmetric", "none"] = "abs_one"
+
+    # == Learning
+    # trajectories in a sample, of each learner
+    batch_size: int = 0
+    # steps of a trajectory
+    unroll_length: int = 0
+    # trajectories that wait in the learner's queue; 0 is one batch
+    queue_capacity: int = 0
+    # discount factor gamma
+    discounting: float = 0.99
+    # weight of the entropy bonus
+    entropy_cost: float = -1.0
+    # weight of the value loss
+    baseline_cost: float = 0.5
+    # lambda of V-trace
+    vtrace_lambda: float = 1.0
+    # rho_bar of V-trace
+    clip_rho_threshold: float = 1.0
+    # rho_bar of the policy gradient
+    clip_pg_rho_threshold: float = 1.0
+
+    # == Optimizer
+    # which one
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    # step size at the start
+    learning_rate: float = 0.0
+    # step size after total_environment_frames, reached linearly
+    end_learning_rate: float = 0.0
+    # decay of RMSProp's mean square
+    decay: float = 0.99
+    # momentum of RMSProp, beta_1 of Adam
+    momentum: float = 0.0
+    # epsilon of the optimizer
+    epsilon: float = 0.01
+    # global norm at which gradients are clipped; -1 is never
+    gradients_clipping: float = 40.0
+
+    # == Records
+    # seconds between two reports on the console, to TensorBoard and to metrics.csv
+    report_every_seconds: float = 5.0
+    # seconds between two checkpoints
+    checkpoint_every_seconds: float = 300.0
+    # how many of the last checkpoints to keep, beside the best
+    keep_checkpoints: int = 3
+    # seconds without a trajectory after which the learner says what it waits for
+    starved_seconds: float = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    name: str
+    group: str
+    help: str
+    type: Any
+    default: Any
+
+    @property
+    def allowed(self) -> str:
+        if typing.get_origin(self.type) is Literal:
+            return ", ".join(typing.get_args(self.type))
+        return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[self.type]
+
+    def parse(self, text: str) -> Any:
+        """The value that `text` stands for; ValueError in one line if it stands for none."""
+        try:
+            if typing.get_origin(self.type) is Literal:
+                if text in typing.get_args(self.type):
+                    return text
+            elif self.type is bool:
+                return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+            elif self.type is int:
+                number = float(text)  # so that 1e9 is an integer too
+                if number == int(number):
+                    return int(number)
+            else:
+                return self.type(text)
+        except (ValueError, KeyError, OverflowError):
+            pass
+        near = nearest(text, typing.get_args(self.type)) if typing.get_origin(self.type) is Literal else ""
+        raise ValueError(f"--{self.name}={text}: must be {self.allowed}{near}")
+
+
+@functools.cache
+def flags() -> dict[str, Flag]:
+    """All flags by name, in order, read from the source of `Config`."""
+    types = typing.get_type_hints(Config)
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    found: dict[str, Flag] = {}
+    group, comment = "", []
+    for line in inspect.getsource(Config).splitlines():
+        if match := re.match(r"    # == (.*)", line):
+            group = match[1]
+        elif match := re.match(r"    # (.*)", line):
+            comment.append(match[1])
+        elif (match := re.match(r"    (\w+):", line)) and match[1] in types:
+            found[match[1]] = Flag(match[1], group, " ".join(comment), types[match[1]], defaults[match[1]])
+            comment = []
+    return found
+
+
+def nearest(word: str, words: typing.Iterable[str], say: str = "; nearest: {}") -> str:
+    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    return say.format(", ".join(near)) if near else ""
+
+
+def parse(argv: list[str]) -> Config:
+    """The configuration that a command line asks for; --config=FILE first, flags override it. ValueError in one line."""
+    given = _split(argv)
+    values: dict[str, Any] = {}
+    if "config" in given:
+        values |= load(given.pop("config"))
+    for name, text in given.items():
+        flag = flags()[name]
+        if text is None:
+            if flag.type is not bool:
+                raise ValueError(f"--{name}: needs a value, {flag.allowed}")
+            text = "true"
+        values[name] = flag.parse(text)
+    config = Config(**values)
+    _check(config)
+    return config
+
+
+def _split(argv: list[str]) -> dict[str, str | None]:
+    """--name=value, --name value and --noname, as a dictionary of known names."""
+    given: dict[str, str | None] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"{word}: not a flag; flags look like --level_name=PongNoFrameskip-v4")
+        name, equals, text = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name not in flags() and name.startswith("no") and flags().get(name[2:], None) and flags()[name[2:]].type is bool:
+            name, equals, text = name[2:], "=", "false"
+        if name not in flags() and name != "config":
+            raise ValueError(f"--{name}: no such flag{nearest(name, flags(), '; nearest: --{}').replace(', ', ', --')}")
+        if equals:
+            given[name] = text
+        elif rest and not rest[0].startswith("--"):
+            given[name] = rest.pop(0)
+        else:
+            given[name] = None
+    return given
+
+
+AT_LEAST = {  # the smallest sensible value of a number
+    "total_environment_frames": 1, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
+    "actor_threads": 1, "learner_threads": 0, "num_action_repeats": 1, "width": 1, "height": 1, "num_stacked_frames": 0,
+    "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "discounting": 0, "vtrace_lambda": 0,
+    "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": 0, "epsilon": 0,
+    "report_every_seconds": 0.1, "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
+    "reconnect_seconds": 0, "momentum": 0, "decay": 0, "baseline_cost": 0, "seed": 0,
+}  # fmt: skip
+AT_MOST = {"discounting": 1, "vtrace_lambda": 1, "sticky_actions": 1, "decay": 1, "momentum": 1, "seed": 2**31 - 1}
+
+
+def _check(config: Config) -> None:
+    for name, least in AT_LEAST.items():
+        if not getattr(config, name) >= least:
+            raise ValueError(f"--{name}={getattr(config, name)}: must be at least {least}")
+    for name, most in AT_MOST.items():
+        if not getattr(config, name) <= most:
+            raise ValueError(f"--{name}={getattr(config, name)}: must be at most {most}")
+
+
+def load(path: str) -> dict[str, Any]:
+    """The flags that `save` wrote; ValueError that names the file if it is none of ours."""
+    try:
+        values = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"--config={path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"--config={path}: not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"--config={path}: must hold an object of flags")
+    parsed = {}
+    for name, value in values.items():
+        if name not in flags():
+            raise ValueError(f"--config={path}: {name}: no such flag{nearest(name, flags())}")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        try:
+            parsed[name] = flags()[name].parse(text)
+        except ValueError as error:
+            raise ValueError(f"--config={path}: {error}") from None
+    return parsed
+
+
+def save(config: Config, path: Path) -> None:
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+
+
+def to_argv(config: Config) -> list[str]:
+    """The command line that makes this configuration: only what differs from the defaults."""
+    words = []
+    for name, flag in flags().items():
+        value = getattr(config, name)
+        if value != flag.default:
+            words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+    return words
+
+
+def help_text() -> str:
+    lines = ["usage: python experiment.py [--flag=value ...]", "", "  --config=FILE", "      read flags from a run's logdir/config.json; flags on the command line go before it"]
+    group = ""
+    for flag in flags().values():
+        if flag.group != group:
+            group = flag.group
+            lines += ["", f"{group}:"]
+        allowed = f" [{flag.allowed}]" if typing.get_origin(flag.type) is Literal else ""
+        lines.append(f"  --{flag.name}={str(flag.default).lower() if flag.type is bool else flag.default}")
+        lines += textwrap.wrap(flag.help + allowed, width=110, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def parse_or_exit(argv: list[str]) -> Config:
+    """For the entry points: --help prints the flags; a mistake is one line and exit code 2."""
+    if any(word in ("-h", "--help") for word in argv):
+        print(help_text())
+        sys.exit(0)
+    try:
+        return parse(argv)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,114 @@
+"""Atari on ale-py's C++ vector environment, with the preprocessing of Mnih et al. 2015 (84x84 grey, max of two, no-ops).
+
+Names: `PongNoFrameskip-v4` and `atari_pong` are the classic game without sticky actions, `ALE/Pong-v5` repeats the last
+action with probability 0.25 (Machado et al. 2018). Not here: the stack of frames (the agent's), reward clipping (the
+learner's).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from ale_py import AtariVectorEnv, roms
+from gymnasium.vector import AutoresetMode
+
+from mlma.config import Config
+from mlma.types import ArraySpec, EnvSpec, TimeStep
+
+MAX_EPISODE_FRAMES = 108_000  # half an hour of play, as in the published evaluations
+
+
+def names() -> list[str]:
+    games = roms.get_all_rom_ids()
+    camel = ["".join(part.capitalize() for part in game.split("_")) for game in games]
+    return [f"atari_{game}" for game in games] + [f"{name}NoFrameskip-v4" for name in camel] + [f"ALE/{name}-v5" for name in camel]
+
+
+def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Atari | None:
+    parsed = _parse(level_name)
+    if parsed is None:
+        return None
+    game, sticky = parsed
+    if config.sticky_actions >= 0:
+        sticky = config.sticky_actions
+    return Atari(game, num_envs, seed, config, sticky, life_loss=config.life_loss_ends_return and not evaluation)
+
+
+def _parse(level_name: str) -> tuple[str, float] | None:
+    """(rom name, probability of a sticky action), or None if this is no Atari game."""
+    if match := re.fullmatch(r"atari_(\w+)", level_name):
+        game, sticky = match[1], 0.0
+    elif match := re.fullmatch(r"(\w+?)NoFrameskip-v4", level_name):
+        game, sticky = _snake(match[1]), 0.0
+    elif match := re.fullmatch(r"ALE/(\w+)-v5", level_name):
+        game, sticky = _snake(match[1]), 0.25
+    else:
+        return None
+    return (game, sticky) if game in roms.get_all_rom_ids() else None
+
+
+def _snake(camel: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", camel).lower()
+
+
+class Atari:
+    """See mlma.types.VectorEnv. Autoreset is ale-py's NEXT_STEP: the step after the end of a game is its restart."""
+
+    def __init__(self, game: str, num_envs: int, seed: int, config: Config, sticky: float, life_loss: bool) -> None:
+        self.num_envs = num_envs
+        self._seed = seed
+        self._env = AtariVectorEnv(
+            game,
+            num_envs,
+            num_threads=config.env_threads,
+            max_num_frames_per_episode=MAX_EPISODE_FRAMES,
+            repeat_action_probability=sticky,
+            full_action_space=config.full_action_space,
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+            img_height=config.height,
+            img_width=config.width,
+            stack_num=1,
+            frameskip=config.num_action_repeats,
+            noop_max=config.noop_max,
+            life_loss_info=life_loss,  # never episodic_life, which restarts the whole game at each life
+            reward_clipping=False,
+        )
+        shape = (config.height, config.width, 1)
+        self.spec = EnvSpec(ArraySpec(shape, "uint8"), int(self._env.single_action_space.n), config.num_action_repeats)
+
+    def reset(self) -> TimeStep:
+        observation, _ = self._env.reset(seed=self._seed)
+        self._game_over = np.zeros(self.num_envs, bool)
+        self._return = np.zeros(self.num_envs, np.float32)
+        self._steps = np.zeros(self.num_envs, np.int32)
+        zeros = np.zeros(self.num_envs, np.float32)
+        return self._timestep(observation, zeros, zeros + 1, np.ones(self.num_envs, bool), np.zeros(self.num_envs, np.int32))
+
+    def step(self, action: Any) -> TimeStep:
+        action = np.asarray(action, np.int32)
+        observation, reward, terminated, truncated, info = self._env.step(action)
+        first = self._game_over
+        self._return = np.where(first, 0, self._return + reward).astype(np.float32)
+        self._steps = np.where(first, 0, self._steps + 1)
+        # With life_loss_info `terminated` is also set at a life loss; only without lives left is the game over.
+        self._game_over = (terminated & (info["lives"] == 0)) | truncated
+        discount = 1 - terminated.astype(np.float32)
+        return self._timestep(observation, reward.astype(np.float32), discount, first, np.where(first, 0, action))
+
+    def _timestep(self, observation: Any, reward: Any, discount: Any, first: Any, last_action: Any) -> TimeStep:
+        over = self._game_over
+        frames = (self._steps * self.spec.action_repeats).astype(np.int32)
+        return TimeStep(
+            observation=observation.reshape(self.num_envs, *self.spec.observation.shape),  # [E, 1, H, W] -> [E, H, W, 1]
+            reward=reward,
+            discount=discount,
+            first=first,
+            last_action=last_action.astype(np.int32),
+            episode_return=np.where(over, self._return, np.nan).astype(np.float32),
+            episode_frames=np.where(over, frames, 0).astype(np.int32),
+        )
+
+    def close(self) -> None:
+        self._env.close()

@@ -1,0 +1,122 @@
+"""The learner: takes samples, makes gradients, updates the weights, offers them to the actors. The newcomer's first file.
+
+Not here: the loss (agents/), where samples come from (mlma/memory.py), how weights travel (mlma/transport.py), what is
+reported (mlma/metrics.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlma import optimizers
+from mlma.config import Config
+from mlma.memory import TrajectoryQueue, wait_for
+from mlma.metrics import Metrics
+from mlma.types import Agent, Sample
+from mlma.weights import FlatWeights
+
+
+class NonFinite(Exception):
+    """A loss or a gradient is not a number; the weights are still those of the step before."""
+
+
+class Learner:
+    """Network, optimizer and counters: what a checkpoint holds, and the train step that changes it."""
+
+    def __init__(self, config: Config, agent: Agent, action_repeats: int) -> None:
+        """The network's variables must exist already (mlma.weights.build)."""
+        self._config, self._agent = config, agent
+        self._frames_per_step = config.batch_size * config.unroll_length * action_repeats
+        self.weights = FlatWeights(agent.network)
+        self._learning_rate = tf.Variable(config.learning_rate, trainable=False, name="learning_rate")
+        self._optimizer = optimizers.make(config, self._learning_rate)
+        zeros = [tf.zeros_like(v) for v in self.weights.variables]
+        before = self.weights.read()
+        self._optimizer.apply(zeros, self.weights.variables)  # Sonnet makes its slots at the first call
+        self.weights.write(before.numpy().tobytes())
+        for slot in self._slots():
+            slot.assign(tf.zeros_like(slot))
+        self._train = tf.function(self._train_step)
+        self.step, self.frames = 0, 0
+
+    def variables(self) -> dict[str, Any]:
+        """Name -> variable of the network and of the optimizer."""
+        found = {f"network/{v.name}": v for v in self._agent.network.variables}
+        return found | {f"optimizer/{i}/{v.name}": v for i, v in enumerate(self._slots())}
+
+    def _slots(self) -> list[tf.Variable]:
+        return [v for v in self._optimizer.variables if v is not self._learning_rate]
+
+    def train(self, sample: Sample) -> dict[str, float]:
+        """One update; returns the metrics of the sample. NonFinite leaves everything as it was."""
+        self._learning_rate.assign(optimizers.decayed(self._config, self.frames))
+        lag = self.step - sample.trajectory.weights_version
+        finite, metrics = self._train(sample._replace(trajectory=sample.trajectory._replace(weights_version=None)))
+        if not finite:
+            raise NonFinite(f"loss or gradient is not finite at learner step {self.step + 1}, {self.frames} frames")
+        self.step += 1
+        self.frames += self._frames_per_step
+        values = {name: float(value) for name, value in metrics.items()}
+        return values | {
+            "lag/mean": float(lag.mean()),
+            "lag/max": float(lag.max()),
+            "learning_rate": float(self._learning_rate),
+        }
+
+    def _train_step(self, sample: Sample) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        variables = self.weights.variables
+        with tf.GradientTape() as tape:
+            loss = self._agent.loss(sample)
+        gradients = tape.gradient(loss.total, variables)
+        gradients, norm = optimizers.clip(gradients, self._config.gradients_clipping)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss.total)
+        tf.cond(finite, lambda: self._apply(gradients, variables), lambda: tf.constant(0))
+        return finite, loss.metrics | {"gradient_norm": norm}
+
+    def _apply(self, gradients: Any, variables: Any) -> tf.Tensor:
+        self._optimizer.apply(gradients, variables)
+        return tf.constant(0)
+
+
+def run(
+    config: Config,
+    learner: Learner,
+    memory: TrajectoryQueue,
+    publish: Callable[[int, tf.Tensor], None],
+    metrics: Metrics,
+    save: Callable[[], None],
+    should_stop: Callable[[], bool],
+    starved: Callable[[float], None],
+) -> None:
+    """Trains until `total_environment_frames`, or until `should_stop`."""
+    next_save = time.monotonic() + config.checkpoint_every_seconds
+    waiting_since = time.monotonic()
+    while learner.frames < config.total_environment_frames and not should_stop():
+        started = time.monotonic()
+        sample = wait_for(memory, seconds=1.0)
+        metrics.time("wait", time.monotonic() - started)
+        if sample is None:
+            starved(time.monotonic() - waiting_since)
+            metrics.report_if_due(learner.step, learner.frames)
+            continue
+        started = waiting_since = time.monotonic()
+        values = learner.train(sample)
+        publish(learner.step, learner.weights.read())
+        metrics.time("train", time.monotonic() - started)
+        metrics.add(values)
+        metrics.report_if_due(learner.step, learner.frames)
+        if time.monotonic() > next_save:
+            save()
+            next_save = time.monotonic() + config.checkpoint_every_seconds
+
+
+def restore(learner: Learner, variables: dict[str, Any], step: int, frames: int) -> None:
+    """Puts checked values in place (mlma.checkpoint.check)."""
+    for name, variable in learner.variables().items():
+        variable.assign(np.asarray(variables[name]))
+    learner.step, learner.frames = step, frames

@@ -1,0 +1,93 @@
+"""Actors of local training: child processes that live and die with this one, and come back when they crash.
+
+Each child asks the kernel to be ended when its parent dies (`die_with_parent`), so that no orphan is left even by kill -9.
+Not here: remote workers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PARENT = "MLMA_PARENT"  # environment variable with the parent's process id
+PR_SET_PDEATHSIG = 1
+RESTART = (1.0, 60.0)  # seconds before a crashed actor is started again: first, longest
+HEALTHY = 60.0  # seconds of life after which the next restart is quick again
+
+
+def die_with_parent() -> None:
+    """Called first thing in a child: the kernel ends it when the process that started it is gone."""
+    parent = os.environ.get(PARENT)
+    if not parent:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us in its own time
+    if os.getppid() != int(parent):  # it died before we asked
+        os._exit(1)
+
+
+class LocalActors:
+    """Starts `count` actors and keeps that many alive until `stop`. One thread: the kernel ties a child to its thread."""
+
+    def __init__(self, command: Callable[[int], list[str]], count: int, logs: Path, say: Callable[[str], None], restarted: Callable[[], None]) -> None:
+        self._command, self._count, self._logs, self._say, self._restarted = command, count, logs, say, restarted
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="local-actors", daemon=True)
+        self._thread.start()
+
+    def pids(self) -> list[int]:
+        return [child.pid for child in self._children.values()]
+
+    def _watch(self) -> None:
+        due = dict.fromkeys(range(self._count), 0.0)  # when to start which actor
+        pause = dict.fromkeys(range(self._count), RESTART[0])
+        begun: dict[int, float] = {}
+        while not self._stop.wait(0.2):
+            now = time.monotonic()
+            for task, child in list(self._children.items()):
+                if (code := child.poll()) is None:
+                    continue
+                del self._children[task]
+                if code == 0:
+                    continue  # the learner told it that training is over
+                if now - begun[task] > HEALTHY:
+                    pause[task] = RESTART[0]
+                due[task] = now + pause[task]
+                self._restarted()
+                self._say(f"actor {task} ended with code {code}; starting it again in {pause[task]:.0f} s{self._last_line(task)}")
+                pause[task] = min(2 * pause[task], RESTART[1])
+            for task in [t for t, when in due.items() if when <= now]:
+                del due[task]
+                begun[task] = now
+                self._children[task] = self._start(task)
+        for child in self._children.values():
+            child.terminate()
+        for child in self._children.values():
+            try:
+                child.wait(5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def _log(self, task: int) -> Path:
+        return self._logs / f"actor-{task}.log"
+
+    def _start(self, task: int) -> subprocess.Popen[bytes]:
+        with self._log(task).open("ab") as log:
+            environment = os.environ | {PARENT: str(os.getpid())}
+            return subprocess.Popen(self._command(task), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+    def _last_line(self, task: int) -> str:
+        lines = self._log(task).read_text(errors="replace").strip().splitlines()
+        return f"; its last line: {lines[-1]}" if lines else ""
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()

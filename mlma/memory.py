@@ -1,0 +1,91 @@
+"""Where trajectories wait for the learner. `insert` on one side, `sample` on the other; both wait, and say for how long.
+
+TrajectoryQueue: first in, first out, each used once (IMPALA). Trajectories are written into the sample they will be trained
+in as they arrive, and the finished sample is already made of tensors: the next one is prepared while this one trains.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlma.types import Sample, Trajectory
+from mlma.wire import Layout
+
+
+class TrajectoryQueue:
+    """Holds about `capacity` trajectories in samples of `batch_size`; a full queue makes `insert` wait."""
+
+    def __init__(self, layout: Layout, batch_size: int, capacity: int) -> None:
+        self._layout, self._batch_size = layout, batch_size
+        self._ready: queue.Queue[Sample] = queue.Queue(max(1, capacity // batch_size))
+        self._records = layout.empty(batch_size)
+        self._filled = 0
+        self._closed = threading.Event()
+
+    def insert(self, records: Any) -> None:
+        """Takes records of `layout`; waits while the queue is full."""
+        while len(records):
+            count = min(len(records), self._batch_size - self._filled)
+            self._records[self._filled : self._filled + count] = records[:count]
+            self._filled += count
+            records = records[count:]
+            if self._filled == self._batch_size:
+                self._filled = 0
+                self._put(self._to_sample())
+
+    def sample(self, timeout: float) -> Sample | None:
+        """The next sample, or None if there is none within `timeout` seconds."""
+        try:
+            return self._ready.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        self._closed.set()
+
+    @property
+    def fill(self) -> float:
+        """Between 0 and 1."""
+        return self._ready.qsize() / self._ready.maxsize
+
+    def _put(self, sample: Sample) -> None:
+        while not self._closed.is_set():
+            try:
+                return self._ready.put(sample, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def _to_sample(self) -> Sample:
+        trajectory = self._layout.view(self._records)  # [B, T+1, ...]
+        trajectory = Trajectory(
+            agent_state=_tensors(trajectory.agent_state),
+            timesteps=_tensors(trajectory.timesteps, time_first=True),
+            act_outputs=_tensors(trajectory.act_outputs, time_first=True),
+            weights_version=trajectory.weights_version.copy(),
+            level=tf.constant(trajectory.level),
+            task=tf.constant(trajectory.task),
+        )
+        zeros = np.zeros(self._batch_size)
+        return Sample(trajectory, tf.constant(zeros, tf.int64), tf.constant(zeros + 1, tf.float32))
+
+
+def _tensors(nest: Any, time_first: bool = False) -> Any:
+    def convert(array: Any) -> tf.Tensor:
+        return tf.constant(np.ascontiguousarray(array.swapaxes(0, 1)) if time_first else array)  # [B, T, ...] -> [T, B, ...]
+
+    return tf.nest.map_structure(lambda x: None if x is None else convert(x), nest)
+
+
+def wait_for(queue_: TrajectoryQueue, seconds: float, step: float = 0.2) -> Sample | None:
+    """`sample` in short waits, so that signals are heard; None after `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if (sample := queue_.sample(step)) is not None:
+            return sample
+    return None

@@ -1,0 +1,193 @@
+"""What a run tells about itself: collected at every step, reported every few seconds to console, TensorBoard and CSV.
+
+One row per report; its names are the CSV's columns and TensorBoard's tags. Not here: how a row looks on a terminal
+(mlma/console.py).
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, float]
+WINDOW = 100  # episodes that the statistics are over
+
+
+class Metrics:
+    """Collects from the learner's loop and, for episodes, actors and faults, from the thread that receives."""
+
+    def __init__(self, writers: list[Callable[[Row], None]], every: float, total_frames: float) -> None:
+        self._writers, self._every, self._total_frames = writers, every, total_frames
+        self._lock = threading.Lock()
+        self._episodes: collections.deque[tuple[float, int]] = collections.deque(maxlen=WINDOW)
+        self._episode_count = 0
+        self._waited: dict[int, tuple[float, float]] = {}  # actor -> (when, seconds it has waited since)
+        self._actor_waits: list[float] = []
+        self.gauges: dict[str, Callable[[], float]] = {}
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._started = time.monotonic()
+        self._reset(0, 0)
+
+    def _reset(self, step: int, frames: int) -> None:
+        self._since = time.monotonic()
+        self._step, self._frames = step, frames
+        self._sums: collections.defaultdict[str, float] = collections.defaultdict(float)
+        self._maxima: collections.defaultdict[str, float] = collections.defaultdict(lambda: -np.inf)
+        self._seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
+        self._adds = 0
+
+    def begin(self, step: int, frames: int, seconds: float) -> None:
+        """Where the counters stand when training starts, or goes on."""
+        self._started = time.monotonic() - seconds
+        self._reset(step, frames)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, sessions before this one included."""
+        return time.monotonic() - self._started
+
+    def add(self, values: dict[str, float]) -> None:
+        """The metrics of one learner step: averaged, names that end in /max aside."""
+        for name, value in values.items():
+            if name.endswith("/max"):
+                self._maxima[name] = max(self._maxima[name], value)
+            else:
+                self._sums[name] += value
+        self._adds += 1
+
+    def time(self, phase: str, seconds: float) -> None:
+        self._seconds[phase] += seconds
+
+    def episodes(self, returns: Iterable[float], frames: Iterable[int]) -> None:
+        with self._lock:
+            ended = list(zip(returns, frames, strict=True))
+            self._episodes.extend(ended)
+            self._episode_count += len(ended)
+
+    def actor_waited(self, task: int, seconds: float) -> None:
+        """`seconds` is what this actor has waited for the queue since it connected."""
+        now = time.monotonic()
+        with self._lock:
+            when, before = self._waited.get(task, (now, seconds))
+            if seconds >= before and now > when:  # less is another life of the same actor
+                self._actor_waits.append(min(1.0, (seconds - before) / (now - when)))
+            self._waited[task] = (now, seconds)
+
+    def count(self, fault: str) -> None:
+        """Counts what should not happen: messages refused, actors restarted."""
+        with self._lock:
+            self._counts[fault] += 1
+
+    def mean_return(self) -> float:
+        with self._lock:
+            return float(np.mean([r for r, _ in self._episodes])) if self._episodes else float("nan")
+
+    def full_window(self) -> bool:
+        return len(self._episodes) == WINDOW
+
+    def report_if_due(self, step: int, frames: int, force: bool = False) -> None:
+        elapsed = time.monotonic() - self._since
+        if elapsed < self._every and not (force and elapsed > 0):
+            return
+        row = self._row(step, frames, elapsed)
+        for write in self._writers:
+            write(row)
+        self._reset(step, frames)
+
+    def _row(self, step: int, frames: int, elapsed: float) -> Row:
+        rate = (frames - self._frames) / elapsed
+        row: Row = {
+            "frames": frames,
+            "learner_step": step,
+            "seconds": self.seconds,
+            "frames_per_second": rate,
+            "learner_steps_per_second": (step - self._step) / elapsed,
+            "eta_seconds": (self._total_frames - frames) / rate if rate > 0 else float("nan"),
+        }
+        with self._lock:
+            row |= _episode_row(self._episodes, self._episode_count)
+            row["actors/wait"] = float(np.mean(self._actor_waits)) if self._actor_waits else float("nan")
+            self._actor_waits.clear()
+            row |= {f"faults/{name}": count for name, count in sorted(self._counts.items())}
+        row |= {f"learner/{phase}": seconds / elapsed for phase, seconds in self._seconds.items()}
+        row |= {name: gauge() for name, gauge in self.gauges.items()}
+        row |= {name: value / self._adds for name, value in self._sums.items()}
+        return row | dict(self._maxima)
+
+
+def _episode_row(episodes: Iterable[tuple[float, int]], count: int) -> Row:
+    returns = np.array([r for r, _ in episodes])
+    if not len(returns):
+        nan = float("nan")
+        return {"episodes": count, "return/mean": nan, "return/median": nan, "return/max": nan, "episode_frames": nan}
+    return {
+        "episodes": count,
+        "return/mean": float(returns.mean()),
+        "return/median": float(np.median(returns)),
+        "return/max": float(returns.max()),
+        "episode_frames": float(np.mean([f for _, f in episodes])),
+    }
+
+
+class CsvWriter:
+    """Appends to metrics.csv. A resumed run drops the rows that came after its checkpoint; new columns widen the file."""
+
+    def __init__(self, path: Path, resume_frames: int) -> None:
+        self._path = path
+        self._rows: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self._rows = [row for row in csv.DictReader(file) if _number(row.get("frames")) <= resume_frames]
+        self._columns: list[str] = list(self._rows[0]) if self._rows else []
+        if path.exists():
+            self._write_all()
+
+    def __call__(self, row: Row) -> None:
+        new = [name for name in row if name not in self._columns]
+        if new:
+            with self._path.open(newline="") if self._path.exists() else open("/dev/null", newline="") as file:
+                self._rows = list(csv.DictReader(file))
+            self._columns += new
+            self._write_all()
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns, restval="").writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+    def _write_all(self) -> None:
+        beside = self._path.with_suffix(".csv.new")
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self._rows)
+        beside.replace(self._path)
+        self._rows = []
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+class TensorBoardWriter:
+    """Every number of a row as a scalar over frames."""
+
+    def __init__(self, folder: Path) -> None:
+        import tensorflow as tf
+
+        self._tf = tf
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def __call__(self, row: Row) -> None:
+        with self._writer.as_default(step=int(row["frames"])):
+            for name, value in row.items():
+                if name != "frames" and np.isfinite(value):
+                    self._tf.summary.scalar(name, value)
+        self._writer.flush()

@@ -1,0 +1,82 @@
+"""The learner's ear: takes messages from the transport, checks them, counts episodes, hands trajectories to the memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mlma import wire
+from mlma.metrics import Metrics
+
+
+class Receiver:
+    """One thread. What is malformed is counted and dropped; the run goes on."""
+
+    def __init__(
+        self,
+        receive: Callable[[], bytes | None],
+        insert: Callable[[Any], None],
+        layout: wire.Layout,
+        num_actions: int,
+        metrics: Metrics,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._receive, self._insert, self._layout = receive, insert, layout
+        self._num_actions, self._metrics, self._failed = num_actions, metrics, failed
+        self._parts: dict[int, list[bytes]] = {}  # actor -> the parts of its message so far
+        self.seen: dict[int, float] = {}  # actor -> how many trajectories came from it
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while (message := self._receive()) is not None:
+                try:
+                    self._take(message)
+                except (ValueError, KeyError, TypeError):
+                    self._metrics.count("messages_refused")
+        except BaseException as error:  # a thread must not end in silence
+            self._failed(error)
+            raise
+
+    def _take(self, message: bytes) -> None:
+        header, payload = wire.unpack(message)
+        task, part, parts = int(header["task"]), int(header["part"]), int(header["parts"])
+        if parts > 1:
+            payload = self._join(task, part, parts, payload)
+            if not payload:
+                return
+        records = self._layout.from_bytes(payload)
+        trajectories = self._layout.view(records)
+        self._check(trajectories)
+        steps = trajectories.timesteps
+        returns = steps.episode_return[:, 1:]  # step 0 was step T of the trajectory before
+        ended = ~np.isnan(returns)
+        self._metrics.episodes(returns[ended].tolist(), steps.episode_frames[:, 1:][ended].tolist())
+        self._metrics.actor_waited(task, float(header["waited"]))
+        self.seen[task] = self.seen.get(task, 0) + len(records)
+        self._insert(records)
+
+    def _join(self, task: int, part: int, parts: int, payload: bytes) -> bytes:
+        """The whole payload once its last part is here, else nothing."""
+        if part == 0:
+            self._parts[task] = []
+        so_far = self._parts.get(task, [])
+        if part != len(so_far):  # a part is missing: its actor was ended in between
+            self._parts.pop(task, None)
+            raise ValueError(f"part {part} of {parts} came after {len(so_far)}")
+        so_far.append(payload)
+        if len(so_far) < parts:
+            return b""
+        return b"".join(self._parts.pop(task))
+
+    def _check(self, trajectories: Any) -> None:
+        """Values that would crash or poison training. The checksum has passed, so this is about versions and bugs."""
+        acted = trajectories.act_outputs
+        if acted.action.min() < 0 or acted.action.max() >= self._num_actions:
+            raise ValueError("action out of range")
+        if not (np.isfinite(acted.logits).all() and np.isfinite(trajectories.timesteps.reward).all()):
+            raise ValueError("logits or rewards are not finite")

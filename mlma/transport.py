@@ -1,0 +1,254 @@
+"""The wire: TensorFlow's distributed RPC between one learner and its actors. Three calls: handshake, put, fetch.
+
+Every message is one string tensor of at most PART bytes, since the runtime refuses messages above 4 MiB: what is longer
+travels in parts. A `put` waits in the learner while its inbox is full, which is the back-pressure. The token is compared
+inside the graph in constant shape and time; without it nothing is accepted. Not here: what messages mean (mlma/wire.py),
+where trajectories go (mlma/memory.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlma import wire
+
+rpc = tf.distribute.experimental.rpc
+
+PART = 3_500_000  # bytes; the limit of the runtime is 4 MiB, header included
+INBOX = 2  # messages that wait beside those of blocked calls
+FETCH_TRIES = 3
+KEEP_FETCHED = 10.0  # seconds for which a version that somebody is fetching is kept
+OK, REFUSED = 0, 1
+LATEST, GONE, FINISHED = -1, -2, -3  # in place of a version
+
+
+class LearnerLost(Exception):
+    """The learner does not answer; connecting again may help."""
+
+
+class HandshakeRefused(Exception):
+    """The learner answered, and does not want us."""
+
+
+def read_token(token_file: str) -> str:
+    """The shared secret, or "" if there is none. ValueError if the file can be read by others."""
+    if token := os.environ.get("MLMA_TOKEN", ""):
+        return token
+    if not token_file:
+        return ""
+    try:
+        mode = stat.S_IMODE(os.stat(token_file).st_mode)
+        if mode & 0o077:
+            raise ValueError(f"--token_file={token_file}: has mode {mode:04o}, others could read it; allowed: 0600 (chmod 600 {token_file})")
+        token = Path(token_file).read_text().strip()
+    except OSError as error:
+        raise ValueError(f"--token_file={token_file}: {error.strerror}") from None
+    if not token:
+        raise ValueError(f"--token_file={token_file}: is empty")
+    return token
+
+
+def check_address(address: str, token: str) -> str:
+    """The address as the runtime wants it; ValueError if it is malformed, or open to a network without a token."""
+    if address.startswith("unix:"):
+        if len(address) > 100:
+            raise ValueError(f"--learner_host={address}: too long for a unix socket (at most 95 characters of path)")
+        return address
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"--learner_host={address}: must be host:port or unix:/path")
+    if host == "localhost":
+        host = "127.0.0.1"
+    if not (host.startswith("127.") or host == "[::1]") and not token:
+        raise ValueError(
+            f"--learner_host={address}: is open to the network, which needs a shared token; set MLMA_TOKEN or --token_file"
+        )
+    return f"{host}:{port}"
+
+
+def _secret(token: str) -> bytes:
+    """What is sent and compared: always 64 bytes."""
+    return hashlib.sha256(f"mlma {token}".encode()).hexdigest().encode()
+
+
+class Server:
+    """The learner's end."""
+
+    def __init__(self, address: str, token: str, handshake: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._handshake = handshake
+        self._secret = tf.constant(np.frombuffer(_secret(token), np.uint8))
+        self._inbox = tf.queue.FIFOQueue(INBOX, [tf.string], shapes=[[]])
+        self._lock = threading.Lock()
+        self._weights: dict[int, tuple[tf.Tensor, list[bytes], float]] = {}  # version -> tensor, its parts, last asked for
+        self._latest = GONE
+        self._finished = False
+        self._server = rpc.Server.create("grpc", address)
+        string, integer = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
+        self._server.register("put", tf.function(self._put, input_signature=[string, string]))
+        self._server.register("fetch", tf.function(self._fetch, input_signature=[string, integer, integer]))
+        self._server.register("handshake", tf.function(self._shake, input_signature=[string, string]))
+
+    def start(self) -> None:
+        """Serves from now on; the first weights must have been published."""
+        assert self._latest != GONE
+        self._server.start()
+
+    # What actors call. The graph runs without Python's lock; only the short functions below it take it.
+
+    def _knows(self, secret: tf.Tensor) -> tf.Tensor:
+        given = tf.io.decode_raw(secret, tf.uint8, fixed_length=64)
+        difference = tf.reduce_sum(tf.cast(tf.bitwise.bitwise_xor(given, self._secret), tf.int32))
+        return tf.logical_and(tf.equal(difference, 0), tf.equal(tf.strings.length(secret), 64))
+
+    def _put(self, secret: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
+        def enqueue() -> tf.Tensor:
+            with tf.control_dependencies([self._inbox.enqueue(message)]):
+                return tf.constant(OK)
+
+        return tf.cond(self._knows(secret), enqueue, lambda: tf.constant(REFUSED))
+
+    def _fetch(self, secret: tf.Tensor, version: tf.Tensor, part: tf.Tensor) -> Any:
+        def answer() -> Any:
+            return tf.numpy_function(self._part, [version, part], [tf.int64, tf.int64, tf.string], stateful=True)
+
+        refused = lambda: [tf.constant(GONE, tf.int64), tf.constant(0, tf.int64), tf.constant("")]  # noqa: E731
+        return tf.cond(self._knows(secret), answer, refused)
+
+    def _shake(self, secret: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
+        def answer() -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(self._answer, [message], tf.string, stateful=True), [])
+
+        return tf.cond(self._knows(secret), answer, lambda: tf.constant(wire.pack({"refused": "the token is not the learner's"})))
+
+    def _part(self, version: int, part: int) -> tuple[np.int64, np.int64, bytes]:
+        """(version, number of parts, part) of the latest weights, or of an older version that was begun before."""
+        with self._lock:
+            if self._finished:
+                return np.int64(FINISHED), np.int64(0), b""
+            version = self._latest if version == LATEST else int(version)
+            if version not in self._weights:
+                return np.int64(GONE), np.int64(0), b""
+            tensor, parts, _ = self._weights[version]
+            if not parts:  # cut only what somebody asks for
+                data = tensor.numpy().tobytes()
+                parts = [data[i : i + PART] for i in range(0, len(data), PART)]
+            self._weights[version] = (tensor, parts, time.monotonic())
+            chosen = parts[part] if 0 <= part < len(parts) else b""
+            return np.int64(version), np.int64(len(parts)), chosen
+
+    def _answer(self, message: bytes) -> bytes:
+        try:
+            header, _ = wire.unpack(message)
+            return wire.pack(self._handshake(header))
+        except (ValueError, KeyError, TypeError) as error:
+            return wire.pack({"refused": f"malformed handshake: {error}"})
+
+    # What the learner calls.
+
+    def receive(self) -> bytes | None:
+        """The next message; waits for it. None once the server is closed."""
+        try:
+            return self._inbox.dequeue().numpy()
+        except (tf.errors.OutOfRangeError, tf.errors.CancelledError):
+            return None
+
+    def publish(self, version: int, weights: tf.Tensor) -> None:
+        """Offers these weights to actors; `weights` is the flat float32 vector of all of them."""
+        now = time.monotonic()
+        with self._lock:
+            kept = {v: entry for v, entry in self._weights.items() if entry[1] and now - entry[2] < KEEP_FETCHED}
+            self._weights = kept | {version: (weights, [], now)}
+            self._latest = version
+
+    def finish(self) -> None:
+        """Tells actors that training is over, and lets go of those that wait to put."""
+        with self._lock:
+            self._finished = True
+        self._inbox.close(cancel_pending_enqueues=True)
+
+
+class Client:
+    """An actor's end. `put` returns before the learner has the message, so that acting goes on; one message is under way."""
+
+    def __init__(self, address: str, token: str, seconds: float) -> None:
+        self._secret = _secret(token)
+        self._address, self._seconds = address, seconds
+        self._outbox: queue.Queue[bytes | None] = queue.Queue(1)
+        self._failure: Exception | None = None
+        self.waited = 0.0  # seconds that the learner let us wait, in all
+        self._client = rpc.Client.create("grpc", address, name="mlma", timeout_in_ms=int(seconds * 1000))
+        self._methods: set[str] = set()
+        threading.Thread(target=self._send, daemon=True, name="sender").start()
+
+    def _call(self, method: str, *args: Any) -> Any:
+        try:
+            result = getattr(self._client, method)(*args)
+            return result.get_value()
+        except (tf.errors.OpError, AttributeError) as error:
+            # The client learns a server's methods when it connects: without a learner there are none.
+            raise LearnerLost(str(error).split("\n")[0]) from None
+
+    def handshake(self, hello: dict[str, Any]) -> dict[str, Any]:
+        answer, _ = wire.unpack(self._call("handshake", self._secret, wire.pack(hello)).numpy())
+        if "refused" in answer:
+            raise HandshakeRefused(answer["refused"])
+        return answer
+
+    def fetch(self, have: int) -> tuple[int, bytes | None]:
+        """(version, weights), all of one version; weights is None if there is nothing newer than `have`."""
+        for _ in range(FETCH_TRIES):
+            version, data = self._fetch_latest(have)
+            if version != GONE:
+                return version, data
+        return have, None  # the network is slower than the learner; the next time may be better
+
+    def _fetch_latest(self, have: int) -> tuple[int, bytes | None]:
+        data: list[bytes] = []
+        version, count = LATEST, 1
+        while len(data) < count:
+            answer = self._call("fetch", self._secret, tf.constant(version, tf.int64), tf.constant(len(data), tf.int64))
+            version, count = int(answer[0]), int(answer[1])
+            if version in (GONE, FINISHED) or version == have:
+                return version, None
+            data.append(answer[2].numpy())
+        return version, b"".join(data)
+
+    def put(self, message: bytes) -> None:
+        """Hands a message to the sender; waits while the one before is not accepted yet."""
+        started = time.monotonic()
+        while True:
+            if self._failure:
+                raise self._failure
+            try:
+                self._outbox.put(message, timeout=0.5)
+                break
+            except queue.Full:
+                continue
+        self.waited += time.monotonic() - started
+
+    def _send(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            try:
+                if int(self._call("put", self._secret, tf.constant(message))) == REFUSED:
+                    raise HandshakeRefused("the token is not the learner's")
+            except (LearnerLost, HandshakeRefused) as error:
+                self._failure = error
+                return
+
+    def close(self) -> None:
+        self._failure = self._failure or LearnerLost("closed")
+        try:
+            self._outbox.put_nowait(None)
+        except queue.Full:
+            pass

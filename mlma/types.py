@@ -1,0 +1,103 @@
+"""The records that travel through the system, and what an agent must offer. Imports nothing of ours.
+
+Alignment, once and for all: index t holds the observation x_t, the reward that ARRIVED with x_t, and the action that was
+taken FROM x_t. Step 0 of a trajectory is step T of the one before it. Two flags describe the end of things:
+
+* `discount` is 0 where the return ends (the game terminated, or a life was lost), else 1. It belongs to the step that the
+  ending transition leads TO.
+* `first` marks the first observation of a new game. The transition that leads to it is not real (the environment was reset
+  in between) and must not be learned from; recurrent state and stacked frames start afresh there. A truncated game
+  therefore bootstraps by itself: its last step has discount 1, and the unreal step after it is masked.
+
+A record is filled with numpy arrays in the actor and with tensors in the learner, so its fields are `Any`; the comment
+after each field gives dtype and shape, where `...` is [] in an environment, [E] in an actor and [T+1, B] in the learner.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+
+class ArraySpec(NamedTuple):
+    """Shape and dtype name of one array: the leaf of every spec."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class EnvSpec(NamedTuple):
+    """What a level looks like to an agent."""
+
+    observation: ArraySpec  # uint8 [H, W, C] for images, float32 [N] for vectors
+    num_actions: int
+    action_repeats: int  # frames that one agent step takes
+
+
+class TimeStep(NamedTuple):
+    """What the environment says; one frame only: the stack of frames is the agent's business."""
+
+    observation: Any  # as EnvSpec.observation, [..., *shape]
+    reward: Any  # float32 [...], raw: clipping belongs to the learner
+    discount: Any  # float32 [...]
+    first: Any  # bool [...]
+    last_action: Any  # int32 [...], the action that led here; 0 where `first`
+    episode_return: Any  # float32 [...], raw return of the whole game at its last step, NaN at all others
+    episode_frames: Any  # int32 [...], its length in frames there, 0 at all others
+
+
+class ActOutput(NamedTuple):
+    """What the agent did, and what it thought."""
+
+    action: Any  # int32 [...]
+    logits: Any  # float32 [..., A], of the behaviour policy (or its q-values)
+    value: Any  # float32 [...]
+
+
+class Trajectory(NamedTuple):
+    """T+1 overlapping steps of ONE environment."""
+
+    agent_state: Any  # before step 0; nest of arrays
+    timesteps: TimeStep  # [T+1]
+    act_outputs: ActOutput  # [T+1]
+    weights_version: Any  # int64 [], the learner step whose weights acted
+    level: Any  # int32 [], index in the run's list of levels
+    task: Any  # int32 [], which actor
+
+
+class Sample(NamedTuple):
+    """What the learner trains on: trajectories side by side, time first."""
+
+    trajectory: Trajectory  # [T+1, B, ...]; agent_state, weights_version, level and task are [B, ...]
+    keys: Any  # int64 [B], where the memory keeps them (0 in a queue)
+    importance_weights: Any  # float32 [B]
+
+
+class LossOutput(NamedTuple):
+    total: Any  # float32 []
+    priorities: Any  # float32 [B]
+    metrics: dict[str, Any]  # name -> float32 []
+
+
+class Agent(Protocol):
+    """One algorithm: how to act and what to minimise. It owns the network; everything else is the machine's."""
+
+    network: Any  # snt.Module whose variables are the weights
+
+    def initial_state(self, batch_size: int) -> Any: ...
+
+    def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]: ...
+
+    def loss(self, sample: Sample) -> LossOutput: ...
+
+
+class VectorEnv(Protocol):
+    """E environments of one level stepped together. A game that ended restarts by itself at the next step."""
+
+    spec: EnvSpec
+    num_envs: int
+
+    def reset(self) -> TimeStep: ...
+
+    def step(self, action: Any) -> TimeStep: ...
+
+    def close(self) -> None: ...

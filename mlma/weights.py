@@ -1,0 +1,56 @@
+"""The weights of a network as one flat vector, which is how they travel. Actors and learner cut it alike."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlma.types import ArraySpec, EnvSpec, TimeStep
+
+
+def dummy_timestep(env: EnvSpec, *leading: int) -> TimeStep:
+    """A TimeStep of zeros [*leading, ...]."""
+
+    def zeros(dtype: str, *shape: int) -> tf.Tensor:
+        return tf.zeros([*leading, *shape], dtype)
+
+    return TimeStep(
+        observation=zeros(env.observation.dtype, *env.observation.shape),
+        reward=zeros("float32"),
+        discount=zeros("float32"),
+        first=zeros("bool"),
+        last_action=zeros("int32"),
+        episode_return=zeros("float32"),
+        episode_frames=zeros("int32"),
+    )
+
+
+def build(agent: Any, env: EnvSpec) -> None:
+    """Makes the network's variables: Sonnet creates them at the first call."""
+    agent.act(dummy_timestep(env, 1), agent.initial_state(1))
+
+
+class FlatWeights:
+    """Reads and writes all variables of a network as one float32 vector."""
+
+    def __init__(self, network: Any) -> None:
+        self.variables = network.trainable_variables
+        self.specs = {v.name: ArraySpec(tuple(v.shape), v.dtype.name) for v in self.variables}
+        self.count = sum(int(np.prod(v.shape)) for v in self.variables)
+        self.signature = hashlib.sha256(repr(self.specs).encode()).hexdigest()[:16]
+        self.read = tf.function(self._read, input_signature=[])
+        self._write_flat = tf.function(self._write, input_signature=[tf.TensorSpec([self.count], tf.float32)])
+
+    def _read(self) -> tf.Tensor:
+        return tf.concat([tf.reshape(v, [-1]) for v in self.variables], axis=0)
+
+    def _write(self, flat: tf.Tensor) -> None:
+        parts = tf.split(flat, [int(np.prod(v.shape)) for v in self.variables])
+        for variable, part in zip(self.variables, parts, strict=True):
+            variable.assign(tf.reshape(part, variable.shape))
+
+    def write(self, data: bytes) -> None:
+        self._write_flat(tf.constant(np.frombuffer(data, np.float32)))

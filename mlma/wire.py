@@ -1,0 +1,119 @@
+"""Records as flat bytes: a nest of arrays <-> one numpy record, laid out alike on both sides.
+
+The actor writes its steps straight into the record that will travel, and the learner reads them where they arrived: there is
+nothing to encode or to parse. Also the frame around a message: a header in JSON, a checksum, the payload. Not here: sockets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import tree
+
+from mlma.types import ActOutput, ArraySpec, EnvSpec, TimeStep, Trajectory
+
+MAGIC = b"mlma1"
+_PREFIX = struct.Struct("<5sIII")  # magic, length of the header, length of the payload, crc32 of both
+
+
+class Layout:
+    """How one nest of arrays lies in memory."""
+
+    def __init__(self, spec: Any) -> None:
+        self._spec = spec
+        leaves = [(f"f{i}", leaf.dtype, leaf.shape) for i, leaf in enumerate(_leaves(spec))]
+        self.dtype = np.dtype(leaves, align=True)
+        self.signature = hashlib.sha256(repr(leaves).encode()).hexdigest()[:16]
+
+    def empty(self, count: int) -> Any:
+        """`count` records of zeros: a numpy array of `self.dtype`."""
+        return np.zeros(count, self.dtype)
+
+    def view(self, records: Any) -> Any:
+        """The nest of arrays [count, ...] that these records are; writing to it writes the records."""
+        return _unflatten(self._spec, [records[name] for name in self.dtype.names or ()])
+
+    def from_bytes(self, data: bytes) -> Any:
+        """Records from `tobytes`; ValueError if the length is not that of whole records."""
+        if len(data) % self.dtype.itemsize:
+            raise ValueError(f"{len(data)} bytes are no whole number of records of {self.dtype.itemsize}")
+        return np.frombuffer(data, self.dtype)
+
+
+def _leaves(spec: Any) -> list[ArraySpec]:
+    """Leaves in order; an ArraySpec is a leaf although it is a tuple, and None is nothing."""
+    if isinstance(spec, ArraySpec):
+        return [spec]
+    return [] if spec is None else [leaf for part in spec for leaf in _leaves(part)]
+
+
+def _unflatten(spec: Any, arrays: list[Any]) -> Any:
+    if isinstance(spec, ArraySpec):
+        return arrays.pop(0)
+    if spec is None:
+        return None
+    parts = [_unflatten(part, arrays) for part in spec]
+    return type(spec)(*parts) if hasattr(spec, "_fields") else type(spec)(parts)
+
+
+def spec_of_state(agent_state: Any) -> Any:
+    """ArraySpecs of an agent state [B, ...], without its batch dimension."""
+    return tree.map_structure(lambda x: None if x is None else ArraySpec(tuple(x.shape[1:]), x.dtype.name), agent_state)
+
+
+def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int) -> Trajectory:
+    """The spec of a Trajectory of this level, agent and length."""
+    steps = unroll_length + 1
+
+    def per_step(shape: tuple[int, ...], dtype: str) -> ArraySpec:
+        return ArraySpec((steps, *shape), dtype)
+
+    return Trajectory(
+        agent_state=spec_of_state(agent_state),
+        timesteps=TimeStep(
+            observation=per_step(env.observation.shape, env.observation.dtype),
+            reward=per_step((), "float32"),
+            discount=per_step((), "float32"),
+            first=per_step((), "bool"),
+            last_action=per_step((), "int32"),
+            episode_return=per_step((), "float32"),
+            episode_frames=per_step((), "int32"),
+        ),
+        act_outputs=ActOutput(per_step((), "int32"), per_step((env.num_actions,), "float32"), per_step((), "float32")),
+        weights_version=ArraySpec((), "int64"),
+        level=ArraySpec((), "int32"),
+        task=ArraySpec((), "int32"),
+    )
+
+
+def pack(header: dict[str, Any], payload: bytes = b"") -> bytes:
+    head = json.dumps(header).encode()
+    return b"".join((_PREFIX.pack(MAGIC, len(head), len(payload), zlib.crc32(payload, zlib.crc32(head))), head, payload))
+
+
+def messages(header: dict[str, Any], payload: bytes, part_size: int) -> list[bytes]:
+    """One message, or several where the payload is longer than `part_size`."""
+    pieces = [payload[i : i + part_size] for i in range(0, len(payload), part_size)]
+    return [pack(header | {"part": i, "parts": len(pieces)}, piece) for i, piece in enumerate(pieces)]
+
+
+def unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
+    """The inverse of `pack`; ValueError for anything that `pack` did not make."""
+    if len(message) < _PREFIX.size:
+        raise ValueError(f"message of {len(message)} bytes is too short")
+    magic, head_size, payload_size, crc = _PREFIX.unpack_from(message)
+    if magic != MAGIC or len(message) != _PREFIX.size + head_size + payload_size:
+        raise ValueError("message is not of this protocol or of the wrong length")
+    head = message[_PREFIX.size : _PREFIX.size + head_size]
+    payload = message[_PREFIX.size + head_size :]
+    if zlib.crc32(payload, zlib.crc32(head)) != crc:
+        raise ValueError("message fails its checksum")
+    header = json.loads(head)
+    if not isinstance(header, dict):
+        raise ValueError("message header is no object")
+    return header, payload
