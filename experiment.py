@@ -12,16 +12,16 @@ import os
 import sys
 
 from mlma import config as flags
-from mlma import local
+from mlma import local, quiet
 
 
 def main() -> int:
     local.die_with_parent()
     config = flags.parse_or_exit(sys.argv[1:])
-    # Only now, since TensorFlow takes seconds to import and looks at these once.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if config.job_name == "actor" and config.task >= 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # actors leave GPUs to learners
+    # Only now, since TensorFlow takes seconds to import and reads the environment once.
+    quiet.import_tensorflow()
     import agents
     from mlma import roles, transport
 
@@ -31,7 +31,9 @@ def main() -> int:
     elif config.job_name == "actor" and config.task >= 0:
         role = roles.act
     try:
-        return role(config, agents.make)
+        code = role(config, agents.make)
+        sys.stdout.flush()
+        os._exit(code)  # the runtime's server and client have no end of their own
     except (ValueError, transport.LearnerLost, transport.HandshakeRefused) as problem:
         print(problem, file=sys.stderr)
         return 2 if isinstance(problem, ValueError) else 1

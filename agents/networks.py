@@ -115,12 +115,17 @@ class ResettingLSTM(snt.Module):
         return tf.stack(outputs), (hidden, cell)  # [T, B, N]
 
 
+def _init() -> snt.initializers.Initializer:
+    """Orthogonal with the gain of ReLU (Saxe et al. 2014): signals keep their size through the layers."""
+    return snt.initializers.Orthogonal(2**0.5)
+
+
 def _conv_torso(convolutions: list[tuple[int, int, int]], hidden: int, name: str) -> snt.Module:
     """(channels, kernel, stride) each, VALID padding, then one fully connected layer; ReLU everywhere."""
     layers: list[Any] = []
     for channels, kernel, stride in convolutions:
-        layers += [snt.Conv2D(channels, kernel, stride, padding="VALID"), tf.nn.relu]
-    return snt.Sequential([*layers, snt.Flatten(), snt.Linear(hidden), tf.nn.relu], name=name)
+        layers += [snt.Conv2D(channels, kernel, stride, padding="VALID", w_init=_init()), tf.nn.relu]
+    return snt.Sequential([*layers, snt.Flatten(), snt.Linear(hidden, w_init=_init()), tf.nn.relu], name=name)
 
 
 class ResidualTorso(snt.Module):

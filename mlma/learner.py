@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from mlma import optimizers
 from mlma.config import Config
-from mlma.memory import TrajectoryQueue, wait_for
+from mlma.memory import TrajectoryQueue
 from mlma.metrics import Metrics
 from mlma.types import Agent, Sample
 from mlma.weights import FlatWeights
@@ -89,34 +88,40 @@ def run(
     memory: TrajectoryQueue,
     publish: Callable[[int, tf.Tensor], None],
     metrics: Metrics,
-    save: Callable[[], None],
-    should_stop: Callable[[], bool],
-    starved: Callable[[float], None],
+    save: Callable[[], object],
+    stop: Any,
+    say: Callable[[str], None],
 ) -> None:
-    """Trains until `total_environment_frames`, or until `should_stop`."""
+    """The loop: trains until `total_environment_frames`, or until `stop.wanted`."""
     next_save = time.monotonic() + config.checkpoint_every_seconds
-    waiting_since = time.monotonic()
-    while learner.frames < config.total_environment_frames and not should_stop():
-        started = time.monotonic()
-        sample = wait_for(memory, seconds=1.0)
-        metrics.time("wait", time.monotonic() - started)
-        if sample is None:
-            starved(time.monotonic() - waiting_since)
-            metrics.report_if_due(learner.step, learner.frames)
-            continue
-        started = waiting_since = time.monotonic()
-        values = learner.train(sample)
-        publish(learner.step, learner.weights.read())
-        metrics.time("train", time.monotonic() - started)
-        metrics.add(values)
+    starved = Starved(config.starved_seconds, say)
+    while learner.frames < config.total_environment_frames and not stop.wanted:
+        with metrics.phase("wait"):
+            sample = memory.sample(timeout=0.5)
+        if sample is not None:
+            with metrics.phase("train"):
+                metrics.add(learner.train(sample))
+            with metrics.phase("publish"):
+                publish(learner.step, learner.weights.read())
+        starved.see(sample is not None)
         metrics.report_if_due(learner.step, learner.frames)
         if time.monotonic() > next_save:
             save()
             next_save = time.monotonic() + config.checkpoint_every_seconds
 
 
-def restore(learner: Learner, variables: dict[str, Any], step: int, frames: int) -> None:
-    """Puts checked values in place (mlma.checkpoint.check)."""
-    for name, variable in learner.variables().items():
-        variable.assign(np.asarray(variables[name]))
-    learner.step, learner.frames = step, frames
+class Starved:
+    """Says so, ever again, when no sample has come for `seconds`: a run does not hang silently."""
+
+    def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
+        self._seconds, self._say = seconds, say
+        self._since = time.monotonic()
+        self._next = seconds
+
+    def see(self, got_one: bool) -> None:
+        waited = time.monotonic() - self._since
+        if got_one:
+            self._since, self._next = time.monotonic(), self._seconds
+        elif waited > self._next:
+            self._say(f"learner: too few trajectories for a sample for {waited:.0f} s; are its actors running, and do they reach it?")
+            self._next += self._seconds

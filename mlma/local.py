@@ -35,8 +35,17 @@ def die_with_parent() -> None:
 class LocalActors:
     """Starts `count` actors and keeps that many alive until `stop`. One thread: the kernel ties a child to its thread."""
 
-    def __init__(self, command: Callable[[int], list[str]], count: int, logs: Path, say: Callable[[str], None], restarted: Callable[[], None]) -> None:
-        self._command, self._count, self._logs, self._say, self._restarted = command, count, logs, say, restarted
+    def __init__(
+        self,
+        command: Callable[[int], list[str]],
+        count: int,
+        logs: Path,
+        say: Callable[[str], None],
+        restarted: Callable[[], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._command, self._count, self._logs = command, count, logs
+        self._say, self._restarted, self._stopping = say, restarted, stopping
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="local-actors", daemon=True)
@@ -55,8 +64,8 @@ class LocalActors:
                 if (code := child.poll()) is None:
                     continue
                 del self._children[task]
-                if code == 0:
-                    continue  # the learner told it that training is over
+                if code == 0 or self._stopping():
+                    continue  # the learner told it that training is over, or the same signal reached us both
                 if now - begun[task] > HEALTHY:
                     pause[task] = RESTART[0]
                 due[task] = now + pause[task]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -81,11 +80,3 @@ def _tensors(nest: Any, time_first: bool = False) -> Any:
 
     return tf.nest.map_structure(lambda x: None if x is None else convert(x), nest)
 
-
-def wait_for(queue_: TrajectoryQueue, seconds: float, step: float = 0.2) -> Sample | None:
-    """`sample` in short waits, so that signals are heard; None after `seconds`."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if (sample := queue_.sample(step)) is not None:
-            return sample
-    return None

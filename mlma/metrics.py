@@ -7,10 +7,11 @@ One row per report; its names are the CSV's columns and TensorBoard's tags. Not 
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,12 @@ class Metrics:
                 self._sums[name] += value
         self._adds += 1
 
-    def time(self, phase: str, seconds: float) -> None:
-        self._seconds[phase] += seconds
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times a part of the learner's loop, reported as its share of the time."""
+        started = time.monotonic()
+        yield
+        self._seconds[name] += time.monotonic() - started
 
     def episodes(self, returns: Iterable[float], frames: Iterable[int]) -> None:
         with self._lock:
@@ -92,9 +97,9 @@ class Metrics:
     def full_window(self) -> bool:
         return len(self._episodes) == WINDOW
 
-    def report_if_due(self, step: int, frames: int, force: bool = False) -> None:
+    def report_if_due(self, step: int, frames: int) -> None:
         elapsed = time.monotonic() - self._since
-        if elapsed < self._every and not (force and elapsed > 0):
+        if elapsed < self._every:
             return
         row = self._row(step, frames, elapsed)
         for write in self._writers:

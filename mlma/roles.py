@@ -1,4 +1,4 @@
-"""The roles of experiment.py, wired: learn (with or without actors of its own), act, test."""
+"""The roles of experiment.py, wired from their parts: learn (with or without actors of its own), act, test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlma import actor, checkpoint, config as flags, envs, learner as learning, presets, transport, wire
+from mlma import actor, checkpoint, envs, presets, resume, transport, wire
+from mlma import config as flags
+from mlma import learner as learning
 from mlma.config import Config
 from mlma.console import Screen, error
 from mlma.evaluate import evaluate
@@ -45,6 +47,9 @@ def hello(config: Config, layout: wire.Layout, weights: FlatWeights) -> dict[str
     return agreed | {"trajectory": layout.signature, "weights": weights.signature}
 
 
+# -- actor
+
+
 def act(config: Config, make_agent: MakeAgent) -> int:
     threads(config.actor_threads)
     spec = envs.spec_of(config)
@@ -67,9 +72,12 @@ def act(config: Config, make_agent: MakeAgent) -> int:
     return 0
 
 
+# -- test
+
+
 def test(config: Config, make_agent: MakeAgent) -> int:
-    logdir = Path(config.logdir)
-    path = checkpoint.Checkpoints(logdir / "checkpoints", config.keep_checkpoints).find(config.test_checkpoint)
+    checkpoints = checkpoint.Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
+    path = checkpoints.find(config.test_checkpoint)
     threads(presets.cores())
     spec = envs.spec_of(config)
     config = presets.resolve(config, spec)
@@ -78,21 +86,20 @@ def test(config: Config, make_agent: MakeAgent) -> int:
     variables, meta = checkpoint.load(path)
     wanted = {f"network/{v.name}": v for v in agent.network.variables}
     network = {name: value for name, value in variables.items() if name.startswith("network/")}
-    checkpoint.check(path, network, meta, wanted, identity(config))
+    checkpoint.check(path, network, meta, wanted, resume.identity(config))
     for name, variable in wanted.items():
         variable.assign(network[name])
-    print(f"{path}: {meta['frames']:,} frames of {config.level_name}, {config.test_num_episodes} episodes", flush=True)
+    tf.random.set_seed(config.seed)
+    print(f"{path}: {meta['frames']:,} frames of {config.level_name}; {config.test_num_episodes} episodes", flush=True)
     returns = []
-    for episode, (value, frames) in enumerate(evaluate(config, agent)):
+    for value, frames in evaluate(config, agent):
         returns.append(value)
-        print(f"episode {episode}: return {value:g} in {frames} frames", flush=True)
+        print(f"episode {len(returns)}: return {value:g} in {frames:,} frames", flush=True)
     print(f"mean {np.mean(returns):.2f}  median {np.median(returns):g}  min {min(returns):g}  max {max(returns):g}")
     return 0
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """What a checkpoint must share with the run that loads it."""
-    return {name: getattr(config, name) for name in ("level_name", "algorithm", "agent_name", "num_stacked_frames")}
+# -- learner
 
 
 class Stop:
@@ -116,128 +123,79 @@ class Stop:
 
 
 def learn(config: Config, make_agent: MakeAgent) -> int:
-    """A learner; in local training (task -1) with its own actors."""
-    logdir = Path(config.logdir)
+    """A learner; in local training (task -1) with its own actors on a socket that only this user can open."""
     token = transport.read_token(config.token_file)
-    local = config.task < 0
-    sockets = Path(tempfile.mkdtemp(prefix="mlma-")) if local and config.learner_host == "auto" else None  # mode 0700
-    host = f"unix:{sockets}/learner" if sockets else "localhost:8001" if config.learner_host == "auto" else config.learner_host
-    address = transport.check_address(host, token)
+    sockets = None
+    if config.learner_host == "auto":
+        sockets = tempfile.mkdtemp(prefix="mlma-") if config.task < 0 else None  # mode 0700
+        config = replace(config, learner_host=f"unix:{sockets}/learner" if sockets else "localhost:8001")
+    try:
+        return _learn(config, make_agent, transport.check_address(config.learner_host, token), token)
+    finally:
+        if sockets:
+            shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _learn(config: Config, make_agent: MakeAgent, address: str, token: str) -> int:
     spec = envs.spec_of(config)
     config = presets.resolve(config, spec)
     threads(config.learner_threads)
     tf.random.set_seed(config.seed)
+    logdir = Path(config.logdir)
     logdir.mkdir(parents=True, exist_ok=True)
     agent = make_agent(config, spec)
     build(agent, spec)
     learner = learning.Learner(config, agent, spec.action_repeats)
     layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
-    seeds = Seeds(config.seed)
-    checkpoints = checkpoint.Checkpoints(logdir / "checkpoints", config.keep_checkpoints)
-    best, seconds = float("-inf"), 0.0
-    resumed = checkpoints.last()
-    if resumed:
-        variables, meta = checkpoint.load(resumed)
-        checkpoint.check(resumed, variables, meta, learner.variables(), identity(config))
-        learning.restore(learner, variables, meta["step"], meta["frames"])
-        seeds.restore(meta["seeds"])
-        best, seconds = meta["best"], meta["seconds"]
-    flags.save(config, logdir / "config.json")
-
     with Screen(f"{config.algorithm} {config.level_name} {config.agent_name}", config.total_environment_frames) as screen:
+        state = resume.RunState(config, learner, screen.say)
+        state.resume()
+        flags.save(replace(config, learner_host="auto") if address.startswith("unix:") else config, logdir / "config.json")
         stop = Stop(screen.say)
-        metrics = Metrics(
-            [screen, CsvWriter(logdir / "metrics.csv", learner.frames), TensorBoardWriter(logdir)],
-            config.report_every_seconds,
-            config.total_environment_frames,
-        )
+        writers = [screen, CsvWriter(logdir / "metrics.csv", learner.frames), TensorBoardWriter(logdir)]
+        metrics = Metrics(writers, config.report_every_seconds, config.total_environment_frames)
         memory = TrajectoryQueue(layout, config.batch_size, config.queue_capacity)
         metrics.gauges["queue/fill"] = lambda: memory.fill
-
-        def shake(offer: dict[str, Any]) -> dict[str, Any]:
-            wanted = hello(config, layout, learner.weights)
-            wrong = [f"{k}: actor {offer.get(k)}, learner {v}" for k, v in wanted.items() if offer.get(k) != v]
-            if wrong:
-                screen.say(f"refused actor {offer.get('task')}: {'; '.join(wrong)}")
-                return {"refused": "; ".join(wrong)}
-            return {"seed": seeds.next()}
-
-        def save() -> None:
-            nonlocal best
-            mean = metrics.mean_return()
-            better = metrics.full_window() and mean > best
-            if better:
-                best = mean
-            meta = identity(config) | {
-                "step": learner.step, "frames": learner.frames, "seconds": metrics.seconds, "best": best, "return": mean,
-                "seeds": seeds.state(),
-            }  # fmt: skip
-            variables = {name: variable.numpy() for name, variable in learner.variables().items()}
-            path = checkpoints.save(learner.step, variables, meta)
-            if better:
-                checkpoints.save_best(variables, meta)
-            screen.say(f"saved {path}")
-
-        if resumed:
-            screen.say(f"resumed {resumed} at {learner.frames:,} frames")
-        server = transport.Server(address, token, shake)
+        wanted = hello(config, layout, learner.weights)
+        server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, state.seeds, screen.say))
         server.publish(learner.step, learner.weights.read())
         server.start()
-        receiver = Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail)
-        actors = None
-        if local:
-            command = [sys.executable, str(Path(sys.argv[0]).resolve()), *flags.to_argv(replace(config, learner_host=host, job_name="actor"))]
-            actors = LocalActors(lambda i: [*command, f"--task={i}"], config.num_actors, logdir, screen.say, lambda: metrics.count("actors_restarted"))
-        screen.say(f"logdir {logdir}, learner at {host}, {config.num_actors if local else 'remote'} actors")
-        metrics.begin(learner.step, learner.frames, seconds)
-        next_said = config.starved_seconds
-
-        def starved(waited: float) -> None:
-            nonlocal next_said
-            if waited > next_said:
-                screen.say(f"learner: no trajectory for {waited:.0f} s; heard of {len(receiver.seen)} actors so far")
-                next_said = waited + config.starved_seconds
-            elif waited < config.starved_seconds:
-                next_said = config.starved_seconds
-
-        code = 0
+        Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail)
+        actors = _start_actors(config, metrics, stop, screen.say) if config.task < 0 else None
+        metrics.begin(learner.step, learner.frames, state.seconds)
+        screen.say(f"logdir {logdir}; learner at {config.learner_host}; {config.num_actors if actors else 'remote'} actors")
         try:
-            learning.run(config, learner, memory, server.publish, metrics, save, lambda: stop.wanted, starved)
-            metrics.report_if_due(learner.step, learner.frames, force=True)
+            learning.run(config, learner, memory, server.publish, metrics, lambda: state.save(metrics), stop, screen.say)
         except learning.NonFinite as failure:
             stop.failure = failure
         finally:
-            save()
+            saved = state.save(metrics)
             server.finish()
             memory.close()
             if actors:
                 actors.stop()
-            if sockets:
-                shutil.rmtree(sockets, ignore_errors=True)
-        if stop.failure:
-            error(f"{type(stop.failure).__name__}: {stop.failure}; the last good weights are saved in {logdir}/checkpoints")
-            code = 1
-    sys.stdout.flush()
-    os._exit(code)  # the runtime's server has no end of its own
+    if stop.failure:
+        error(f"{type(stop.failure).__name__}: {stop.failure}; the last good weights are in {logdir}/checkpoints")
+    return 1 if stop.failure or not saved else 0
 
 
-class Seeds:
-    """Hands out environment seeds: never the same twice, also after a restart of an actor or of the run."""
-
-    BLOCK = 1024  # more than the environments of one actor
-
-    def __init__(self, seed: int) -> None:
-        self._base = int(np.random.default_rng(seed).integers(2**30))
-        self._given = 0
-
-    def next(self) -> int:
-        self._given += 1
-        return (self._base + self._given * self.BLOCK) % 2**31
-
-    def state(self) -> list[int]:
-        return [self._base, self._given]
-
-    def restore(self, state: list[int]) -> None:
-        self._base, self._given = state
+def _welcome(offer: dict[str, Any], wanted: dict[str, Any], seeds: resume.Seeds, say: Callable[[str], None]) -> dict[str, Any]:
+    """The answer to a handshake: a seed, or the difference for which the actor is refused."""
+    wrong = [f"{name}: actor has {offer.get(name)}, learner {value}" for name, value in wanted.items() if offer.get(name) != value]
+    if wrong:
+        say(f"refused actor {offer.get('task')}: {'; '.join(wrong)}")
+        return {"refused": "; ".join(wrong)}
+    return {"seed": seeds.next()}
 
 
+def _start_actors(config: Config, metrics: Metrics, stop: Stop, say: Callable[[str], None]) -> LocalActors:
+    words = flags.to_argv(replace(config, job_name="actor", task=0))
+    command = [sys.executable, str(Path(sys.argv[0]).resolve()), *words]
+    return LocalActors(
+        lambda task: [*command, f"--task={task}"],
+        config.num_actors,
+        Path(config.logdir),
+        say,
+        restarted=lambda: metrics.count("actors_restarted"),
+        stopping=lambda: stop.wanted,
+    )

@@ -1,0 +1,43 @@
+# What this project can do, by name. `make` lists it. Every target sets up what it needs (tools/setup.sh) before it runs.
+LEVEL ?= PongNoFrameskip-v4
+LOGDIR ?= logdir/$(subst /,-,$(LEVEL))
+ARGS =
+PY = .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-actor train test lint types bench learn clean
+
+help:  ## this list
+	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [ARGS=\"--flag=value ...\"]"
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name does; do printf '  %-14s %s\n' "$$name" "$$does"; done
+
+install:  ## everything: training, several learners (compiles Horovod), tests
+	@tools/setup.sh learner dev
+
+install-actor:  ## only what an actor or a single learner needs; nothing is compiled
+	@tools/setup.sh
+
+train: install-actor  ## train on LEVEL into LOGDIR; ARGS are flags of experiment.py; a run found there is resumed
+	$(PY) experiment.py '--level_name=$(LEVEL)' '--logdir=$(LOGDIR)' $(ARGS)
+
+test: install  ## the default tests; ARGS are arguments of pytest
+	$(PY) -m pytest $(ARGS)
+
+learn: install  ## the long learning runs: hours; ARGS are arguments of pytest
+	$(PY) -m pytest -m learning --timeout=14400 $(ARGS)
+
+bench: install-actor  ## throughput of the parts; ARGS are flags of mlma.bench
+	$(PY) -m mlma.bench $(ARGS)
+
+lint:  ## ruff: rules and format
+	@tools/setup.sh dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types:  ## mypy
+	@tools/setup.sh dev
+	$(PY) -m mypy
+
+clean:  ## remove .venv, .tools and caches; logdir stays
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,205 @@
+"""Where the ceiling is and how close training comes: `python -m mlma.bench`, an entry point like experiment.py.
+
+Measures, in alternating rounds on this machine, pure simulation, inference alone, learning alone, and real training. Each of
+the first three runs as one single-threaded process per core at the same time, so that its cost per step is that of a busy
+core. The roofline is what a machine without any overhead would train at:
+
+    cores / (simulation + inference + learning)        [core-seconds per agent step]
+
+Learning alone is the train step on a sample that lies in memory. Numbers of different hours are not comparable: compare
+ratios of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlma import config as flags
+from mlma import presets, quiet
+
+PARTS = ("simulation", "inference", "learning")
+AGENTS = ("ShallowConvNetAgent", "SimpleConvNetAgent", "ResNetLSTMAgent")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def part_rate(part: str, config: flags.Config, seconds: float, start_at: float) -> float:
+    """Agent steps per second of one part in this process, measured from `start_at` (a time of day) on."""
+    step, steps = {"simulation": _simulation, "inference": _inference, "learning": _learning}[part](config)
+    for _ in range(3):
+        step()
+    if start_at < time.time():
+        print("warming up took longer than planned; the copies overlap less", file=sys.stderr)
+    while time.time() < start_at:
+        step()
+    begun, count = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        step()
+        count += steps
+    return count / (time.perf_counter() - begun)
+
+
+def _prepare(config: flags.Config) -> tuple[Any, Any, Any]:
+    """(resolved config, spec, agent), with TensorFlow on one thread."""
+    quiet.import_tensorflow()
+    import agents
+    from mlma import envs, roles, weights
+
+    roles.threads(1)
+    spec = envs.spec_of(config)
+    config = presets.resolve(config, spec)
+    agent = agents.make(config, spec)
+    weights.build(agent, spec)
+    return config, spec, agent
+
+
+def _simulation(config: flags.Config) -> tuple[Callable[[], Any], int]:
+    import numpy as np
+
+    from mlma import envs
+
+    config = presets.resolve(config, envs.spec_of(config))
+    env = envs.make(config.level_name, config.envs_per_actor, os.getpid(), config)
+    env.reset()
+    rng = np.random.default_rng(os.getpid())
+    actions = rng.integers(env.spec.num_actions, size=(1000, env.num_envs)).astype(np.int32)
+    turn = iter(range(10**9))
+    return lambda: env.step(actions[next(turn) % 1000]), env.num_envs
+
+
+def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
+    import tensorflow as tf
+
+    from mlma import envs
+
+    config, _, agent = _prepare(config)
+    env = envs.make(config.level_name, config.envs_per_actor, 1, config)
+    timestep, state = env.reset(), [agent.initial_state(env.num_envs)]
+    act = tf.function(agent.act)
+
+    def step() -> None:
+        output, state[0] = act(timestep, state[0])
+        output.action.numpy()
+
+    return step, env.num_envs
+
+
+def _learning(config: flags.Config) -> tuple[Callable[[], Any], int]:
+    from mlma import learner, memory, wire
+
+    config, spec, agent = _prepare(config)
+    layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
+    queue = memory.TrajectoryQueue(layout, config.batch_size, config.batch_size)
+    queue.insert(layout.empty(config.batch_size))
+    sample = queue.sample(1.0)
+    assert sample is not None
+    trainer = learner.Learner(config, agent, spec.action_repeats)
+    return lambda: trainer.train(sample), config.batch_size * config.unroll_length
+
+
+def all_cores_rate(part: str, argv: list[str], seconds: float, warm_up: float) -> float:
+    """Agent steps per second of `part` with one copy per core."""
+    words = [sys.executable, "-m", "mlma.bench", f"--part={part}", f"--seconds={seconds}", f"--start_at={time.time() + warm_up}"]
+    copies = [
+        subprocess.Popen([*words, "--", *argv], stdout=subprocess.PIPE, cwd=ROOT, text=True)
+        for _ in range(presets.cores())
+    ]
+    return sum(float(copy.communicate()[0].strip().splitlines()[-1]) for copy in copies)
+
+
+def training_rate(argv: list[str], seconds: float, warm_up: float) -> float:
+    """Agent steps per second of a real local training, after `warm_up` seconds of it."""
+    with tempfile.TemporaryDirectory() as logdir:
+        command = [sys.executable, "experiment.py", *argv, f"--logdir={logdir}", "--report_every_seconds=1"]
+        with open(Path(logdir) / "console", "w") as console:
+            run = subprocess.Popen(command, cwd=ROOT, stdout=console, stderr=console)
+        table = Path(logdir) / "metrics.csv"
+        try:
+            _wait_for(lambda: table.exists() and _rows(table) and _rows(table)[-1]["frames"] > 0, 120, run)
+            time.sleep(warm_up)
+            first = _rows(table)[-1]
+            time.sleep(seconds)
+            last = _rows(table)[-1]
+        finally:
+            run.send_signal(signal.SIGINT)
+            run.wait(60)
+        config = json.loads((Path(logdir) / "config.json").read_text())
+        return (last["frames"] - first["frames"]) / (last["seconds"] - first["seconds"]) / config["num_action_repeats"]
+
+
+def _rows(table: Path) -> list[dict[str, float]]:
+    with table.open(newline="") as file:
+        return [{k: float(row[k]) for k in ("frames", "seconds")} for row in csv.DictReader(file)]
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float, run: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end or run.poll() is not None:
+            raise RuntimeError("the training run did not start; try the same flags with experiment.py")
+        time.sleep(0.2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="After --: flags of experiment.py.")
+    parser.add_argument("--part", choices=PARTS, help="measure one part in this process and print steps per second")
+    parser.add_argument("--start_at", type=float, default=0.0, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=15.0, help="length of each measurement (15)")
+    parser.add_argument("--warm_up", type=float, default=15.0, help="seconds before each measurement (15)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; medians are printed (3)")
+    parser.add_argument("--agents", default=",".join(AGENTS), help="networks to measure, with commas between")
+    parser.add_argument("flags", nargs="*", help="flags of experiment.py, after --")
+    arguments = parser.parse_args()
+    if arguments.part:
+        print(part_rate(arguments.part, flags.parse_or_exit(arguments.flags), arguments.seconds, arguments.start_at))
+        return
+    agent_names = arguments.agents.split(",")
+    flags.parse_or_exit(arguments.flags)
+    results: dict[tuple[str, str], list[float]] = {}
+    for turn in range(arguments.rounds):
+        for name in agent_names:
+            argv = [*arguments.flags, f"--agent_name={name}"]
+            for part in PARTS:
+                rate = all_cores_rate(part, argv, arguments.seconds, arguments.warm_up)
+                results.setdefault((name, part), []).append(rate)
+            results.setdefault((name, "training"), []).append(training_rate(argv, arguments.seconds, arguments.warm_up))
+            last = "  ".join(f"{what} {results[name, what][-1]:,.0f}" for what in (*PARTS, "training"))
+            print(f"round {turn + 1} {name}: {last} steps/s", flush=True)
+    print(table(agent_names, results))
+
+
+def table(agent_names: list[str], results: dict[tuple[str, str], list[float]]) -> str:
+    """Markdown; costs in core-microseconds per agent step, shares as medians over the rounds of each round's own ratio."""
+    cores = presets.cores()
+    lines = [
+        f"{cores} cores; agent steps/s; medians of {len(next(iter(results.values())))} rounds; cost in core-us per step",
+        "",
+        "| network | simulation | inference | learning | roofline | training | of roofline | of pure simulation |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in agent_names:
+        rounds = [dict(zip((*PARTS, "training"), rates, strict=True)) for rates in zip(*(results[name, p] for p in (*PARTS, "training")), strict=True)]
+        middle = {part: statistics.median(r[part] for r in rounds) for part in (*PARTS, "training")}
+        roofs = [1 / sum(1 / r[part] for part in PARTS) for r in rounds]
+        of_roof = statistics.median(r["training"] / roof for r, roof in zip(rounds, roofs, strict=True))
+        of_simulation = statistics.median(r["training"] / r["simulation"] for r in rounds)
+        costs = " | ".join(f"{middle[part]:,.0f} ({1e6 * cores / middle[part]:,.0f} us)" for part in PARTS)
+        lines.append(
+            f"| {name} | {costs} | {statistics.median(roofs):,.0f} | {middle['training']:,.0f} | {of_roof:.0%} | {of_simulation:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

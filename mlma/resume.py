@@ -1,0 +1,84 @@
+"""What of a run outlives its process, and how it comes back: counters, variables, the best return, seeds handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlma import checkpoint
+from mlma.config import Config
+from mlma.learner import Learner
+from mlma.metrics import Metrics
+
+IDENTITY = ("level_name", "algorithm", "agent_name", "num_stacked_frames")
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What a checkpoint must share with the run that loads it."""
+    return {name: getattr(config, name) for name in IDENTITY}
+
+
+class Seeds:
+    """Hands out environment seeds: never the same twice, also after a restart of an actor or of the run."""
+
+    BLOCK = 1024  # more than the environments of one actor
+
+    def __init__(self, seed: int) -> None:
+        self.base = int(np.random.default_rng(seed).integers(2**30))
+        self.given = 0
+
+    def next(self) -> int:
+        self.given += 1
+        return (self.base + self.given * self.BLOCK) % 2**31
+
+
+class RunState:
+    """Saves and restores a learner."""
+
+    def __init__(self, config: Config, learner: Learner, say: Callable[[str], None]) -> None:
+        self._checkpoints = checkpoint.Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
+        self._identity, self._learner, self._say = identity(config), learner, say
+        self.seeds = Seeds(config.seed)
+        self.best, self.seconds = float("-inf"), 0.0
+
+    def resume(self) -> None:
+        """Puts the last checkpoint in place, if there is one; CheckpointMismatch if it is of another run."""
+        path = self._checkpoints.last()
+        if path is None:
+            return
+        variables, meta = checkpoint.load(path)
+        checkpoint.check(path, variables, meta, self._learner.variables(), self._identity)
+        for name, variable in self._learner.variables().items():
+            variable.assign(variables[name])
+        self._learner.step, self._learner.frames = meta["step"], meta["frames"]
+        self.seeds.base, self.seeds.given = meta["seeds"]
+        self.best, self.seconds = meta["best"], meta["seconds"]
+        self._say(f"resumed {path} at {self._learner.frames:,} frames")
+
+    def save(self, metrics: Metrics) -> bool:
+        """False, with a line, if the disk does not take it: a full disk must not end weeks of training."""
+        mean = metrics.mean_return()
+        better = metrics.full_window() and mean > self.best
+        self.best = mean if better else self.best
+        meta = self._identity | {
+            "step": self._learner.step,
+            "frames": self._learner.frames,
+            "seconds": metrics.seconds,
+            "return": mean,
+            "best": self.best,
+            "seeds": [self.seeds.base, self.seeds.given],
+        }
+        variables = {name: variable.numpy() for name, variable in self._learner.variables().items()}
+        try:
+            path = self._checkpoints.save(self._learner.step, variables, meta)
+            if better:
+                self._checkpoints.save_best(variables, meta)
+        except OSError as problem:
+            self._say(f"could not save a checkpoint: {problem}; training goes on, the last one stays")
+            metrics.count("saves_failed")
+            return False
+        self._say(f"saved {path}")
+        return True

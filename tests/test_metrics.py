@@ -1,0 +1,146 @@
+"""What a run writes about itself can be read again, also after it was resumed."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mlma.metrics import WINDOW, CsvWriter, Metrics, Row, TensorBoardWriter
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, resume_frames: int, *rows: Row) -> None:
+    writer = CsvWriter(path, resume_frames)
+    for row in rows:
+        writer(row)
+
+
+def test_rows_are_appended_under_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    write(path, 0, {"frames": 100, "loss": 0.1234567}, {"frames": 200, "loss": float("nan")})
+    assert read(path) == [{"frames": "100", "loss": "0.123457"}, {"frames": "200", "loss": "nan"}]
+
+
+def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    write(path, 0, *({"frames": frames, "loss": 1.0} for frames in (100, 200, 300)))
+    write(path, 200, {"frames": 250, "loss": 2.0})
+    assert [(row["frames"], row["loss"]) for row in read(path)] == [("100", "1"), ("200", "1"), ("250", "2")]
+
+
+def test_a_run_that_starts_afresh_drops_all_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    write(path, 0, {"frames": 100, "loss": 1.0})
+    write(path, 0, {"frames": 50, "gain": 3.0})
+    assert read(path) == [{"frames": "50", "gain": "3"}]
+
+
+def test_large_frame_counts_are_written_in_full(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    write(path, 0, {"frames": 123_456_789})
+    assert read(path) == [{"frames": "123456789"}]
+
+
+def test_a_new_column_widens_the_file_and_a_missing_one_stays_empty(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    write(path, 0, {"frames": 1, "a": 1.0}, {"frames": 2, "b": 5.0}, {"frames": 3, "a": 2.0, "b": 6.0, "c": 7.0})
+    assert read(path) == [
+        {"frames": "1", "a": "1", "b": "", "c": ""},
+        {"frames": "2", "a": "", "b": "5", "c": ""},
+        {"frames": "3", "a": "2", "b": "6", "c": "7"},
+    ]
+    assert [child.name for child in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_resumed_run_can_widen_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    write(path, 0, {"frames": 1, "a": 1.0})
+    write(path, 1, {"frames": 2, "b": 2.0})
+    assert read(path) == [{"frames": "1", "a": "1", "b": ""}, {"frames": "2", "a": "", "b": "2"}]
+
+
+def reports(every: float = 0.0) -> tuple[Metrics, list[Row]]:
+    rows: list[Row] = []
+    return Metrics([rows.append], every, total_frames=1000), rows
+
+
+def test_episode_statistics_are_over_the_last_hundred() -> None:
+    metrics, rows = reports()
+    assert WINDOW == 100
+    assert math.isnan(metrics.mean_return())
+    metrics.episodes([1000.0] * 50, [4] * 50)
+    assert not metrics.full_window()
+    metrics.episodes([float(i) for i in range(100)], [8] * 100)
+    assert metrics.full_window()
+    assert metrics.mean_return() == pytest.approx(49.5)
+    metrics.report_if_due(1, 10)
+    assert rows[0]["episodes"] == 150
+    found = {name: rows[0][name] for name in ("return/mean", "return/median", "return/max", "episode_frames")}
+    assert found == {"return/mean": 49.5, "return/median": 49.5, "return/max": 99.0, "episode_frames": 8.0}
+
+
+def test_a_row_averages_its_steps_and_takes_the_largest_of_maxima() -> None:
+    metrics, rows = reports()
+    for loss, lag in ((1.0, 5.0), (3.0, 2.0)):
+        metrics.add({"loss": loss, "lag/max": lag})
+    metrics.count("messages_refused")
+    metrics.gauges["queue"] = lambda: 0.25
+    metrics.report_if_due(2, 40)
+    metrics.add({"loss": 7.0, "lag/max": 1.0})
+    metrics.report_if_due(3, 60)
+    assert [row["loss"] for row in rows] == [2.0, 7.0]
+    assert [row["lag/max"] for row in rows] == [5.0, 1.0]
+    assert rows[1]["faults/messages_refused"] == 1
+    assert rows[0]["queue"] == 0.25
+    assert rows[0]["frames_per_second"] > 0
+    assert rows[0]["eta_seconds"] > 0
+    assert (rows[1]["frames"], rows[1]["learner_step"]) == (60, 3)
+
+
+def test_nothing_is_reported_before_it_is_due() -> None:
+    metrics, rows = reports(every=1000.0)
+    metrics.report_if_due(1, 10)
+    assert rows == []
+
+
+def test_the_time_of_a_phase_is_its_share() -> None:
+    metrics, rows = reports()
+    for _ in range(2):
+        with metrics.phase("wait"):
+            time.sleep(0.05)
+    metrics.report_if_due(1, 10)
+    assert 0.5 < rows[0]["learner/wait"] <= 1.0
+
+
+def test_time_and_rates_go_on_from_where_a_resumed_run_stopped() -> None:
+    metrics, rows = reports()
+    metrics.begin(step=100, frames=900, seconds=50.0)
+    assert 50.0 <= metrics.seconds < 60.0
+    metrics.report_if_due(100, 900)
+    assert rows[0]["frames_per_second"] == 0
+    assert math.isnan(rows[0]["eta_seconds"])
+
+
+def test_tensorboard_reads_every_number_over_frames(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    writer({"frames": 100, "return/mean": -20.5, "loss": float("nan")})
+    writer({"frames": 2_000_000_000, "return/mean": 20.0, "loss": 0.5})
+    log = EventAccumulator(str(tmp_path))
+    log.Reload()
+    assert sorted(log.Tags()["tensors"]) == ["loss", "return/mean"]
+
+    def values(tag: str) -> list[tuple[int, float]]:
+        return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in log.Tensors(tag)]
+
+    assert values("return/mean") == [(100, -20.5), (2_000_000_000, 20.0)]
+    assert values("loss") == [(2_000_000_000, 0.5)]  # what is not a number is left out

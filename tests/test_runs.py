@@ -1,0 +1,178 @@
+"""Whole runs with real processes: what survives a fault, what ends cleanly, what goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlma import checkpoint
+from tests.runs import SMALL, Process, frames, parents, rows, wait_for, wait_for_progress
+
+
+def gone(pids: list[int]) -> bool:
+    return not set(pids) & set(parents())
+
+
+def test_ctrl_c_saves_and_leaves_nobody_and_the_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    logdir = tmp_path / "run"
+    with Process(tmp_path, "first", *SMALL, f"--logdir={logdir}", "--num_actors=2") as run:
+        wait_for_progress(run, logdir)
+        wait_for(lambda: len(run.children()) == 2, 60, run.text)
+        children = run.children()
+        run.signal(signal.SIGINT)
+        assert run.wait() == 0
+        assert gone(children)
+    saved = sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))
+    _, meta = checkpoint.load(saved[-1])
+    assert meta["frames"] >= frames(logdir) > 0
+    total = meta["frames"] + 2000
+    config = f"--config={logdir}/config.json"
+    with Process(tmp_path, "second", config, f"--total_environment_frames={total}") as run:
+        assert run.wait(120) == 0, run.text()
+        assert f"resumed {saved[-1]} at {meta['frames']:,} frames" in run.text()
+        assert gone(run.children())
+    table = rows(logdir)
+    assert all(later["frames"] >= earlier["frames"] for earlier, later in zip(table, table[1:], strict=False))
+    _, after = checkpoint.load(sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))[-1])
+    assert after["frames"] >= total
+    assert after["seconds"] > meta["seconds"]
+    assert after["seeds"][1] > meta["seeds"][1], "a resumed run must not replay the games that it played"
+
+
+def test_a_killed_actor_comes_back_and_a_killed_learner_leaves_no_orphan(tmp_path: Path) -> None:
+    logdir = tmp_path / "run"
+    flags = [*SMALL, f"--logdir={logdir}", "--num_actors=2", "--checkpoint_every_seconds=1"]
+    with Process(tmp_path, "learner", *flags) as run:
+        wait_for_progress(run, logdir)
+        wait_for(lambda: len(run.children()) == 2, 60, run.text)
+        victim = run.children()[0]
+        os.kill(victim, signal.SIGKILL)
+        run.expect("ended with code -9; starting it again")
+        wait_for_progress(run, logdir)
+        wait_for(lambda: len(run.children()) == 2 and victim not in run.children(), 60, run.text)
+        assert max(row.get("faults/actors_restarted", 0) for row in rows(logdir)) in (0, 1)
+        wait_for(lambda: any((logdir / "checkpoints").glob("checkpoint-*.npz")), 60, run.text)
+        children = run.children()
+        run.signal(signal.SIGKILL)
+        run.wait()
+        wait_for(lambda: gone(children), 10, lambda: f"orphans: {children}")
+    with Process(tmp_path, "again", *flags) as run:
+        run.expect("resumed")
+        wait_for_progress(run, logdir)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    with Process(tmp_path, "run", *SMALL, f"--logdir={tmp_path}/run", "--num_actors=1") as run:
+        wait_for_progress(run, tmp_path / "run")
+        children = run.children()
+        run.signal(signal.SIGSTOP)  # so that both signals are there when it looks
+        run.signal(signal.SIGINT)
+        run.signal(signal.SIGTERM)
+        run.signal(signal.SIGCONT)
+        assert run.wait(20) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        wait_for(lambda: gone(children), 10, lambda: f"orphans: {children}")
+
+
+def test_actors_may_come_before_the_learner_and_late_and_outlive_it(tmp_path: Path) -> None:
+    logdir, host = tmp_path / "run", f"--learner_host=unix:{tmp_path}/socket"
+    acting = [*SMALL, host, "--job_name=actor"]
+    learning = [*SMALL, host, "--job_name=learner", "--task=0", f"--logdir={logdir}", "--checkpoint_every_seconds=1"]
+    with Process(tmp_path, "early", *acting, "--task=0") as early:
+        with Process(tmp_path, "learner", *learning) as learner:
+            early.expect("connected")
+            wait_for_progress(learner, logdir)
+            saved = logdir / "checkpoints"
+            wait_for(lambda: any(saved.glob("checkpoint-*.npz")), 60, learner.text)
+            before = frames(logdir)
+            with Process(tmp_path, "late", *acting, "--task=1") as late:
+                late.expect("connected")
+                wait_for_progress(learner, logdir)
+            assert frames(logdir) >= before, "a late actor must not set the learner back"
+            learner.signal(signal.SIGKILL)
+            learner.wait()
+        early.expect("lost the learner")
+        assert early.process.poll() is None
+        with Process(tmp_path, "learner", *learning) as learner:
+            wait_for(lambda: early.text().count("connected") == 2, 60, early.text)
+            wait_for_progress(learner, logdir)
+            learner.signal(signal.SIGTERM)
+            assert learner.wait() == 0
+        assert early.wait(30) == 0, "the actor ends when training is over"
+        assert "training is over" in early.text()
+
+
+def test_ten_thousand_malformed_messages_leave_the_learner_training(tmp_path: Path) -> None:
+    from mlma import transport, wire
+
+    logdir, address = tmp_path / "run", f"unix:{tmp_path}/socket"
+    flags = [*SMALL, f"--learner_host={address}", f"--logdir={logdir}"]
+    with Process(tmp_path, "learner", *flags, "--num_actors=1", env={"MLMA_TOKEN": "secret"}) as run:
+        wait_for_progress(run, logdir)
+        rng = np.random.default_rng(0)
+        good = wire.pack({"task": 7, "part": 0, "parts": 1, "waited": 0.0}, rng.bytes(1000))
+        friend = transport.Client(address, "secret", 20)
+        for kind in range(5_000):
+            message = bytearray(good) if kind % 2 else bytearray(rng.bytes(int(rng.integers(0, 3000))))
+            if kind % 4 == 1:
+                message[int(rng.integers(len(message)))] ^= 1 + int(rng.integers(255))
+            friend.put(bytes(message))
+        stranger = transport.Client(address, "guess", 20)
+        for _ in range(4_998):
+            answer = stranger._call("put", transport._secret("guess"), good)
+            assert int(answer) == transport.REFUSED
+        with pytest.raises(transport.HandshakeRefused, match="token"):
+            stranger.handshake({})
+        with pytest.raises(transport.HandshakeRefused):
+            friend.handshake({"level_name": "another"})
+        assert int(stranger._call("fetch", transport._secret("guess"), np.int64(-1), np.int64(0))[0]) == transport.GONE
+        wait_for_progress(run, logdir)
+        refused = rows(logdir)[-1]["faults/messages_refused"]
+        assert refused >= 4_990  # those still in the queue come later
+        run.signal(signal.SIGINT)
+        assert run.wait() == 0
+
+
+def test_an_actor_of_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    host = f"--learner_host=unix:{tmp_path}/socket"
+    with Process(tmp_path, "learner", *SMALL, host, "--task=0", f"--logdir={tmp_path}/run") as learner:
+        learner.expect("learner at")
+        with Process(tmp_path, "actor", *SMALL, host, "--job_name=actor", "--task=4", "--unroll_length=11") as actor:
+            assert actor.wait() == 1
+            assert "unroll_length: actor has 11, learner 10" in actor.text()
+        learner.expect("refused actor 4: unroll_length: actor has 11, learner 10")
+
+
+def test_test_mode_plays_episodes_with_a_checkpoint(tmp_path: Path) -> None:
+    logdir = tmp_path / "run"
+    with Process(tmp_path, "train", *SMALL, f"--logdir={logdir}", "--num_actors=1", "--total_environment_frames=2000") as run:
+        assert run.wait(120) == 0, run.text()
+    with Process(tmp_path, "test", "--mode=test", f"--config={logdir}/config.json", "--test_num_episodes=5") as run:
+        assert run.wait(120) == 0, run.text()
+        assert run.text().count("episode ") == 5
+        assert "mean" in run.text()
+    with Process(tmp_path, "other", f"--config={logdir}/config.json", "--level_name=corridor") as run:
+        assert run.wait(120) == 2
+        assert "was made with level_name=catch, this run has level_name=corridor" in run.text()
+
+
+@pytest.mark.parametrize(
+    ("flag", "answer"),
+    [
+        ("--levle_name=x", "--levle_name: no such flag; nearest: --level_name"),
+        ("--batch_size=many", "--batch_size=many: must be an integer"),
+        ("--agent_name=ShalowConvNetAgent", "nearest: ShallowConvNetAgent"),
+        ("--level_name=PongNoFrameskp-v4", "nearest: PongNoFrameskip-v4"),
+        ("--config=/nowhere.json", "--config=/nowhere.json: No such file or directory"),
+        ("--learner_host=0.0.0.0:8001", "needs a shared token"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, flag: str, answer: str) -> None:
+    with Process(tmp_path, "run", flag, f"--logdir={tmp_path}/run") as run:
+        assert run.wait(60) == 2
+    lines = [line for line in run.text().splitlines() if line and "oneDNN" not in line and "absl" not in line]
+    assert len(lines) == 1, run.text()
+    assert answer in lines[0]

@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Makes .venv what pyproject.toml says: `tools/setup.sh [learner] [dev]`. How and why: docs/install.md.
+# Answers in milliseconds when nothing has changed. A group asked for once stays, so `make train` takes nothing from `make test`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+UV_VERSION=0.13.8
+STAMP=.venv/installed # fingerprint and groups of the last set-up that finished
+
+say() { echo "setup: $*"; }
+fail() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+groups=""
+fingerprint=$(cat pyproject.toml tools/setup.sh | sha256sum | cut -d ' ' -f 1)
+
+read_stamp() { # sets `stamped`, `groups`
+    stamped="" groups=""
+    if [[ -r $STAMP ]]; then read -r stamped groups <$STAMP || true; fi
+}
+
+up_to_date() { # up_to_date GROUP...
+    local group
+    read_stamp
+    [[ $stamped == "$fingerprint" ]] && [[ -x .venv/bin/python ]] || return 1 # a Python that was removed leaves a dead link
+    for group in "$@"; do
+        [[ " $groups " == *" $group "* ]] || return 1
+    done
+}
+
+need_apt() { # need_apt PACKAGES "what is missing and why": installs them where we may, else says how
+    if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
+        say "$2: running apt-get install -y $1"
+        # shellcheck disable=SC2086  # several packages are several words
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $1; } >/dev/null ||
+            fail "apt-get install $1 did not work"
+    else
+        fail "$2: run \`sudo apt-get install -y $1\`, then try again"
+    fi
+}
+
+find_python() { # sets `python`, the interpreter itself and not a venv's link to it; the one .venv already has is kept
+    local candidate version others=""
+    # shellcheck disable=SC2086
+    for candidate in ${PYTHON:-.venv/bin/python python3.11 python3 /usr/bin/python3.11 /usr/bin/python3}; do
+        version=$("$candidate" -c 'import platform; print(platform.python_version())' 2>/dev/null) || continue
+        if [[ $version == 3.11.* ]]; then
+            python=$("$candidate" -c 'import sys; print(sys._base_executable)')
+            return
+        fi
+        others=${others:-"found only $candidate, version $version"}
+    done
+    fail "needs Python 3.11, ${others:-found no ${PYTHON:-python3}}: install python3.11, or name one with PYTHON=/path/to/python3.11"
+}
+
+make_uv() { # a venv that holds only uv, the installer, in the version that was tried
+    [[ $(.tools/uv/bin/uv --version 2>/dev/null) == "uv $UV_VERSION"* ]] && return
+    "$python" -c 'import ensurepip, venv; ensurepip.version()' 2>/dev/null ||
+        need_apt python3.11-venv "$python cannot make a virtual environment (Debian and Ubuntu keep that in a package of its own)"
+    rm -rf .tools/uv
+    "$python" -m venv .tools/uv || fail "$python -m venv did not work"
+    PIP_USER=0 .tools/uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION" ||
+        fail "pip could not install uv $UV_VERSION; its message is above"
+}
+
+pip_setting() { # pip_setting NAME: what pip's configuration files say
+    .tools/uv/bin/python -m pip config get "global.$1" 2>/dev/null || .tools/uv/bin/python -m pip config get "install.$1" 2>/dev/null || true
+}
+
+export_uv_settings() {
+    unset VIRTUAL_ENV
+    export UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON=$python UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120}
+    # uv reads nothing of pip's: where this machine's pip uses a mirror or certificates of its own, hand them over.
+    if [[ -z ${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-} ]]; then
+        local index=${PIP_INDEX_URL:-$(pip_setting index-url)}
+        if [[ -n $index ]]; then export UV_DEFAULT_INDEX=$index; fi
+    fi
+    local certificates=${PIP_CERT:-$(pip_setting cert)}
+    if [[ -n $certificates && -z ${SSL_CERT_FILE:-} ]]; then export SSL_CERT_FILE=$certificates; fi
+    export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
+}
+
+main() {
+    local group
+    for group in "$@"; do
+        [[ $group == learner || $group == dev ]] || fail "$group: no such group; the groups are learner, dev"
+    done
+    up_to_date "$@" && return
+    [[ $(uname -sm) == "Linux x86_64" ]] || fail "needs Linux on x86-64, this is $(uname -sm)"
+
+    mkdir -p .tools
+    exec 9>.tools/lock
+    if ! flock --nonblock 9; then
+        say "waiting for another set-up in this folder"
+        flock 9
+        up_to_date "$@" && return
+    fi
+
+    find_python
+    local wanted
+    wanted=$(printf '%s\n' $groups "$@" | sort -u | xargs) # what is installed stays
+    if [[ " $wanted " == *" learner "* ]]; then
+        command -v g++ >/dev/null && command -v make >/dev/null ||
+            need_apt "g++ make" "no C++ compiler or no make (Horovod, for several learners, is compiled; \`make train\` needs neither)"
+    fi
+    local what="base${wanted:+, ${wanted// /, }}" size="60 packages, 1 to 3 minutes"
+    [[ " $wanted " == *" learner "* ]] && size="85 packages, one of them compiled, 3 to 6 minutes"
+    if [[ -n $stamped && -x .venv/bin/python ]]; then
+        say "updating .venv ($what)"
+    else
+        say "setting up .venv ($what) with $("$python" --version): about $size the first time"
+    fi
+
+    SECONDS=0
+    make_uv
+    export_uv_settings
+    local arguments=(sync)
+    for group in $wanted; do arguments+=(--group "$group"); done
+    if [[ -e $STAMP ]]; then echo "unfinished $wanted" >$STAMP; fi
+    .tools/uv/bin/uv "${arguments[@]}" || fail "uv could not install the packages; its message is above, docs/install.md has a table of causes"
+    echo "$fingerprint $wanted" >$STAMP
+    say "done in $SECONDS s"
+}
+
+main "$@"
