@@ -12,31 +12,40 @@ import os
 import sys
 
 from mlma import config as flags
-from mlma import local, quiet
+from mlma import envs, local, presets, quiet
 
 
 def main() -> int:
     local.die_with_parent()
-    config = flags.parse_or_exit(sys.argv[1:])
-    if config.job_name == "actor" and config.task >= 0:
+    given = flags.parse_or_exit(sys.argv[1:])
+    try:
+        spec = envs.spec_of(given)
+        config = presets.resolve(given, spec)
+    except ValueError as problem:
+        return mistake(problem)
+    role_name = "test" if config.mode == "test" else "act" if config.job_name == "actor" and config.task >= 0 else "learn"
+    if role_name == "act":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # actors leave GPUs to learners
     # Only now, since TensorFlow takes seconds to import and reads the environment once.
     quiet.import_tensorflow()
     import agents
     from mlma import roles, transport
 
-    role = roles.learn
-    if config.mode == "test":
-        role = roles.test
-    elif config.job_name == "actor" and config.task >= 0:
-        role = roles.act
     try:
-        code = role(config, agents.make)
+        code = getattr(roles, role_name)(config, spec, agents.make)
         sys.stdout.flush()
         os._exit(code)  # the runtime's server and client have no end of their own
-    except (ValueError, transport.LearnerLost, transport.HandshakeRefused) as problem:
+    except ValueError as problem:
+        return mistake(problem)
+    except (transport.LearnerLost, transport.HandshakeRefused) as problem:
         print(problem, file=sys.stderr)
-        return 2 if isinstance(problem, ValueError) else 1
+        return 1
+
+
+def mistake(problem: ValueError) -> int:
+    """Wrong flags and files: one line and exit code 2."""
+    print(problem, file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

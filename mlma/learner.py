@@ -108,6 +108,7 @@ def run(
         if time.monotonic() > next_save:
             save()
             next_save = time.monotonic() + config.checkpoint_every_seconds
+    metrics.report_if_due(learner.step, learner.frames, last=True)
 
 
 class Starved:

@@ -97,9 +97,9 @@ class Metrics:
     def full_window(self) -> bool:
         return len(self._episodes) == WINDOW
 
-    def report_if_due(self, step: int, frames: int) -> None:
+    def report_if_due(self, step: int, frames: int, last: bool = False) -> None:
         elapsed = time.monotonic() - self._since
-        if elapsed < self._every:
+        if not (last and frames > self._frames) and elapsed < self._every:
             return
         row = self._row(step, frames, elapsed)
         for write in self._writers:

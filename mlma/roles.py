@@ -1,4 +1,7 @@
-"""The roles of experiment.py, wired from their parts: learn (with or without actors of its own), act, test."""
+"""The roles of experiment.py, wired from their parts: learn (with or without actors of its own), act, test.
+
+Each takes a configuration without anything \"auto\" left in it, and what the level looks like.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +53,8 @@ def hello(config: Config, layout: wire.Layout, weights: FlatWeights) -> dict[str
 # -- actor
 
 
-def act(config: Config, make_agent: MakeAgent) -> int:
+def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     threads(config.actor_threads)
-    spec = envs.spec_of(config)
-    config = presets.resolve(config, spec)
     token = transport.read_token(config.token_file)
     address = transport.check_address(config.learner_host, token)
     tf.random.set_seed(int.from_bytes(os.urandom(7), "little"))
@@ -75,12 +76,10 @@ def act(config: Config, make_agent: MakeAgent) -> int:
 # -- test
 
 
-def test(config: Config, make_agent: MakeAgent) -> int:
+def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     checkpoints = checkpoint.Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
     path = checkpoints.find(config.test_checkpoint)
     threads(presets.cores())
-    spec = envs.spec_of(config)
-    config = presets.resolve(config, spec)
     agent = make_agent(config, spec)
     build(agent, spec)
     variables, meta = checkpoint.load(path)
@@ -122,7 +121,7 @@ class Stop:
         self.failure, self.wanted = failure, True
 
 
-def learn(config: Config, make_agent: MakeAgent) -> int:
+def learn(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     """A learner; in local training (task -1) with its own actors on a socket that only this user can open."""
     token = transport.read_token(config.token_file)
     sockets = None
@@ -130,15 +129,13 @@ def learn(config: Config, make_agent: MakeAgent) -> int:
         sockets = tempfile.mkdtemp(prefix="mlma-") if config.task < 0 else None  # mode 0700
         config = replace(config, learner_host=f"unix:{sockets}/learner" if sockets else "localhost:8001")
     try:
-        return _learn(config, make_agent, transport.check_address(config.learner_host, token), token)
+        return _learn(config, spec, make_agent, transport.check_address(config.learner_host, token), token)
     finally:
         if sockets:
             shutil.rmtree(sockets, ignore_errors=True)
 
 
-def _learn(config: Config, make_agent: MakeAgent, address: str, token: str) -> int:
-    spec = envs.spec_of(config)
-    config = presets.resolve(config, spec)
+def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, address: str, token: str) -> int:
     threads(config.learner_threads)
     tf.random.set_seed(config.seed)
     logdir = Path(config.logdir)
