@@ -1,9 +1,9 @@
 """One process of a run: read the flags, pick the role, wire the parts, run. `python experiment.py --help` lists the flags.
 
-    python experiment.py --level_name=PongNoFrameskip-v4                       local training: a learner and its actors
-    python experiment.py --job_name=learner --task=0 --learner_host=localhost:8001
-    python experiment.py --job_name=actor --task=3 --learner_host=localhost:8001
-    python experiment.py --mode=test --logdir=/tmp/agent                       play with a checkpoint
+python experiment.py --level_name=PongNoFrameskip-v4                       local training: a learner and its actors
+python experiment.py --job_name=learner --task=0 --learner_host=localhost:8001
+python experiment.py --job_name=actor --task=3 --learner_host=localhost:8001
+python experiment.py --mode=test --logdir=/tmp/agent                       play with a checkpoint
 """
 
 from __future__ import annotations

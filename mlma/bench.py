@@ -110,10 +110,16 @@ def _learning(config: flags.Config) -> tuple[Callable[[], Any], int]:
 
 def all_cores_rate(part: str, argv: list[str], seconds: float, warm_up: float) -> float:
     """Agent steps per second of `part` with one copy per core."""
-    words = [sys.executable, "-m", "mlma.bench", f"--part={part}", f"--seconds={seconds}", f"--start_at={time.time() + warm_up}"]
+    words = [
+        sys.executable,
+        "-m",
+        "mlma.bench",
+        f"--part={part}",
+        f"--seconds={seconds}",
+        f"--start_at={time.time() + warm_up}",
+    ]
     copies = [
-        subprocess.Popen([*words, "--", *argv], stdout=subprocess.PIPE, cwd=ROOT, text=True)
-        for _ in range(presets.cores())
+        subprocess.Popen([*words, "--", *argv], stdout=subprocess.PIPE, cwd=ROOT, text=True) for _ in range(presets.cores())
     ]
     return sum(float(copy.communicate()[0].strip().splitlines()[-1]) for copy in copies)
 
@@ -189,15 +195,15 @@ def table(agent_names: list[str], results: dict[tuple[str, str], list[float]]) -
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in agent_names:
-        rounds = [dict(zip((*PARTS, "training"), rates, strict=True)) for rates in zip(*(results[name, p] for p in (*PARTS, "training")), strict=True)]
-        middle = {part: statistics.median(r[part] for r in rounds) for part in (*PARTS, "training")}
-        roofs = [1 / sum(1 / r[part] for part in PARTS) for r in rounds]
-        of_roof = statistics.median(r["training"] / roof for r, roof in zip(rounds, roofs, strict=True))
-        of_simulation = statistics.median(r["training"] / r["simulation"] for r in rounds)
-        costs = " | ".join(f"{middle[part]:,.0f} ({1e6 * cores / middle[part]:,.0f} us)" for part in PARTS)
-        lines.append(
-            f"| {name} | {costs} | {statistics.median(roofs):,.0f} | {middle['training']:,.0f} | {of_roof:.0%} | {of_simulation:.0%} |"
-        )
+        rates = [results[name, what] for what in (*PARTS, "training")]
+        rounds = [dict(zip((*PARTS, "training"), each, strict=True)) for each in zip(*rates, strict=True)]
+        middle = {what: statistics.median(each[what] for each in rounds) for what in (*PARTS, "training")}
+        roofs = [1 / sum(1 / each[part] for part in PARTS) for each in rounds]
+        of_roof = statistics.median(each["training"] / roof for each, roof in zip(rounds, roofs, strict=True))
+        of_simulation = statistics.median(each["training"] / each["simulation"] for each in rounds)
+        cells = [name, *(f"{middle[part]:,.0f} ({1e6 * cores / middle[part]:,.0f} us)" for part in PARTS)]
+        cells += [f"{statistics.median(roofs):,.0f}", f"{middle['training']:,.0f}", f"{of_roof:.0%}", f"{of_simulation:.0%}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         with np.load(path) as file:
             variables = {name: file[name] for name in file.files}
         return variables, json.loads(variables.pop("__meta__").tobytes())
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise CheckpointMismatch(f"{path}: is no checkpoint: {error}") from None
 
 
@@ -80,9 +81,15 @@ def check(path: Path, variables: dict[str, Any], meta: dict[str, Any], wanted: d
     """Refuses a checkpoint of another network or level, naming the difference. `wanted` is name -> variable."""
     for key, value in run.items():
         if meta.get(key) != value:
-            raise CheckpointMismatch(f"{path}: was made with {key}={meta.get(key)}, this run has {key}={value}; use another --logdir")
+            raise CheckpointMismatch(
+                f"{path}: was made with {key}={meta.get(key)}, this run has {key}={value}; use another --logdir"
+            )
     missing, unknown = wanted.keys() - variables.keys(), variables.keys() - wanted.keys()
-    shapes = [f"{n} {variables[n].shape} != {tuple(wanted[n].shape)}" for n in wanted if n in variables and variables[n].shape != tuple(wanted[n].shape)]
+    shapes = [
+        f"{n} {variables[n].shape} != {tuple(wanted[n].shape)}"
+        for n in wanted
+        if n in variables and variables[n].shape != tuple(wanted[n].shape)
+    ]
     if missing or unknown or shapes:
         parts = [f"lacks {', '.join(sorted(missing)[:3])}"] * bool(missing)
         parts += [f"has unknown {', '.join(sorted(unknown)[:3])}"] * bool(unknown) + shapes[:3]

@@ -11,6 +11,7 @@ import difflib
 import functools
 import inspect
 import json
+import math
 import re
 import sys
 import textwrap
@@ -158,8 +159,11 @@ class Flag:
                 number = float(text)  # so that 1e9 is an integer too
                 if number == int(number):
                     return int(number)
+            elif self.type is float:
+                if math.isfinite(number := float(text)):
+                    return number
             else:
-                return self.type(text)
+                return text
         except (ValueError, KeyError, OverflowError):
             pass
         near = nearest(text, typing.get_args(self.type)) if typing.get_origin(self.type) is Literal else ""
@@ -194,7 +198,10 @@ def parse(argv: list[str]) -> Config:
     given = _split(argv)
     values: dict[str, Any] = {}
     if "config" in given:
-        values |= load(given.pop("config"))
+        path = given.pop("config")
+        if path is None:
+            raise ValueError("--config: needs a value, the name of a file")
+        values |= load(path)
     for name, text in given.items():
         flag = flags()[name]
         if text is None:
@@ -217,7 +224,13 @@ def _split(argv: list[str]) -> dict[str, str | None]:
             raise ValueError(f"{word}: not a flag; flags look like --level_name=PongNoFrameskip-v4")
         name, equals, text = word[2:].partition("=")
         name = name.replace("-", "_")
-        if name not in flags() and name.startswith("no") and flags().get(name[2:], None) and flags()[name[2:]].type is bool:
+        if (
+            name not in flags()
+            and not equals
+            and name.startswith("no")
+            and flags().get(name[2:], None)
+            and flags()[name[2:]].type is bool
+        ):
             name, equals, text = name[2:], "=", "false"
         if name not in flags() and name != "config":
             raise ValueError(f"--{name}: no such flag{nearest(name, flags(), '; nearest: --{}').replace(', ', ', --')}")
@@ -287,7 +300,12 @@ def to_argv(config: Config) -> list[str]:
 
 
 def help_text() -> str:
-    lines = ["usage: python experiment.py [--flag=value ...]", "", "  --config=FILE", "      read flags from a run's logdir/config.json; flags on the command line go before it"]
+    lines = [
+        "usage: python experiment.py [--flag=value ...]",
+        "",
+        "  --config=FILE",
+        "      read flags from a run's logdir/config.json; flags on the command line go before it",
+    ]
     group = ""
     for flag in flags().values():
         if flag.group != group:

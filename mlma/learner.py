@@ -17,7 +17,7 @@ from mlma.config import Config
 from mlma.memory import TrajectoryQueue
 from mlma.metrics import Metrics
 from mlma.types import Agent, Sample
-from mlma.weights import FlatWeights
+from mlma.weights import FlatWeights, named
 
 
 class NonFinite(Exception):
@@ -45,8 +45,7 @@ class Learner:
 
     def variables(self) -> dict[str, Any]:
         """Name -> variable of the network and of the optimizer."""
-        found = {f"network/{v.name}": v for v in self._agent.network.variables}
-        return found | {f"optimizer/{i}/{v.name}": v for i, v in enumerate(self._slots())}
+        return named("network", self._agent.network.variables) | named("optimizer", self._slots())
 
     def _slots(self) -> list[tf.Variable]:
         return [v for v in self._optimizer.variables if v is not self._learning_rate]
@@ -124,5 +123,7 @@ class Starved:
         if got_one:
             self._since, self._next = time.monotonic(), self._seconds
         elif waited > self._next:
-            self._say(f"learner: too few trajectories for a sample for {waited:.0f} s; are its actors running, and do they reach it?")
+            self._say(
+                f"learner: too few trajectories for a sample for {waited:.0f} s; are its actors running, and do they reach it?"
+            )
             self._next += self._seconds

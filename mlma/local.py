@@ -70,7 +70,9 @@ class LocalActors:
                     pause[task] = RESTART[0]
                 due[task] = now + pause[task]
                 self._restarted()
-                self._say(f"actor {task} ended with code {code}; starting it again in {pause[task]:.0f} s{self._last_line(task)}")
+                self._say(
+                    f"actor {task} ended with code {code}; starting it again in {pause[task]:.0f} s{self._last_line(task)}"
+                )
                 pause[task] = min(2 * pause[task], RESTART[1])
             for task in [t for t, when in due.items() if when <= now]:
                 del due[task]

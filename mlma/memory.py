@@ -79,4 +79,3 @@ def _tensors(nest: Any, time_first: bool = False) -> Any:
         return tf.constant(np.ascontiguousarray(array.swapaxes(0, 1)) if time_first else array)  # [B, T, ...] -> [T, B, ...]
 
     return tf.nest.map_structure(lambda x: None if x is None else convert(x), nest)
-

@@ -162,7 +162,9 @@ class CsvWriter:
             self._columns += new
             self._write_all()
         with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns, restval="").writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+            csv.DictWriter(file, self._columns, restval="").writerow(
+                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+            )
 
     def _write_all(self) -> None:
         beside = self._path.with_suffix(".csv.new")

@@ -1,6 +1,6 @@
 """Learning curves from metrics.csv: `python -m mlma.plots RUN [RUN ...] --out=curve.png`, an entry point.
 
-RUN is a logdir or a CSV. Draws the mean return of the last 100 episodes against frames and against wall-clock, one line per run.
+RUN is a logdir or a CSV. Draws the mean return of the last 100 episodes against frames and wall-clock, one line per run.
 """
 
 from __future__ import annotations

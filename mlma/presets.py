@@ -50,7 +50,9 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
     if (config.agent_name == "MLPAgent") != (len(spec.observation.shape) == 1):
         kind = "vectors" if len(spec.observation.shape) == 1 else "images"
         fitting = "MLPAgent" if kind == "vectors" else "ShallowConvNetAgent, SimpleConvNetAgent, ResNetLSTMAgent"
-        raise ValueError(f"--agent_name={config.agent_name}: {config.level_name} has {kind} as observations; allowed: {fitting}")
+        raise ValueError(
+            f"--agent_name={config.agent_name}: {config.level_name} has {kind} as observations; allowed: {fitting}"
+        )
     return dataclasses.replace(
         config,
         queue_capacity=config.queue_capacity or config.batch_size,

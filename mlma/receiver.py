@@ -36,7 +36,7 @@ class Receiver:
             while (message := self._receive()) is not None:
                 try:
                     self._take(message)
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, OverflowError):
                     self._metrics.count("messages_refused")
         except BaseException as error:  # a thread must not end in silence
             self._failed(error)

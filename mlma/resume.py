@@ -25,6 +25,7 @@ class Seeds:
     """Hands out environment seeds: never the same twice, also after a restart of an actor or of the run."""
 
     BLOCK = 1024  # more than the environments of one actor
+    SKIP = 1000  # more than the actors that connected after the checkpoint of a run that crashed
 
     def __init__(self, seed: int) -> None:
         self.base = int(np.random.default_rng(seed).integers(2**30))
@@ -55,6 +56,7 @@ class RunState:
             variable.assign(variables[name])
         self._learner.step, self._learner.frames = meta["step"], meta["frames"]
         self.seeds.base, self.seeds.given = meta["seeds"]
+        self.seeds.given += Seeds.SKIP
         self.best, self.seconds = meta["best"], meta["seconds"]
         self._say(f"resumed {path} at {self._learner.frames:,} frames")
 
@@ -62,13 +64,12 @@ class RunState:
         """False, with a line, if the disk does not take it: a full disk must not end weeks of training."""
         mean = metrics.mean_return()
         better = metrics.full_window() and mean > self.best
-        self.best = mean if better else self.best
         meta = self._identity | {
             "step": self._learner.step,
             "frames": self._learner.frames,
             "seconds": metrics.seconds,
             "return": mean,
-            "best": self.best,
+            "best": mean if better else self.best,
             "seeds": [self.seeds.base, self.seeds.given],
         }
         variables = {name: variable.numpy() for name, variable in self._learner.variables().items()}
@@ -76,6 +77,7 @@ class RunState:
             path = self._checkpoints.save(self._learner.step, variables, meta)
             if better:
                 self._checkpoints.save_best(variables, meta)
+                self.best = mean
         except OSError as problem:
             self._say(f"could not save a checkpoint: {problem}; training goes on, the last one stays")
             metrics.count("saves_failed")

@@ -27,10 +27,10 @@ from mlma.console import Screen, error
 from mlma.evaluate import evaluate
 from mlma.local import LocalActors
 from mlma.memory import TrajectoryQueue
-from mlma.metrics import CsvWriter, Metrics, TensorBoardWriter
+from mlma.metrics import CsvWriter, Metrics, Row, TensorBoardWriter
 from mlma.receiver import Receiver
 from mlma.types import Agent, EnvSpec
-from mlma.weights import FlatWeights, build
+from mlma.weights import FlatWeights, build, named
 
 MakeAgent = Callable[[Config, EnvSpec], Agent]
 MUST_MATCH = (
@@ -83,7 +83,7 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     agent = make_agent(config, spec)
     build(agent, spec)
     variables, meta = checkpoint.load(path)
-    wanted = {f"network/{v.name}": v for v in agent.network.variables}
+    wanted = named("network", agent.network.variables)
     network = {name: value for name, value in variables.items() if name.startswith("network/")}
     checkpoint.check(path, network, meta, wanted, resume.identity(config))
     for name, variable in wanted.items():
@@ -149,7 +149,11 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, address: str, t
         state.resume()
         flags.save(replace(config, learner_host="auto") if address.startswith("unix:") else config, logdir / "config.json")
         stop = Stop(screen.say)
-        writers = [screen, CsvWriter(logdir / "metrics.csv", learner.frames), TensorBoardWriter(logdir)]
+        writers: list[Callable[[Row], None]] = [
+            screen,
+            CsvWriter(logdir / "metrics.csv", learner.frames),
+            TensorBoardWriter(logdir),
+        ]
         metrics = Metrics(writers, config.report_every_seconds, config.total_environment_frames)
         memory = TrajectoryQueue(layout, config.batch_size, config.queue_capacity)
         metrics.gauges["queue/fill"] = lambda: memory.fill
@@ -178,7 +182,9 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, address: str, t
 
 def _welcome(offer: dict[str, Any], wanted: dict[str, Any], seeds: resume.Seeds, say: Callable[[str], None]) -> dict[str, Any]:
     """The answer to a handshake: a seed, or the difference for which the actor is refused."""
-    wrong = [f"{name}: actor has {offer.get(name)}, learner {value}" for name, value in wanted.items() if offer.get(name) != value]
+    wrong = [
+        f"{name}: actor has {offer.get(name)}, learner {value}" for name, value in wanted.items() if offer.get(name) != value
+    ]
     if wrong:
         say(f"refused actor {offer.get('task')}: {'; '.join(wrong)}")
         return {"refused": "; ".join(wrong)}

@@ -8,6 +8,7 @@ where trajectories go (mlma/memory.py).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import queue
@@ -50,7 +51,9 @@ def read_token(token_file: str) -> str:
     try:
         mode = stat.S_IMODE(os.stat(token_file).st_mode)
         if mode & 0o077:
-            raise ValueError(f"--token_file={token_file}: has mode {mode:04o}, others could read it; allowed: 0600 (chmod 600 {token_file})")
+            raise ValueError(
+                f"--token_file={token_file}: has mode {mode:04o}, others could read it; allowed: 0600 (chmod 600 {token_file})"
+            )
         token = Path(token_file).read_text().strip()
     except OSError as error:
         raise ValueError(f"--token_file={token_file}: {error.strerror}") from None
@@ -129,7 +132,9 @@ class Server:
         def answer() -> tf.Tensor:
             return tf.ensure_shape(tf.numpy_function(self._answer, [message], tf.string, stateful=True), [])
 
-        return tf.cond(self._knows(secret), answer, lambda: tf.constant(wire.pack({"refused": "the token is not the learner's"})))
+        return tf.cond(
+            self._knows(secret), answer, lambda: tf.constant(wire.pack({"refused": "the token is not the learner's"}))
+        )
 
     def _part(self, version: int, part: int) -> tuple[np.int64, np.int64, bytes]:
         """(version, number of parts, part) of the latest weights, or of an older version that was begun before."""
@@ -248,7 +253,5 @@ class Client:
 
     def close(self) -> None:
         self._failure = self._failure or LearnerLost("closed")
-        try:
+        with contextlib.suppress(queue.Full):
             self._outbox.put_nowait(None)
-        except queue.Full:
-            pass

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlma.types import ArraySpec, EnvSpec, TimeStep
+from mlma.types import EnvSpec, TimeStep
 
 
 def dummy_timestep(env: EnvSpec, *leading: int) -> TimeStep:
@@ -33,14 +33,19 @@ def build(agent: Any, env: EnvSpec) -> None:
     agent.act(dummy_timestep(env, 1), agent.initial_state(1))
 
 
+def named(owner: str, variables: Any) -> dict[str, tf.Variable]:
+    """Name -> variable. Sonnet's own names are not unique within a network, so the place is part of the name."""
+    return {f"{owner}/{i:03d}/{v.name}": v for i, v in enumerate(variables)}
+
+
 class FlatWeights:
     """Reads and writes all variables of a network as one float32 vector."""
 
     def __init__(self, network: Any) -> None:
         self.variables = network.trainable_variables
-        self.specs = {v.name: ArraySpec(tuple(v.shape), v.dtype.name) for v in self.variables}
+        specs = [(v.name, tuple(v.shape), v.dtype.name) for v in self.variables]
         self.count = sum(int(np.prod(v.shape)) for v in self.variables)
-        self.signature = hashlib.sha256(repr(self.specs).encode()).hexdigest()[:16]
+        self.signature = hashlib.sha256(repr(specs).encode()).hexdigest()[:16]
         self.read = tf.function(self._read, input_signature=[])
         self._write_flat = tf.function(self._write, input_signature=[tf.TensorSpec([self.count], tf.float32)])
 

@@ -113,7 +113,10 @@ def unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
     payload = message[_PREFIX.size + head_size :]
     if zlib.crc32(payload, zlib.crc32(head)) != crc:
         raise ValueError("message fails its checksum")
-    header = json.loads(head)
+    try:
+        header = json.loads(head)
+    except RecursionError:
+        raise ValueError("message header is nested too deeply") from None
     if not isinstance(header, dict):
         raise ValueError("message header is no object")
     return header, payload

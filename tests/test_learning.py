@@ -28,7 +28,9 @@ def last_fifth(table: list[dict[str, float]], name: str) -> float:
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
 def test_the_corridor_is_left_with_the_best_stochastic_policy(tmp_path: Path, seed: int) -> None:
-    table = train(tmp_path, 180, "--level_name=corridor", "--total_environment_frames=2e6", "--report_every_seconds=1", f"--seed={seed}")
+    table = train(
+        tmp_path, 180, "--level_name=corridor", "--total_environment_frames=2e6", "--report_every_seconds=1", f"--seed={seed}"
+    )
     assert abs(last_fifth(table, "policy/p_action_1") - (2 - 2**0.5)) < 0.03
     assert abs(last_fifth(table, "return/mean") + 11.7) < 0.5
 

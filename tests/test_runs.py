@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_ctrl_c_saves_and_leaves_nobody_and_the_run_goes_on_where_it_stopped(tmp
         assert f"resumed {saved[-1]} at {meta['frames']:,} frames" in run.text()
         assert gone(run.children())
     table = rows(logdir)
-    assert all(later["frames"] >= earlier["frames"] for earlier, later in zip(table, table[1:], strict=False))
+    assert all(later["frames"] >= earlier["frames"] for earlier, later in itertools.pairwise(table))
     _, after = checkpoint.load(sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))[-1])
     assert after["frames"] >= total
     assert after["seconds"] > meta["seconds"]

@@ -23,7 +23,9 @@ MAX_EPISODE_FRAMES = 108_000  # half an hour of play, as in the published evalua
 def names() -> list[str]:
     games = roms.get_all_rom_ids()
     camel = ["".join(part.capitalize() for part in game.split("_")) for game in games]
-    return [f"atari_{game}" for game in games] + [f"{name}NoFrameskip-v4" for name in camel] + [f"ALE/{name}-v5" for name in camel]
+    return (
+        [f"atari_{game}" for game in games] + [f"{name}NoFrameskip-v4" for name in camel] + [f"ALE/{name}-v5" for name in camel]
+    )
 
 
 def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Atari | None:

@@ -69,7 +69,9 @@ class GymVector:
 
     def _timestep(self, observation: Any, reward: Any, discount: Any, first: Any, last_action: Any) -> TimeStep:
         return TimeStep(
-            observation=np.asarray(observation, self.spec.observation.dtype).reshape(self.num_envs, *self.spec.observation.shape),
+            observation=np.asarray(observation, self.spec.observation.dtype).reshape(
+                self.num_envs, *self.spec.observation.shape
+            ),
             reward=np.asarray(reward, np.float32),
             discount=discount,
             first=first,
