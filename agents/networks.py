@@ -16,7 +16,7 @@ from mlma.types import EnvSpec, TimeStep
 
 
 class NetworkState(NamedTuple):
-    frames: Any  # uint8 [B, H, W, C * (k - 1)], oldest first; zeros before the first; None without a stack
+    frames: Any  # uint8 [B, k-1, H, W, C], oldest first; zeros before the first; None without a stack
     core: Any  # (hidden, cell) float32 [B, N], or None
 
 
@@ -41,8 +41,7 @@ class Network(snt.Module):
     def initial_state(self, batch_size: int) -> NetworkState:
         frames = None
         if self._stack > 1:
-            height, width, channels = self._spec.observation.shape
-            frames = tf.zeros([batch_size, height, width, channels * (self._stack - 1)], tf.uint8)
+            frames = tf.zeros([batch_size, self._stack - 1, *self._spec.observation.shape], tf.uint8)
         return NetworkState(frames, self._core.initial_state(batch_size) if self._core else None)
 
     def __call__(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
@@ -67,24 +66,41 @@ class Network(snt.Module):
 def stack_frames(observation: tf.Tensor, first: tf.Tensor, before: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Stacks of k frames, oldest channel first, with zeros for what was before the start of the game.
 
-    observation uint8 [T, B, H, W, C], first bool [T, B], before uint8 [B, H, W, C * (k-1)] -> [T, B, H, W, C * k] and the new
+    observation uint8 [T, B, H, W, C], first bool [T, B], before uint8 [B, k-1, H, W, C] -> [T, B, H, W, C * k] and the new
     `before`.
     """
-    steps, channels = observation.shape[0], observation.shape[-1]
-    depth = before.shape[-1] // channels
-    earlier = tf.stack(tf.split(before, depth, axis=-1))  # [k-1, B, H, W, C]
+    steps, depth = observation.shape[0], before.shape[1]
+    earlier = tf.stack(tf.unstack(before, axis=1))  # [k-1, B, H, W, C]; not transpose, which has no fast kernel for bytes
     frames = tf.concat([earlier, observation], axis=0)  # [k-1+T, B, H, W, C]
-    keep = tf.cast(tf.logical_not(first), tf.uint8)[..., tf.newaxis, tf.newaxis, tf.newaxis]  # [T, B, 1, 1, 1]
     # What is j frames old at step t is of the same game if none of the steps t-j+1 .. t is a first one. Before step 0 that
     # was settled when `before` was made.
-    ones = tf.ones_like(keep[:1])
-    planes = [observation]
-    same_game = keep
-    for age in range(1, depth + 1):
-        planes.insert(0, frames[depth - age : depth - age + steps] * same_game)
-        same_game = keep * tf.concat([ones, same_game[:-1]], axis=0)
-    stacked = tf.concat(planes, axis=-1)  # [T, B, H, W, C * k]
-    return stacked, stacked[-1, ..., channels:]
+    keep = tf.cast(tf.logical_not(first), tf.uint8)[..., tf.newaxis, tf.newaxis, tf.newaxis]  # [T, B, 1, 1, 1]
+    same_game = [tf.ones_like(keep)]  # by age
+    for _ in range(depth):
+        same_game.append(keep * tf.concat([tf.ones_like(keep[:1]), same_game[-1][:-1]], axis=0))
+    after = tf.stack([frames[-1 - age] * same_game[age][-1] for age in range(depth - 1, -1, -1)], axis=1)  # [B, k-1, H, W, C]
+
+    if observation.shape[-1] == 1 and depth in PACKED:
+        return _pack(frames[..., 0], [same[..., 0] for same in same_game], steps, PACKED[depth]), after
+    planes = [frames[depth - age : depth - age + steps] * same_game[age] for age in range(depth, -1, -1)]
+    return tf.concat(planes, axis=-1), after  # [T, B, H, W, C * k]
+
+
+PACKED = {1: tf.uint16, 3: tf.uint32}  # the integer that holds k bytes, by k - 1
+
+
+def _pack(frames: tf.Tensor, same_game: list[tf.Tensor], steps: int, integer: tf.DType) -> tf.Tensor:
+    """The stack as the bytes of one integer per pixel, lowest first: arithmetic that runs in whole vectors.
+
+    Joining the frames byte by byte takes six times as long, as long as the convolutions: docs/performance.md.
+    """
+    depth = len(same_game) - 1
+    wide = tf.cast(frames, integer)  # [k-1+T, B, H, W]
+    pixels = [
+        wide[depth - age : depth - age + steps] * (tf.cast(same_game[age], integer) * 256 ** (depth - age))
+        for age in range(depth + 1)
+    ]
+    return tf.bitcast(tf.add_n(pixels), tf.uint8)  # [T, B, H, W, k]
 
 
 class ResettingLSTM(snt.Module):

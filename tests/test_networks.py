@@ -67,7 +67,7 @@ def test_stacks_hold_the_last_frames_of_their_own_game_however_the_calls_are_cut
         observation = rng.integers(1, 256, size=(14, 6, 2, 3, channels)).astype(np.uint8)
         first = rng.random((14, 6)) < 0.25
         wanted = slow_stacks(observation, first, depth)
-        before, start = tf.zeros([6, 2, 3, channels * (depth - 1)], tf.uint8), 0
+        before, start = tf.zeros([6, depth - 1, 2, 3, channels], tf.uint8), 0
         for steps in (5, 1, 2, 6):
             part = slice(start, start + steps)
             stacks, before = networks.stack_frames(tf.constant(observation[part]), tf.constant(first[part]), before)
