@@ -161,7 +161,7 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, address: str, t
         server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, state.seeds, screen.say))
         server.publish(learner.step, learner.weights.read())
         server.start()
-        Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail)
+        receiver = Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail)
         actors = _start_actors(config, metrics, stop, screen.say) if config.task < 0 else None
         metrics.begin(learner.step, learner.frames, state.seconds)
         screen.say(f"logdir {logdir}; learner at {config.learner_host}; {config.num_actors if actors else 'remote'} actors")
@@ -171,8 +171,8 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, address: str, t
             stop.failure = failure
         finally:
             saved = state.save(metrics)
-            server.finish()
             memory.close()
+            server.finish(0 if actors else len(receiver.seen))
             if actors:
                 actors.stop()
     if stop.failure:

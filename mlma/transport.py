@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute.experimental.rpc.rpc_ops import GrpcClient
 
 from mlma import wire
 
@@ -30,8 +31,11 @@ PART = 3_500_000  # bytes; the limit of the runtime is 4 MiB, header included
 INBOX = 2  # messages that wait beside those of blocked calls
 FETCH_TRIES = 3
 KEEP_FETCHED = 10.0  # seconds for which a version that somebody is fetching is kept
+LINGER = 10.0  # seconds for which a learner that is done waits for its actors to ask
 OK, REFUSED = 0, 1
 LATEST, GONE, FINISHED = -1, -2, -3  # in place of a version
+_STRING, _INT64 = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
+ANSWERS = {"put": tf.TensorSpec([], tf.int32), "fetch": [_INT64, _INT64, _STRING], "handshake": _STRING}
 
 
 class LearnerLost(Exception):
@@ -95,12 +99,11 @@ class Server:
         self._lock = threading.Lock()
         self._weights: dict[int, tuple[tf.Tensor, list[bytes], float]] = {}  # version -> tensor, its parts, last asked for
         self._latest = GONE
-        self._finished = False
+        self._finished, self._told = False, 0
         self._server = rpc.Server.create("grpc", address)
-        string, integer = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
-        self._server.register("put", tf.function(self._put, input_signature=[string, string]))
-        self._server.register("fetch", tf.function(self._fetch, input_signature=[string, integer, integer]))
-        self._server.register("handshake", tf.function(self._shake, input_signature=[string, string]))
+        self._server.register("put", tf.function(self._put, input_signature=[_STRING, _STRING]))
+        self._server.register("fetch", tf.function(self._fetch, input_signature=[_STRING, _INT64, _INT64]))
+        self._server.register("handshake", tf.function(self._shake, input_signature=[_STRING, _STRING]))
 
     def start(self) -> None:
         """Serves from now on; the first weights must have been published."""
@@ -140,6 +143,7 @@ class Server:
         """(version, number of parts, part) of the latest weights, or of an older version that was begun before."""
         with self._lock:
             if self._finished:
+                self._told += 1
                 return np.int64(FINISHED), np.int64(0), b""
             version = self._latest if version == LATEST else int(version)
             if version not in self._weights:
@@ -176,11 +180,14 @@ class Server:
             self._weights = kept | {version: (weights, [], now)}
             self._latest = version
 
-    def finish(self) -> None:
-        """Tells actors that training is over, and lets go of those that wait to put."""
+    def finish(self, actors: int, seconds: float = LINGER) -> None:
+        """Lets go of actors that wait to put, and stays until so many have heard that training is over, or `seconds`."""
         with self._lock:
             self._finished = True
         self._inbox.close(cancel_pending_enqueues=True)
+        end = time.monotonic() + seconds
+        while self._told < actors and time.monotonic() < end:
+            time.sleep(0.05)
 
 
 class Client:
@@ -192,17 +199,15 @@ class Client:
         self._outbox: queue.Queue[bytes | None] = queue.Queue(1)
         self._failure: Exception | None = None
         self.waited = 0.0  # seconds that the learner let us wait, in all
-        self._client = rpc.Client.create("grpc", address, name="mlma", timeout_in_ms=int(seconds * 1000))
-        self._methods: set[str] = set()
+        # Not rpc.Client.create: it first asks for the list of methods, and the server answers that only between blocked puts.
+        self._client = GrpcClient(address, "mlma", list_registered_methods=False, timeout_in_ms=int(seconds * 1000))
         threading.Thread(target=self._send, daemon=True, name="sender").start()
 
     def _call(self, method: str, *args: Any) -> Any:
         try:
-            result = getattr(self._client, method)(*args)
-            return result.get_value()
-        except (tf.errors.OpError, AttributeError) as error:
-            # The client learns a server's methods when it connects: without a learner there are none.
-            raise LearnerLost(str(error).split("\n")[0]) from None
+            return self._client.call(method, [tf.constant(arg) for arg in args], ANSWERS[method]).get_value()
+        except tf.errors.OpError as error:
+            raise LearnerLost(f"{method}: {type(error).__name__}") from None
 
     def handshake(self, hello: dict[str, Any]) -> dict[str, Any]:
         answer, _ = wire.unpack(self._call("handshake", self._secret, wire.pack(hello)).numpy())
@@ -222,7 +227,7 @@ class Client:
         data: list[bytes] = []
         version, count = LATEST, 1
         while len(data) < count:
-            answer = self._call("fetch", self._secret, tf.constant(version, tf.int64), tf.constant(len(data), tf.int64))
+            answer = self._call("fetch", self._secret, np.int64(version), np.int64(len(data)))
             version, count = int(answer[0]), int(answer[1])
             if version in (GONE, FINISHED) or version == have:
                 return version, None
@@ -245,7 +250,7 @@ class Client:
     def _send(self) -> None:
         while (message := self._outbox.get()) is not None:
             try:
-                if int(self._call("put", self._secret, tf.constant(message))) == REFUSED:
+                if int(self._call("put", self._secret, message)) == REFUSED:
                     raise HandshakeRefused("the token is not the learner's")
             except (LearnerLost, HandshakeRefused) as error:
                 self._failure = error
