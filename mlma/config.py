@@ -33,8 +33,9 @@ class Config:
     algorithm: Literal["impala"] = "impala"
     # the network; auto is ShallowConvNetAgent for images and MLPAgent for vectors
     agent_name: Literal["auto", "ShallowConvNetAgent", "SimpleConvNetAgent", "ResNetLSTMAgent", "MLPAgent"] = "auto"
-    # frames to train for, summed over all learners; a frame is a frame of the emulator, so a step is num_action_repeats frames
-    total_environment_frames: float = 1e9
+    # frames to train for, summed over all learners; a frame is one of the emulator, so that a step is num_action_repeats
+    # frames; 0 is the preset of the level
+    total_environment_frames: float = 0.0
     # seed of the weights and of the environments
     seed: int = 1
     # episodes to play in test mode
@@ -87,15 +88,15 @@ class Config:
     reward_clipping: Literal["abs_one", "soft_asymmetric", "none"] = "abs_one"
 
     # == Learning
-    # trajectories in a sample, of each learner
+    # trajectories in a sample, of each learner; 0 is the preset of the level
     batch_size: int = 0
-    # steps of a trajectory
+    # steps of a trajectory; 0 is the preset of the level
     unroll_length: int = 0
     # trajectories that wait in the learner's queue; 0 is one batch
     queue_capacity: int = 0
     # discount factor gamma
     discounting: float = 0.99
-    # weight of the entropy bonus
+    # weight of the entropy bonus; -1 is the preset of the level
     entropy_cost: float = -1.0
     # weight of the value loss
     baseline_cost: float = 0.5
@@ -109,7 +110,7 @@ class Config:
     # == Optimizer
     # which one
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    # step size at the start
+    # step size at the start; 0 is the preset of the level
     learning_rate: float = 0.0
     # step size after total_environment_frames, reached linearly
     end_learning_rate: float = 0.0
@@ -117,10 +118,10 @@ class Config:
     decay: float = 0.99
     # momentum of RMSProp, beta_1 of Adam
     momentum: float = 0.0
-    # epsilon of the optimizer
-    epsilon: float = 0.01
-    # global norm at which gradients are clipped; -1 is never
-    gradients_clipping: float = 40.0
+    # epsilon of the optimizer, within RMSProp's root; 0 is the preset of the level
+    epsilon: float = 0.0
+    # global norm at which gradients are clipped; -1 is never, 0 the preset of the level
+    gradients_clipping: float = 0.0
 
     # == Records
     # seconds between two reports on the console, to TensorBoard and to metrics.csv
@@ -244,7 +245,7 @@ def _split(argv: list[str]) -> dict[str, str | None]:
 
 
 AT_LEAST = {  # the smallest sensible value of a number
-    "total_environment_frames": 1, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
+    "total_environment_frames": 0, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
     "actor_threads": 1, "learner_threads": 0, "num_action_repeats": 1, "width": 1, "height": 1, "num_stacked_frames": 0,
     "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "discounting": 0, "vtrace_lambda": 0,
     "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": 0, "epsilon": 0,

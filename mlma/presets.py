@@ -12,16 +12,21 @@ from typing import Any
 from mlma.config import Config
 from mlma.types import EnvSpec
 
+# Short updates, a step size that would be large in any other optimizer, and little entropy: sandbox/case_studies/pong.md.
 IMAGES: dict[str, Any] = dict(
+    total_environment_frames=2e8,
     agent_name="ShallowConvNetAgent",
     num_stacked_frames=4,
     envs_per_actor=32,
-    batch_size=16,
+    batch_size=8,
     unroll_length=20,
-    entropy_cost=0.01,
-    learning_rate=0.0006,
+    entropy_cost=0.002,
+    learning_rate=0.001,
+    epsilon=1e-5,
+    gradients_clipping=80.0,
 )
 VECTORS: dict[str, Any] = dict(
+    total_environment_frames=1e6,
     agent_name="MLPAgent",
     num_stacked_frames=1,
     envs_per_actor=16,
@@ -29,23 +34,23 @@ VECTORS: dict[str, Any] = dict(
     unroll_length=20,
     entropy_cost=0.01,
     learning_rate=0.002,
+    epsilon=0.01,
+    gradients_clipping=40.0,
 )
-# The corridor's answer is known for the undiscounted return and without an entropy bonus, and a blind value function must
-# not bootstrap: trajectories are longer than episodes.
-CORRIDOR = VECTORS | dict(unroll_length=100, entropy_cost=0.0)
-AUTO = ("auto", 0, 0.0, -1.0)
+LEVELS: dict[str, dict[str, Any]] = {
+    # Its answer is known for the undiscounted return without an entropy bonus, and a blind value function must not bootstrap:
+    # trajectories are longer than episodes.
+    "corridor": dict(total_environment_frames=2e6, unroll_length=100, entropy_cost=0.0),
+    "CartPole-v1": dict(total_environment_frames=2e6),
+    **{key: dict(total_environment_frames=2e7) for key in ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")},
+}
 
 
 def resolve(config: Config, spec: EnvSpec) -> Config:
     """`config` with every "auto" settled."""
     preset = IMAGES if len(spec.observation.shape) == 3 else VECTORS
-    if config.level_name == "corridor":
-        preset = CORRIDOR
-    chosen = {}
-    for name, value in preset.items():
-        automatic = -1.0 if name == "entropy_cost" else "auto" if name == "agent_name" else 0
-        if getattr(config, name) == automatic:
-            chosen[name] = value
+    preset = preset | LEVELS.get(config.level_name, {})
+    chosen = {name: value for name, value in preset.items() if getattr(config, name) == getattr(Config, name)}
     config = dataclasses.replace(config, **chosen)
     if (config.agent_name == "MLPAgent") != (len(spec.observation.shape) == 1):
         kind = "vectors" if len(spec.observation.shape) == 1 else "images"

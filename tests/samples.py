@@ -20,8 +20,9 @@ IMAGE = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=4, action_repeats=4
 def small_config(**changes: Any) -> Config:
     """For VECTOR, every "auto" settled."""
     values: dict[str, Any] = dict(
-        agent_name="MLPAgent", num_stacked_frames=1, batch_size=2, unroll_length=5, entropy_cost=0.01, learning_rate=0.01
-    )
+        total_environment_frames=1e9, agent_name="MLPAgent", num_stacked_frames=1, batch_size=2, unroll_length=5,
+        entropy_cost=0.01, learning_rate=0.01, epsilon=0.01, gradients_clipping=40.0,
+    )  # fmt: skip
     return Config(**(values | changes))
 
 

@@ -131,7 +131,7 @@ def test_flags_are_read_in_every_usual_spelling(argv: list[str], name: str, valu
         ("--mode=testing", ["--mode=testing", "train, test"]),
         ("--reward_clipping=abs", ["abs_one, soft_asymmetric, none"]),
         ("--discounting=1.5", ["--discounting=1.5", "at most 1"]),
-        ("--total_environment_frames=0", ["--total_environment_frames=0", "at least 1"]),
+        ("--total_environment_frames=-1", ["--total_environment_frames=-1", "at least 0"]),
         ("--learning_rate=nan", ["--learning_rate=nan"]),
         ("batch_size=3", ["batch_size=3", "not a flag"]),
         ("--config=/nowhere/config.json", ["/nowhere/config.json", "No such file"]),
