@@ -8,19 +8,44 @@ import time
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from mlma.metrics import Row
 
-SECTIONS = {
-    "speed": ("frames_per_second", "learner_steps_per_second", "queue/fill", "learner/wait", "actors/wait"),
-    "episodes": ("return/mean", "return/median", "return/max", "episode_frames", "episodes"),
-    "learning": ("policy/entropy", "loss/policy", "loss/value", "gradient_norm", "learning_rate"),
-    "off-policy": ("lag/mean", "lag/max", "vtrace/rho_mean", "vtrace/rho_clipped", "value/mean"),
+SECTIONS = {  # title -> (label, column of metrics.csv)
+    "speed": (
+        ("frames/s", "frames_per_second"),
+        ("steps/s", "learner_steps_per_second"),
+        ("queue full", "queue/fill"),
+        ("learner waits", "learner/wait"),
+        ("actors wait", "actors/wait"),
+    ),
+    "last 100 games": (
+        ("mean return", "return/mean"),
+        ("median", "return/median"),
+        ("max", "return/max"),
+        ("frames", "episode_frames"),
+        ("all episodes", "episodes"),
+    ),
+    "learning": (
+        ("entropy", "policy/entropy"),
+        ("policy loss", "loss/policy"),
+        ("value loss", "loss/value"),
+        ("gradient norm", "gradient_norm"),
+        ("step size", "learning_rate"),
+    ),
+    "off-policy": (
+        ("lag mean", "lag/mean"),
+        ("lag max", "lag/max"),
+        ("rho mean", "vtrace/rho_mean"),
+        ("rho clipped", "vtrace/rho_clipped"),
+        ("value mean", "value/mean"),
+    ),
 }
 SHARES = ("queue/fill", "learner/wait", "actors/wait", "vtrace/rho_clipped")
+WIDE = 104  # columns that all sections need side by side
+BAR = 60
 
 
 def duration(seconds: float) -> str:
@@ -81,20 +106,27 @@ class Screen:
         )
 
     def _table(self, row: Row) -> Group:
-        table = Table.grid(padding=(0, 2))
-        for _ in SECTIONS:
-            table.add_column(style="dim")
-            table.add_column(justify="right", min_width=8)
-        table.add_row(*[cell for title in SECTIONS for cell in (Text(title, style="bold not dim"), "")])
-        for names in zip(*SECTIONS.values(), strict=True):
-            cells = [(name.replace("_", " "), number(name, row.get(name, math.nan))) for name in names]
-            table.add_row(*[text for cell in cells for text in cell])
-        head = Text.assemble(
-            (self._title, "bold"), f"   {row['frames']:,.0f} of {self._total:,.0f} frames"
-            f"   {duration(row['seconds'])} gone, {duration(row['eta_seconds'])} left",
-        )  # fmt: skip
-        width = min(self._console.width, 100)
-        return Group(head, ProgressBar(total=self._total, completed=row["frames"], width=width), table)
+        wide = self._console.width >= WIDE
+        titles = list(SECTIONS)
+        tables = [_sections(titles, row)] if wide else [_sections(titles[:2], row), _sections(titles[2:], row)]
+        head = Text(f"{self._title}   {duration(row['seconds'])} gone, {duration(row['eta_seconds'])} left", style="bold")
+        done = min(1.0, row["frames"] / self._total)
+        filled = round(BAR * done)
+        bar = Text.assemble(("━" * filled, "green"), ("─" * (BAR - filled), "dim"), f" {100 * done:.1f} %")
+        frames = Text(f"{row['frames']:,.0f} of {self._total:,.0f} frames", style="dim")
+        return Group(head, bar, frames, *tables)
+
+
+def _sections(titles: list[str], row: Row) -> Table:
+    """Sections side by side."""
+    table = Table.grid(padding=(0, 1))
+    for _ in titles:
+        table.add_column(style="dim", min_width=13, no_wrap=True)
+        table.add_column(justify="right", min_width=9, no_wrap=True)
+    table.add_row(*[cell for title in titles for cell in (Text(title, style="bold not dim"), "")])
+    for entries in zip(*(SECTIONS[title] for title in titles), strict=True):
+        table.add_row(*[text for label, name in entries for text in (label, number(name, row.get(name, math.nan)))])
+    return table
 
 
 def error(line: str) -> None:
