@@ -15,7 +15,7 @@ import tensorflow as tf
 from mlma import wire
 from mlma.config import Config
 from mlma.transport import FINISHED, PART, Client, LearnerLost
-from mlma.types import Agent, VectorEnv
+from mlma.types import Agent, EnvSpec, VectorEnv
 from mlma.weights import FlatWeights, build
 
 CALL_SECONDS = 60.0  # a call that takes longer means that the learner is gone
@@ -58,25 +58,23 @@ def _fill(field: Any, value: Any) -> None:
 
 def run(
     config: Config,
+    spec: EnvSpec,
+    agent: Agent,
     make_env: Callable[[int], VectorEnv],
-    make_agent: Callable[[], Agent],
     connect: Callable[[], Client],
     hello: Callable[[wire.Layout, FlatWeights], dict[str, Any]],
     say: Callable[[str], None],
 ) -> None:
     """Acts until the learner says that training is over. `make_env` takes a seed, which the learner hands out."""
-    agent = make_agent()
-    env = make_env(0)  # only for its spec; the real one gets a seed from the learner
-    build(agent, env.spec)
-    env.close()
+    build(agent, spec)
     weights = FlatWeights(agent.network)
-    layout = wire.Layout(wire.trajectory_spec(env.spec, agent.initial_state(1), config.unroll_length))
+    layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
     act = tf.function(agent.act)
     while True:
         client, answer = _handshake(connect, hello(layout, weights), config.reconnect_seconds, say)
         say(f"connected to {config.learner_host}")
+        env = make_env(answer["seed"])
         try:
-            env = make_env(answer["seed"])
             trajectories = Trajectories(layout, env.num_envs, config.unroll_length, config.task)
             _act_until_over(env, agent, act, weights, trajectories, client, config.task)
             say("training is over")
@@ -93,8 +91,10 @@ def _act_until_over(
 ) -> None:
     """The loop."""
     version, data = client.fetch(have=NONE)
-    if data is None:
+    if version == FINISHED:
         return
+    if data is None:
+        raise LearnerLost("it has no weights for us")
     weights.write(data)
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
     while True:

@@ -64,8 +64,9 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
 
     actor.run(
         config,
+        spec,
+        make_agent(config, spec),
         make_env=lambda seed: envs.make(config.level_name, config.envs_per_actor, seed, config),
-        make_agent=lambda: make_agent(config, spec),
         connect=lambda: transport.Client(address, token, actor.CALL_SECONDS),
         hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task},
         say=say,
