@@ -15,6 +15,7 @@ import queue
 import stat
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,9 @@ class Client:
         self._failure: Exception | None = None
         self.waited = 0.0  # seconds that the learner let us wait, in all
         # Not rpc.Client.create: it first asks for the list of methods, and the server answers that only between blocked puts.
-        self._client = GrpcClient(address, "mlma", list_registered_methods=False, timeout_in_ms=int(seconds * 1000))
+        # And a name of its own: clients of one name share one connection, which goes away under the other's calls.
+        name = f"mlma-{uuid.uuid4().hex}"
+        self._client = GrpcClient(address, name, list_registered_methods=False, timeout_in_ms=int(seconds * 1000))
         threading.Thread(target=self._send, daemon=True, name="sender").start()
 
     def _call(self, method: str, *args: Any) -> Any:
