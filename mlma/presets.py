@@ -12,7 +12,7 @@ from typing import Any
 from mlma.config import Config
 from mlma.types import EnvSpec
 
-# Short updates, a step size that would be large in any other optimizer, and little entropy: sandbox/case_studies/pong.md.
+# Short updates, a large step and little entropy; still being searched for: sandbox/case_studies/pong.md.
 IMAGES: dict[str, Any] = dict(
     total_environment_frames=2e8,
     agent_name="ShallowConvNetAgent",
@@ -20,7 +20,7 @@ IMAGES: dict[str, Any] = dict(
     envs_per_actor=32,
     batch_size=8,
     unroll_length=20,
-    entropy_cost=0.002,
+    entropy_cost=0.005,
     learning_rate=0.001,
     epsilon=1e-5,
     gradients_clipping=80.0,
