@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def part_rate(part: str, config: flags.Config, seconds: float, start_at: float) -> float:
     """Agent steps per second of one part in this process, measured from `start_at` (a time of day) on."""
+    quiet.import_tensorflow()
     step, steps = {"simulation": _simulation, "inference": _inference, "learning": _learning}[part](config)
     for _ in range(3):
         step()
@@ -52,7 +53,6 @@ def part_rate(part: str, config: flags.Config, seconds: float, start_at: float) 
 
 def _prepare(config: flags.Config) -> tuple[Any, Any, Any]:
     """(resolved config, spec, agent), with TensorFlow on one thread."""
-    quiet.import_tensorflow()
     import agents
     from mlma import envs, roles, weights
 
