@@ -58,8 +58,11 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
         raise ValueError(
             f"--agent_name={config.agent_name}: {config.level_name} has {kind} as observations; allowed: {fitting}"
         )
+    # Local training (task -1) makes a socket of its own; learner and actors that are started apart must agree without a word.
+    apart = config.learner_host == "auto" and config.task >= 0
     return dataclasses.replace(
         config,
+        learner_host="localhost:8001" if apart else config.learner_host,
         queue_capacity=config.queue_capacity or config.batch_size,
         num_actors=config.num_actors or cores(),
         learner_threads=config.learner_threads or cores(),

@@ -127,8 +127,8 @@ def learn(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     token = transport.read_token(config.token_file)
     sockets = None
     if config.learner_host == "auto":
-        sockets = tempfile.mkdtemp(prefix="mlma-") if config.task < 0 else None  # mode 0700
-        config = replace(config, learner_host=f"unix:{sockets}/learner" if sockets else "localhost:8001")
+        sockets = tempfile.mkdtemp(prefix="mlma-")  # mode 0700
+        config = replace(config, learner_host=f"unix:{sockets}/learner")
     try:
         return _learn(config, spec, make_agent, transport.check_address(config.learner_host, token), token)
     finally:

@@ -13,7 +13,9 @@ import pytest
 
 from agents.networks import NETWORKS
 from mlma import config as flags
+from mlma import presets
 from mlma.config import Config
+from mlma.types import ArraySpec, EnvSpec
 
 ANCESTOR = [
     "logdir", "mode", "test_num_episodes", "learner_host", "actor_hosts", "task", "job_name", "total_environment_frames",
@@ -212,3 +214,10 @@ def test_the_program_ends_with_code_2_on_a_mistake_and_0_on_help(capsys: pytest.
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert "--level_name=" in captured.out
+
+
+@pytest.mark.parametrize(("role", "host"), [("actor", "localhost:8001"), ("learner", "localhost:8001"), ("local", "auto")])
+def test_learner_and_actors_that_are_started_apart_agree_on_an_address_without_being_told(role: str, host: str) -> None:
+    words = [] if role == "local" else [f"--job_name={role}", "--task=0"]
+    spec = EnvSpec(ArraySpec((50,), "float32"), num_actions=3, action_repeats=1)
+    assert presets.resolve(flags.parse(["--level_name=catch", *words]), spec).learner_host == host

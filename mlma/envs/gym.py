@@ -1,7 +1,4 @@
-"""Any registered gymnasium id with discrete actions and one Box observation. Environments step in this process, in turn.
-
-Also the adapter from a gymnasium vector environment to `mlma.types.VectorEnv`, which the other small suites reuse.
-"""
+"""Any registered gymnasium id with discrete actions and one Box observation. Environments step in this process, in turn."""
 
 from __future__ import annotations
 
