@@ -95,7 +95,7 @@ def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
     return step, env.num_envs
 
 
-def _learning(config: flags.Config) -> tuple[Callable[[], Any], int]:
+def _learning(config: flags.Config) -> tuple[Callable[[], Any], float]:
     from mlma import learner, memory, wire
 
     config, spec, agent = _prepare(config)
@@ -105,7 +105,7 @@ def _learning(config: flags.Config) -> tuple[Callable[[], Any], int]:
     sample = queue.sample(1.0)
     assert sample is not None
     trainer = learner.Learner(config, agent, spec.action_repeats)
-    return lambda: trainer.train(sample), config.batch_size * config.unroll_length
+    return lambda: trainer.train(sample), config.batch_size * config.unroll_length / config.sample_reuse
 
 
 def all_cores_rate(part: str, argv: list[str], seconds: float, warm_up: float) -> float:

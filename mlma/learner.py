@@ -30,7 +30,7 @@ class Learner:
     def __init__(self, config: Config, agent: Agent, action_repeats: int) -> None:
         """The network's variables must exist already (mlma.weights.build)."""
         self._config, self._agent = config, agent
-        self._frames_per_step = config.batch_size * config.unroll_length * action_repeats
+        self._action_repeats = action_repeats
         self.weights = FlatWeights(agent.network)
         self._learning_rate = tf.Variable(config.learning_rate, trainable=False, name="learning_rate")
         self._optimizer = optimizers.make(config, self._learning_rate)
@@ -54,11 +54,12 @@ class Learner:
         """One update; returns the metrics of the sample. NonFinite leaves everything as it was."""
         self._learning_rate.assign(optimizers.decayed(self._config, self.frames))
         lag = self.step - sample.trajectory.weights_version
-        finite, metrics = self._train(sample._replace(trajectory=sample.trajectory._replace(weights_version=None)))
+        trajectory = sample.trajectory._replace(weights_version=None)
+        finite, metrics = self._train(sample._replace(trajectory=trajectory, new_steps=None))
         if not finite:
             raise NonFinite(f"loss or gradient is not finite at learner step {self.step + 1}, {self.frames} frames")
         self.step += 1
-        self.frames += self._frames_per_step
+        self.frames += sample.new_steps * self._action_repeats
         values = {name: float(value) for name, value in metrics.items()}
         return values | {
             "lag/mean": float(lag.mean()),

@@ -1,11 +1,12 @@
 """Where trajectories wait for the learner. `insert` on one side, `sample` on the other; both wait, and say for how long.
 
-TrajectoryQueue: first in, first out, each used once (IMPALA). Trajectories are written into the sample they will be trained
-in as they arrive, and the finished sample is already made of tensors: the next one is prepared while this one trains.
+TrajectoryQueue: first in, first out (IMPALA). Trajectories are written into the sample they will be trained in as they
+arrive, and the finished sample is already made of tensors: the next one is prepared while this one trains.
 """
 
 from __future__ import annotations
 
+import collections
 import queue
 import threading
 from typing import Any
@@ -18,10 +19,18 @@ from mlma.wire import Layout
 
 
 class TrajectoryQueue:
-    """Holds about `capacity` trajectories in samples of `batch_size`; a full queue makes `insert` wait."""
+    """Holds about `capacity` trajectories in samples of `batch_size`; a full queue makes `insert` wait.
 
-    def __init__(self, layout: Layout, batch_size: int, capacity: int) -> None:
+    Each sample is given out `uses` times, `APART` new ones between one time and the next, so that no update repeats the
+    data of the one before it.
+    """
+
+    APART = 4
+
+    def __init__(self, layout: Layout, batch_size: int, capacity: int, uses: int = 1) -> None:
         self._layout, self._batch_size = layout, batch_size
+        self._recent: collections.deque[Sample] = collections.deque(maxlen=self.APART * (uses - 1) + 1)
+        self._again: list[Sample] = []  # what is due before the next new one
         self._ready: queue.Queue[Sample] = queue.Queue(max(1, capacity // batch_size))
         self._records = layout.empty(batch_size)
         self._filled = 0
@@ -40,10 +49,15 @@ class TrajectoryQueue:
 
     def sample(self, timeout: float) -> Sample | None:
         """The next sample, or None if there is none within `timeout` seconds."""
+        if self._again:
+            return self._again.pop()._replace(new_steps=0)
         try:
-            return self._ready.get(timeout=timeout)
+            sample = self._ready.get(timeout=timeout)
         except queue.Empty:
             return None
+        self._recent.appendleft(sample)
+        self._again = list(self._recent)[self.APART :: self.APART]
+        return sample
 
     def close(self) -> None:
         self._closed.set()
@@ -71,7 +85,12 @@ class TrajectoryQueue:
             task=tf.constant(trajectory.task),
         )
         zeros = np.zeros(self._batch_size)
-        return Sample(trajectory, tf.constant(zeros, tf.int64), tf.constant(zeros + 1, tf.float32))
+        return Sample(
+            trajectory,
+            keys=tf.constant(zeros, tf.int64),
+            importance_weights=tf.constant(zeros + 1, tf.float32),
+            new_steps=self._batch_size * (trajectory.timesteps.first.shape[0] - 1),
+        )
 
 
 def _tensors(nest: Any, time_first: bool = False) -> Any:

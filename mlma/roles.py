@@ -156,7 +156,7 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, address: str, t
             TensorBoardWriter(logdir),
         ]
         metrics = Metrics(writers, config.report_every_seconds, config.total_environment_frames)
-        memory = TrajectoryQueue(layout, config.batch_size, config.queue_capacity)
+        memory = TrajectoryQueue(layout, config.batch_size, config.queue_capacity, config.sample_reuse)
         metrics.gauges["queue/fill"] = lambda: memory.fill
         wanted = hello(config, layout, learner.weights)
         server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, state.seeds, screen.say))

@@ -64,11 +64,11 @@ def random_sample(seed: int, config: Config, spec: EnvSpec = VECTOR, firsts: flo
     zeros = np.zeros(batch, np.int32)
     timesteps = random_timesteps(rng, spec, steps, batch, firsts)
     trajectory = Trajectory(NetworkState(None, None), timesteps, acted, zeros.astype(np.int64), zeros, zeros)
-    return Sample(trajectory, zeros.astype(np.int64), np.ones(batch, np.float32))
+    return Sample(trajectory, zeros.astype(np.int64), np.ones(batch, np.float32), new_steps=batch * config.unroll_length)
 
 
 def as_tensors(sample: Sample) -> Sample:
-    """As TrajectoryQueue makes them: everything is a tensor but the version of the weights."""
-    version = sample.trajectory.weights_version
-    sample = tf.nest.map_structure(lambda x: None if x is None else tf.constant(x), sample)
-    return sample._replace(trajectory=sample.trajectory._replace(weights_version=version))
+    """As TrajectoryQueue makes them: everything is a tensor but the version of the weights and the count of steps."""
+    made = tf.nest.map_structure(lambda x: None if x is None else tf.constant(x), sample)
+    trajectory = made.trajectory._replace(weights_version=sample.trajectory.weights_version)
+    return made._replace(trajectory=trajectory, new_steps=sample.new_steps)

@@ -134,3 +134,20 @@ def test_every_row_of_every_sample_is_a_trajectory_that_was_inserted() -> None:
         np.testing.assert_array_equal(sample.trajectory.timesteps.observation[-1, :, 0], numbers(sample))
         found += numbers(sample)
     assert found == inserted
+
+
+def test_a_trajectory_is_given_out_as_often_as_asked_and_never_twice_in_a_row() -> None:
+    memory = TrajectoryQueue(LAYOUT, batch_size=1, capacity=40, uses=3)
+    memory.insert(trajectories(*range(40)))
+    given: list[int] = []
+    new = 0
+    for _ in range(3 * 30):
+        sample = memory.sample(1)
+        assert sample is not None
+        given += numbers(sample)
+        new += sample.new_steps
+        assert sample.new_steps in (0, UNROLL)
+        assert (sample.new_steps > 0) == (given.count(given[-1]) == 1)
+    assert all(a != b for a, b in zip(given, given[1:], strict=False))
+    assert [given.count(number) for number in range(20)] == [3] * 20
+    assert new == UNROLL * len(set(given))
