@@ -73,7 +73,13 @@ class Impala:
         log_pi = tf.nn.log_softmax(logits)
         entropy = -tf.reduce_sum(tf.exp(log_pi) * log_pi, axis=-1)  # [T, B]
         # Section 4.2: policy gradient, value loss and entropy bonus.
-        policy_loss = -tf.reduce_sum(returns.target_action_log_probs * returns.pg_advantages * real)
+        advantages = returns.pg_advantages * real
+        if config.policy_clip > 0:
+            # Deviation: an action whose probability has moved so far already, in the direction of its advantage, moves no
+            # further (Schulman et al. 2017), without which a sample that is used again drives the policy about.
+            further = returns.log_rhos * tf.sign(advantages)
+            advantages = tf.where(further < tf.math.log1p(config.policy_clip), advantages, 0.0)
+        policy_loss = -tf.reduce_sum(returns.target_action_log_probs * advantages)
         value_loss = 0.5 * tf.reduce_sum(tf.square(returns.vs - values) * real)
         entropy_loss = -tf.reduce_sum(entropy * real)
         total = policy_loss + config.baseline_cost * value_loss + config.entropy_cost * entropy_loss

@@ -15,6 +15,9 @@ import tensorflow as tf
 from mlma.types import EnvSpec, TimeStep
 
 
+CONTRAST = 64.0  # grey levels from the mean of an image that become 1
+
+
 class NetworkState(NamedTuple):
     frames: Any  # uint8 [B, k-1, H, W, C], oldest first; zeros before the first; None without a stack
     core: Any  # (hidden, cell) float32 [B, N], or None
@@ -49,7 +52,8 @@ class Network(snt.Module):
         if self._stack > 1:
             observation, frames = stack_frames(observation, timestep.first, frames)
         if observation.dtype == tf.uint8:
-            observation = tf.cast(observation, tf.float32) / 255
+            observation = tf.cast(observation, tf.float32)  # [T, B, H, W, C]
+            observation = (observation - tf.reduce_mean(observation, axis=[2, 3, 4], keepdims=True)) / CONTRAST
         features = snt.BatchApply(self._torso)(observation)  # [T, B, F]
         if self._feed_back:
             reward = tf.clip_by_value(timestep.reward, -1, 1)[..., tf.newaxis]

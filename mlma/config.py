@@ -102,16 +102,19 @@ class Config:
     entropy_cost: float = -1.0
     # weight of the value loss
     baseline_cost: float = 0.5
-    # lambda of V-trace
-    vtrace_lambda: float = 1.0
+    # lambda of V-trace; -1 is the preset of the level, 1 is the paper's
+    vtrace_lambda: float = -1.0
     # rho_bar of V-trace
     clip_rho_threshold: float = 1.0
+    # how far, as a ratio minus one, a sample may move an action's probability from that of the policy that acted; -1 is the
+    # preset of the level, 0 is no limit, as in the paper
+    policy_clip: float = -1.0
     # rho_bar of the policy gradient
     clip_pg_rho_threshold: float = 1.0
 
     # == Optimizer
-    # which one
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    # which one; auto is the preset of the level
+    optimizer: Literal["auto", "rmsprop", "adam"] = "auto"
     # step size at the start; 0 is the preset of the level
     learning_rate: float = 0.0
     # step size after total_environment_frames, reached linearly
@@ -249,7 +252,7 @@ def _split(argv: list[str]) -> dict[str, str | None]:
 AT_LEAST = {  # the smallest sensible value of a number
     "total_environment_frames": 0, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
     "actor_threads": 1, "learner_threads": 0, "num_action_repeats": 1, "width": 1, "height": 1, "num_stacked_frames": 0,
-    "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": 0, "vtrace_lambda": 0,
+    "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": 0, "vtrace_lambda": -1, "policy_clip": -1,
     "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": 0, "epsilon": 0,
     "report_every_seconds": 0.1, "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
     "reconnect_seconds": 0, "momentum": 0, "decay": 0, "baseline_cost": 0, "seed": 0,

@@ -12,19 +12,22 @@ from typing import Any
 from mlma.config import Config
 from mlma.types import EnvSpec
 
-# Short updates, a large step and little entropy; still being searched for: sandbox/case_studies/pong.md.
+# Pong in a quarter of an hour: sandbox/case_studies/pong.md, docs/decisions/0005-pong.md.
 IMAGES: dict[str, Any] = dict(
     total_environment_frames=2e8,
     agent_name="ShallowConvNetAgent",
     num_stacked_frames=4,
     envs_per_actor=32,
     batch_size=8,
-    unroll_length=20,
-    sample_reuse=1,
-    entropy_cost=0.005,
-    learning_rate=0.001,
+    unroll_length=32,
+    sample_reuse=3,
+    vtrace_lambda=0.95,
+    policy_clip=0.15,
+    entropy_cost=0.003,
+    optimizer="adam",
+    learning_rate=0.0004,
     epsilon=1e-5,
-    gradients_clipping=80.0,
+    gradients_clipping=128.0,
 )
 VECTORS: dict[str, Any] = dict(
     total_environment_frames=1e6,
@@ -34,7 +37,10 @@ VECTORS: dict[str, Any] = dict(
     batch_size=16,
     unroll_length=20,
     sample_reuse=1,
+    vtrace_lambda=1.0,
+    policy_clip=0.0,
     entropy_cost=0.01,
+    optimizer="rmsprop",
     learning_rate=0.002,
     epsilon=0.01,
     gradients_clipping=40.0,
@@ -44,7 +50,7 @@ LEVELS: dict[str, dict[str, Any]] = {
     # trajectories are longer than episodes.
     "corridor": dict(total_environment_frames=2e6, unroll_length=100, entropy_cost=0.0),
     "CartPole-v1": dict(total_environment_frames=2e6),
-    **{key: dict(total_environment_frames=2e7) for key in ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")},
+    **{key: dict(total_environment_frames=1e7) for key in ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")},
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from agents.impala import Impala, clip_rewards
+from mlma import vtrace
 from mlma.config import Config
 from mlma.types import Sample, TimeStep
 from tests.samples import VECTOR, as_tensors, make_agent, random_sample, small_config
@@ -167,6 +168,29 @@ def test_the_parts_of_the_loss_are_weighted_as_the_flags_say() -> None:
     assert value > 0
     assert entropy == pytest.approx(-STEPS * np.log(3), rel=1e-2)
     assert total(baseline_cost=0.5, entropy_cost=0.01) == pytest.approx(neither + 0.5 * value + 0.01 * entropy, rel=1e-4)
+
+
+def test_an_action_that_has_moved_far_enough_moves_no_further() -> None:
+    clip = 0.3
+    settings = config(policy_clip=clip, baseline_cost=0.0, entropy_cost=0.0)
+    agent, sample = make_agent(settings), one_game()
+    timesteps, acted = sample.trajectory.timesteps, sample.trajectory.act_outputs
+    output, _ = agent.network(as_tensors(sample).trajectory.timesteps, agent.initial_state(1))
+    rng = np.random.default_rng(4)
+    sample = changed(sample, "logits", slice(None), output.logits.numpy() + rng.normal(size=output.logits.shape))
+    returns = vtrace.from_logits(
+        sample.trajectory.act_outputs.logits[:-1], output.logits[:-1], acted.action[:-1],
+        settings.discounting * timesteps.discount[1:], np.clip(timesteps.reward[1:], -1, 1), output.value[:-1], output.value[-1],
+    )  # fmt: skip
+    wanted, kept = 0.0, []
+    for t in range(STEPS):
+        advantage, ratio = float(returns.pg_advantages[t, 0]), float(np.exp(returns.log_rhos[t, 0]))
+        kept.append(ratio < 1 + clip if advantage > 0 else ratio > 1 / (1 + clip))
+        wanted -= kept[-1] * advantage * float(returns.target_action_log_probs[t, 0])
+    assert 0 < sum(kept) < STEPS
+    assert float(agent.loss(as_tensors(sample)).total) == pytest.approx(wanted, rel=1e-4)
+    without = make_agent(config(policy_clip=0.0, baseline_cost=0.0, entropy_cost=0.0)).loss(as_tensors(sample)).total
+    assert abs(float(without) - wanted) > 1e-3
 
 
 def test_rewards_are_clipped_as_in_the_released_code() -> None:

@@ -112,6 +112,18 @@ def shapes(network: snt.Module) -> list[tuple[int, ...]]:
     return sorted((tuple(v.shape) for v in network.trainable_variables), key=lambda shape: (len(shape), shape))
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name != "MLPAgent"])
+def test_a_brighter_picture_is_the_same_picture(name: str) -> None:
+    network = networks.make(name, IMAGE, stack=1)
+    game = timesteps(name, 2, 3)
+    dim = game._replace(observation=game.observation // 2)
+    bright = dim._replace(observation=dim.observation + 90)
+    dark = game._replace(observation=tf.zeros_like(game.observation))
+    (one, _), (two, _), (three, _) = (network(each, network.initial_state(3)) for each in (dim, bright, dark))
+    assert_close(one, two)
+    assert float(tf.reduce_max(tf.abs(one.value - three.value))) > 1e-2
+
+
 def test_the_shallow_network_has_the_shapes_of_the_paper() -> None:
     """84x84 -> 20x20x16 -> 9x9x32 -> 256: VALID padding."""
     heads = [(1,), (4,), (256, 1), (256, 4)]
