@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from mlma.types import EnvSpec, TimeStep
 
-
 CONTRAST = 64.0  # grey levels from the mean of an image that become 1
 
 

@@ -252,7 +252,8 @@ def _split(argv: list[str]) -> dict[str, str | None]:
 AT_LEAST = {  # the smallest sensible value of a number
     "total_environment_frames": 0, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
     "actor_threads": 1, "learner_threads": 0, "num_action_repeats": 1, "width": 1, "height": 1, "num_stacked_frames": 0,
-    "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": 0, "vtrace_lambda": -1, "policy_clip": -1,
+    "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": 0,
+    "vtrace_lambda": -1, "policy_clip": -1,
     "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": 0, "epsilon": 0,
     "report_every_seconds": 0.1, "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
     "reconnect_seconds": 0, "momentum": 0, "decay": 0, "baseline_cost": 0, "seed": 0,

@@ -180,7 +180,8 @@ def test_an_action_that_has_moved_far_enough_moves_no_further() -> None:
     sample = changed(sample, "logits", slice(None), output.logits.numpy() + rng.normal(size=output.logits.shape))
     returns = vtrace.from_logits(
         sample.trajectory.act_outputs.logits[:-1], output.logits[:-1], acted.action[:-1],
-        settings.discounting * timesteps.discount[1:], np.clip(timesteps.reward[1:], -1, 1), output.value[:-1], output.value[-1],
+        settings.discounting * timesteps.discount[1:], np.clip(timesteps.reward[1:], -1, 1),
+        output.value[:-1], output.value[-1],
     )  # fmt: skip
     wanted, kept = 0.0, []
     for t in range(STEPS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import Any
@@ -148,6 +149,6 @@ def test_a_trajectory_is_given_out_as_often_as_asked_and_never_twice_in_a_row() 
         new += sample.new_steps
         assert sample.new_steps in (0, UNROLL)
         assert (sample.new_steps > 0) == (given.count(given[-1]) == 1)
-    assert all(a != b for a, b in zip(given, given[1:], strict=False))
+    assert all(a != b for a, b in itertools.pairwise(given))
     assert [given.count(number) for number in range(20)] == [3] * 20
     assert new == UNROLL * len(set(given))
