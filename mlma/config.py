@@ -100,8 +100,8 @@ class Config:
     discounting: float = 0.99
     # weight of the entropy bonus; -1 is the preset of the level
     entropy_cost: float = -1.0
-    # weight of the value loss
-    baseline_cost: float = 0.5
+    # weight of the value loss; -1 is the preset of the level
+    baseline_cost: float = -1.0
     # lambda of V-trace; -1 is the preset of the level, 1 is the paper's
     vtrace_lambda: float = -1.0
     # rho_bar of V-trace
@@ -256,7 +256,7 @@ AT_LEAST = {  # the smallest sensible value of a number
     "vtrace_lambda": -1, "policy_clip": -1,
     "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": 0, "epsilon": 0,
     "report_every_seconds": 0.1, "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
-    "reconnect_seconds": 0, "momentum": 0, "decay": 0, "baseline_cost": 0, "seed": 0,
+    "reconnect_seconds": 0, "momentum": 0, "decay": 0, "baseline_cost": -1, "seed": 0,
 }  # fmt: skip
 AT_MOST = {"discounting": 1, "vtrace_lambda": 1, "sticky_actions": 1, "decay": 1, "momentum": 1, "seed": 2**31 - 1}
 
