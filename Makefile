@@ -1,14 +1,15 @@
 # What this project can do, by name. `make` lists it. Every target sets up what it needs (tools/setup.sh) before it runs.
 LEVEL ?= PongNoFrameskip-v4
 LOGDIR ?= logdir/$(subst /,-,$(LEVEL))
+LEARNERS ?= 1
 ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor train test lint types bench learn clean
+.PHONY: help install install-actor install-learner train test lint types bench learn clean
 
 help:  ## this list
-	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [ARGS=\"--flag=value ...\"]"
+	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name does; do printf '  %-14s %s\n' "$$name" "$$does"; done
 
 install:  ## everything: training, several learners (compiles Horovod), tests
@@ -17,8 +18,11 @@ install:  ## everything: training, several learners (compiles Horovod), tests
 install-actor:  ## only what an actor or a single learner needs; nothing is compiled
 	@tools/setup.sh
 
-train: install-actor  ## train on LEVEL into LOGDIR; ARGS are flags of experiment.py; a run found there is resumed
-	$(PY) experiment.py '--level_name=$(LEVEL)' '--logdir=$(LOGDIR)' $(ARGS)
+install-learner:
+	@tools/setup.sh learner
+
+train: install-$(if $(filter 1,$(LEARNERS)),actor,learner)  ## train on LEVEL into LOGDIR, with LEARNERS learners; ARGS are flags of experiment.py; a run found there is resumed
+	$(PY) experiment.py '--level_name=$(LEVEL)' '--logdir=$(LOGDIR)' $(if $(filter 1,$(LEARNERS)),,--num_learners=$(LEARNERS)) $(ARGS)
 
 test: install  ## the default tests; ARGS are arguments of pytest
 	$(PY) -m pytest $(ARGS)

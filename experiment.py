@@ -3,6 +3,7 @@
 python experiment.py --level_name=PongNoFrameskip-v4                       local training: a learner and its actors
 python experiment.py --job_name=learner --task=0 --learner_host=localhost:8001
 python experiment.py --job_name=actor --task=3 --learner_host=localhost:8001
+mpirun -np 2 python experiment.py --num_actors=2                           two learners with two actors each
 python experiment.py --mode=test --logdir=/tmp/agent                       play with a checkpoint
 """
 
@@ -12,7 +13,7 @@ import os
 import sys
 
 from mlma import config as flags
-from mlma import envs, local, presets, quiet
+from mlma import envs, local, mpirun, presets, quiet
 
 
 def main() -> int:
@@ -23,16 +24,22 @@ def main() -> int:
         config = presets.resolve(given, spec)
     except ValueError as problem:
         return mistake(problem)
+    if config.num_learners > 1 and config.task < 0 and config.mode == "train" and not mpirun.started_by_mpirun():
+        try:
+            return mpirun.supervise(given, print)
+        except ValueError as problem:
+            return mistake(problem)
     role_name = "test" if config.mode == "test" else "act" if config.job_name == "actor" and config.task >= 0 else "learn"
     if role_name == "act":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # actors leave GPUs to learners
     # Only now, since TensorFlow takes seconds to import and reads the environment once.
     quiet.import_tensorflow()
     import agents
-    from mlma import roles, transport
+    from mlma import roles, training, transport
 
     try:
-        code = getattr(roles, role_name)(config, spec, agents.make)
+        role = {"act": roles.act, "test": roles.test, "learn": training.learn}[role_name]
+        code = role(config, spec, agents.make)
         sys.stdout.flush()
         os._exit(code)  # the runtime's server and client have no end of their own
     except ValueError as problem:

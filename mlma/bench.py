@@ -44,7 +44,7 @@ def part_rate(part: str, config: flags.Config, seconds: float, start_at: float) 
         print("warming up took longer than planned; the copies overlap less", file=sys.stderr)
     while time.time() < start_at:
         step()
-    begun, count = time.perf_counter(), 0
+    begun, count = time.perf_counter(), 0.0
     while time.perf_counter() - begun < seconds:
         step()
         count += steps
@@ -96,7 +96,7 @@ def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
 
 
 def _learning(config: flags.Config) -> tuple[Callable[[], Any], float]:
-    from mlma import learner, memory, wire
+    from mlma import allreduce, learner, memory, wire
 
     config, spec, agent = _prepare(config)
     layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
@@ -104,7 +104,7 @@ def _learning(config: flags.Config) -> tuple[Callable[[], Any], float]:
     queue.insert(layout.empty(config.batch_size))
     sample = queue.sample(1.0)
     assert sample is not None
-    trainer = learner.Learner(config, agent, spec.action_repeats)
+    trainer = learner.Learner(config, agent, spec.action_repeats, allreduce.Alone())
     return lambda: trainer.train(sample), config.batch_size * config.unroll_length / config.sample_reuse
 
 

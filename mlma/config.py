@@ -64,6 +64,17 @@ class Config:
     learner_threads: int = 0
     # file with the secret shared by learner and actors (mode 0600); MLMA_TOKEN in the environment goes before it
     token_file: str = ""
+    # learners of the run: with task -1 they are started here, by mpirun, each with num_actors actors of its own; 0 is as many
+    # as mpirun has started, or one
+    num_learners: int = 0
+    # how often learners that crashed or hung are started again from their last checkpoint (with task -1 and num_learners)
+    max_restarts: int = 0
+    # seconds after which a learner without data takes part with weight zero instead of keeping the others waiting
+    idle_seconds: float = 10.0
+    # seconds after which a learner that keeps the others waiting is named, and the run ended
+    hang_seconds: float = 60.0
+    # what gradients travel as between learners
+    compression: Literal["none", "fp16"] = "none"
     # seconds for which an actor looks for a learner that it lost or has not found yet, before it gives up
     reconnect_seconds: float = 3600.0
 
@@ -119,6 +130,8 @@ class Config:
     learning_rate: float = 0.0
     # step size after total_environment_frames, reached linearly
     end_learning_rate: float = 0.0
+    # how the step size grows with the number of learners
+    learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
     # decay of RMSProp's mean square
     decay: float = 0.99
     # momentum of RMSProp, beta_1 of Adam
@@ -256,12 +269,15 @@ AT_LEAST = {  # the smallest sensible value of a number
     "vtrace_lambda": -1, "policy_clip": -1,
     "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": 0, "epsilon": 0,
     "report_every_seconds": 0.1, "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
-    "reconnect_seconds": 0, "momentum": 0, "decay": 0, "baseline_cost": -1, "seed": 0,
+    "reconnect_seconds": 0, "num_learners": 0, "max_restarts": 0, "idle_seconds": 0.1, "hang_seconds": 1, "momentum": 0,
+    "decay": 0, "baseline_cost": -1, "seed": 0,
 }  # fmt: skip
 AT_MOST = {"discounting": 1, "vtrace_lambda": 1, "sticky_actions": 1, "decay": 1, "momentum": 1, "seed": 2**31 - 1}
 
 
 def _check(config: Config) -> None:
+    if config.hang_seconds <= config.idle_seconds:
+        raise ValueError(f"--hang_seconds={config.hang_seconds}: must be more than --idle_seconds={config.idle_seconds}")
     for name, least in AT_LEAST.items():
         if not getattr(config, name) >= least:
             raise ValueError(f"--{name}={getattr(config, name)}: must be at least {least}")

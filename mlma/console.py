@@ -69,10 +69,10 @@ def number(name: str, value: float) -> str:
 class Screen:
     """A writer of rows. `say` prints a line above the table."""
 
-    def __init__(self, title: str, total_frames: float) -> None:
+    def __init__(self, title: str, total_frames: float, plain: bool = False) -> None:
         self._title, self._total = title, total_frames
         self._console = Console(stderr=False, highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal and not plain else None
 
     def __enter__(self) -> Screen:
         if self._live:

@@ -1,35 +1,50 @@
-"""The learner: takes samples, makes gradients, updates the weights, offers them to the actors. The newcomer's first file.
+"""The learner: takes samples, makes gradients, averages them with the other learners', updates the weights, offers them to
+the actors. The newcomer's first file.
 
-Not here: the loss (agents/), where samples come from (mlma/memory.py), how weights travel (mlma/transport.py), what is
-reported (mlma/metrics.py).
+Not here: the loss (agents/), where samples come from (mlma/memory.py), how gradients meet (mlma/allreduce.py), how weights
+travel (mlma/transport.py), what is reported (mlma/metrics.py).
 """
 
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from mlma import optimizers
+from mlma.allreduce import Allreduce
 from mlma.config import Config
 from mlma.memory import TrajectoryQueue
 from mlma.metrics import Metrics
+from mlma.peers import Peers
 from mlma.types import Agent, Sample
 from mlma.weights import FlatWeights, named
+
+POLL = 0.1  # seconds for which a sample is waited for before the rest of the world is looked at
 
 
 class NonFinite(Exception):
     """A loss or a gradient is not a number; the weights are still those of the step before."""
 
 
+class Step(NamedTuple):
+    """What a learner step came to. All but the metrics is the same on every rank."""
+
+    contributors: int  # learners that had a sample; without any, nothing was updated
+    stop: bool  # somebody wishes to stop after this step
+    report: bool  # somebody wishes a report after this step
+    metrics: dict[str, float]  # of this rank's sample; empty without one
+
+
 class Learner:
     """Network, optimizer and counters: what a checkpoint holds, and the train step that changes it."""
 
-    def __init__(self, config: Config, agent: Agent, action_repeats: int) -> None:
+    def __init__(self, config: Config, agent: Agent, action_repeats: int, allreduce: Allreduce) -> None:
         """The network's variables must exist already (mlma.weights.build)."""
-        self._config, self._agent = config, agent
+        self._config, self._agent, self._allreduce = config, agent, allreduce
         self._action_repeats = action_repeats
         self.weights = FlatWeights(agent.network)
         self._learning_rate = tf.Variable(config.learning_rate, trainable=False, name="learning_rate")
@@ -41,6 +56,7 @@ class Learner:
         for slot in self._slots():
             slot.assign(tf.zeros_like(slot))
         self._train = tf.function(self._train_step)
+        self._idle = tf.function(self._idle_step)
         self.step, self.frames = 0, 0
 
     def variables(self) -> dict[str, Any]:
@@ -50,35 +66,62 @@ class Learner:
     def _slots(self) -> list[tf.Variable]:
         return [v for v in self._optimizer.variables if v is not self._learning_rate]
 
-    def train(self, sample: Sample) -> dict[str, float]:
-        """One update; returns the metrics of the sample. NonFinite leaves everything as it was."""
-        self._learning_rate.assign(optimizers.decayed(self._config, self.frames))
-        lag = self.step - sample.trajectory.weights_version
-        trajectory = sample.trajectory._replace(weights_version=None)
-        finite, metrics = self._train(sample._replace(trajectory=trajectory, new_steps=None))
+    def checksum(self) -> int:
+        return zlib.crc32(self.weights.read().numpy())
+
+    def train(self, sample: Sample | None, stop: bool = False, report: bool = False) -> Step:
+        """One update, made by all ranks together; a rank without a sample takes part with weight zero.
+
+        NonFinite leaves everything as it was.
+        """
+        self._learning_rate.assign(optimizers.decayed(self._config, self.frames, self._allreduce.size))
+        new_steps = sample.new_steps if sample else 0
+        mine = tf.constant([sample is not None, stop, report, new_steps], tf.float32)
+        values: dict[str, float] = {}
+        if sample is None:
+            finite, totals, _ = self._idle(mine)
+        else:
+            lag = self.step - sample.trajectory.weights_version
+            trajectory = sample.trajectory._replace(weights_version=None)
+            finite, totals, metrics = self._train(sample._replace(trajectory=trajectory, new_steps=None), mine)
+            values = {name: float(value) for name, value in metrics.items()}
+            values |= {
+                "lag/mean": float(lag.mean()),
+                "lag/max": float(lag.max()),
+                "learning_rate": float(self._learning_rate),
+            }
         if not finite:
             raise NonFinite(f"loss or gradient is not finite at learner step {self.step + 1}, {self.frames} frames")
-        self.step += 1
-        self.frames += sample.new_steps * self._action_repeats
-        values = {name: float(value) for name, value in metrics.items()}
-        return values | {
-            "lag/mean": float(lag.mean()),
-            "lag/max": float(lag.max()),
-            "learning_rate": float(self._learning_rate),
-        }
+        contributors, stops, reports, steps = (int(total) for total in totals.numpy())
+        self.step += contributors > 0
+        self.frames += steps * self._action_repeats
+        return Step(contributors, stops > 0, reports > 0, values)
 
-    def _train_step(self, sample: Sample) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        variables = self.weights.variables
+    def _train_step(self, sample: Sample, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         with tf.GradientTape() as tape:
             loss = self._agent.loss(sample)
-        gradients = tape.gradient(loss.total, variables)
-        gradients, norm = optimizers.clip(gradients, self._config.gradients_clipping)
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss.total)
-        tf.cond(finite, lambda: self._apply(gradients, variables), lambda: tf.constant(0))
-        return finite, loss.metrics | {"gradient_norm": norm}
+        gradients = tape.gradient(loss.total, self.weights.variables)
+        finite, totals, norm = self._update(gradients, loss.total, mine)
+        return finite, totals, loss.metrics | {"gradient_norm": norm}
 
-    def _apply(self, gradients: Any, variables: Any) -> tf.Tensor:
-        self._optimizer.apply(gradients, variables)
+    def _idle_step(self, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return self._update([tf.zeros_like(v) for v in self.weights.variables], tf.constant(0.0), mine)
+
+    def _update(self, gradients: list[tf.Tensor], loss: tf.Tensor, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The one collective call of a step, and what follows from it. Losses are sums over the batch, so the gradient of
+        all learners is the sum of theirs; for a learner without data the average of the others stands in."""
+        gradients, totals = self._allreduce.reduce(gradients, tf.concat([mine, [loss]], axis=0))
+        contributors = totals[0]
+        if self._allreduce.size > 1:
+            scale = self._allreduce.size / tf.maximum(contributors, 1.0)
+            gradients = [gradient * scale for gradient in gradients]
+        gradients, norm = optimizers.clip(gradients, self._config.gradients_clipping)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(totals[-1])
+        tf.cond(finite & (contributors > 0), lambda: self._apply(gradients), lambda: tf.constant(0))
+        return finite, totals[:-1], norm
+
+    def _apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
+        self._optimizer.apply(gradients, self.weights.variables)
         return tf.constant(0)
 
 
@@ -88,43 +131,71 @@ def run(
     memory: TrajectoryQueue,
     publish: Callable[[int, tf.Tensor], None],
     metrics: Metrics,
+    peers: Peers,
     save: Callable[[], object],
     stop: Any,
-    say: Callable[[str], None],
+    patience: Patience,
 ) -> None:
-    """The loop: trains until `total_environment_frames`, or until `stop.wanted`."""
+    """The loop: trains until `total_environment_frames`, or until `stop.wanted` on any rank. `save` is rank 0's."""
     next_save = time.monotonic() + config.checkpoint_every_seconds
-    starved = Starved(config.starved_seconds, say)
-    while learner.frames < config.total_environment_frames and not stop.wanted:
-        with metrics.phase("wait"):
-            sample = memory.sample(timeout=0.5)
-        if sample is not None:
-            with metrics.phase("train"):
-                metrics.add(learner.train(sample))
+    hurry = not patience.alone
+    while learner.frames < config.total_environment_frames:
+        if stop.wanted and hurry:  # mpirun may kill us before all have stopped: docs/multi_learner.md
+            hurry = False
+            save()
+        with metrics.phase("wait"), peers.phase("waiting for a sample"):
+            sample = patience.sample(memory, stop)
+        with metrics.phase("train"), peers.phase("step"):
+            step = learner.train(sample, stop=stop.wanted, report=metrics.due())
+        patience.others_had_data = step.contributors > 0
+        if step.metrics:
+            metrics.add(step.metrics)
+        if step.contributors:
             with metrics.phase("publish"):
                 publish(learner.step, learner.weights.read())
-        starved.see(sample is not None)
-        metrics.report_if_due(learner.step, learner.frames)
+        if step.report or step.stop or learner.frames >= config.total_environment_frames:
+            with peers.phase("step"):
+                metrics.report(learner.step, learner.frames, learner.checksum)
+        if step.stop:
+            break
         if time.monotonic() > next_save:
-            save()
+            with peers.phase("saving a checkpoint"):
+                save()
             next_save = time.monotonic() + config.checkpoint_every_seconds
-    metrics.report_if_due(learner.step, learner.frames, last=True)
 
 
-class Starved:
-    """Says so, ever again, when no sample has come for `seconds`: a run does not hang silently."""
+class Patience:
+    """How long this learner waits for a sample: `idle_seconds` while the others wait for it, then not at all until it has data
+    again; alone, for ever. Says ever again what is missing: a run does not hang silently."""
 
-    def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
-        self._seconds, self._say = seconds, say
+    def __init__(self, config: Config, alone: bool, missing: Callable[[], str], say: Callable[[str], None]) -> None:
+        self.alone = alone
+        self._config, self._missing, self._say = config, missing, say
         self._since = time.monotonic()
-        self._next = seconds
+        self._next = config.starved_seconds
+        self._idle = False
+        self._patience = config.hang_seconds / 2  # actors take their time to start
+        self.others_had_data = False
 
-    def see(self, got_one: bool) -> None:
+    def sample(self, memory: TrajectoryQueue, stop: Any) -> Sample | None:
+        end = time.monotonic() + (0 if self.alone or self._idle else self._patience)
+        while True:
+            # An idle rank must not delay those that have data; where nobody has any, nothing is delayed.
+            sample = memory.sample(timeout=0.0 if self._idle and self.others_had_data else POLL)
+            self._see(sample is not None)
+            if sample is not None or stop.wanted or time.monotonic() >= end:
+                break
+        if not self.alone and self._idle != (sample is None) and not stop.wanted:
+            self._idle = sample is None
+            waited = f"no sample for {self._patience:g} s, takes part with weight zero until it has one"
+            self._say(f"{waited}; {self._missing()}" if self._idle else "has samples again")
+        return sample
+
+    def _see(self, got_one: bool) -> None:
         waited = time.monotonic() - self._since
         if got_one:
-            self._since, self._next = time.monotonic(), self._seconds
+            self._patience = self._config.idle_seconds
+            self._since, self._next = time.monotonic(), self._config.starved_seconds
         elif waited > self._next:
-            self._say(
-                f"learner: too few trajectories for a sample for {waited:.0f} s; are its actors running, and do they reach it?"
-            )
-            self._next += self._seconds
+            self._say(f"too few trajectories for a sample for {waited:.0f} s; {self._missing()}")
+            self._next += self._config.starved_seconds

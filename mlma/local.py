@@ -6,7 +6,6 @@ Not here: remote workers.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -15,21 +14,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from mlma.mpirun import started_by_mpirun, tie_to_parent
+
 PARENT = "MLMA_PARENT"  # environment variable with the parent's process id
-PR_SET_PDEATHSIG = 1
 RESTART = (1.0, 60.0)  # seconds before a crashed actor is started again: first, longest
 HEALTHY = 60.0  # seconds of life after which the next restart is quick again
 
 
 def die_with_parent() -> None:
-    """Called first thing in a child: the kernel ends it when the process that started it is gone."""
+    """Called first thing in a process that may be a child: of a learner, or of mpirun."""
     parent = os.environ.get(PARENT)
-    if not parent:
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us in its own time
-    if os.getppid() != int(parent):  # it died before we asked
-        os._exit(1)
+    if parent:
+        tie_to_parent()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us in its own time
+        if os.getppid() != int(parent):  # it died before we asked
+            os._exit(1)
+    elif started_by_mpirun():
+        tie_to_parent()
 
 
 class LocalActors:
@@ -43,16 +44,26 @@ class LocalActors:
         say: Callable[[str], None],
         restarted: Callable[[], None],
         stopping: Callable[[], bool],
+        failed: Callable[[BaseException], None],
     ) -> None:
+        self._failed = failed
         self._command, self._count, self._logs = command, count, logs
         self._say, self._restarted, self._stopping = say, restarted, stopping
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="local-actors", daemon=True)
+        logs.mkdir(parents=True, exist_ok=True)
+        self._thread = threading.Thread(target=self._run, name="local-actors", daemon=True)
         self._thread.start()
 
     def pids(self) -> list[int]:
         return [child.pid for child in self._children.values()]
+
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except BaseException as error:  # a thread must not end in silence
+            self._failed(error)
+            raise
 
     def _watch(self) -> None:
         due = dict.fromkeys(range(self._count), 0.0)  # when to start which actor

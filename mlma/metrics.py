@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import csv
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,19 +19,31 @@ from typing import Any
 import numpy as np
 
 Row = dict[str, float]
+Gather = Callable[[bytes], list[bytes]]  # what each rank gave, by rank
 WINDOW = 100  # episodes that the statistics are over
 
 
-class Metrics:
-    """Collects from the learner's loop and, for episodes, actors and faults, from the thread that receives."""
+class Diverged(Exception):
+    """Learners have different weights, which averaged gradients cannot do."""
 
-    def __init__(self, writers: list[Callable[[Row], None]], every: float, total_frames: float) -> None:
+
+class Metrics:
+    """Collects from the learner's loop and, for episodes, actors and faults, from the thread that receives.
+
+    Every learner collects; a report gathers what all have collected, and the one with writers writes it.
+    """
+
+    def __init__(
+        self, writers: list[Callable[[Row], None]], every: float, total_frames: float, gather: Gather | None = None
+    ) -> None:
         self._writers, self._every, self._total_frames = writers, every, total_frames
+        self._gather = gather or (lambda data: [data])
         self._lock = threading.Lock()
-        self._episodes: collections.deque[tuple[float, int]] = collections.deque(maxlen=WINDOW)
+        self._episodes: collections.deque[list[float]] = collections.deque(maxlen=WINDOW)  # [return, frames] of all learners
         self._episode_count = 0
-        self._waited: dict[int, tuple[float, float]] = {}  # actor -> (when, seconds it has waited since)
+        self._ended: list[list[float]] = []  # of this learner, since the last report
         self._actor_waits: list[float] = []
+        self._waited: dict[int, tuple[float, float]] = {}  # actor -> (when, seconds it has waited since)
         self.gauges: dict[str, Callable[[], float]] = {}
         self._counts: collections.Counter[str] = collections.Counter()
         self._started = time.monotonic()
@@ -72,9 +85,7 @@ class Metrics:
 
     def episodes(self, returns: Iterable[float], frames: Iterable[int]) -> None:
         with self._lock:
-            ended = list(zip(returns, frames, strict=True))
-            self._episodes.extend(ended)
-            self._episode_count += len(ended)
+            self._ended += [[r, f] for r, f in zip(returns, frames, strict=True)]
 
     def actor_waited(self, task: int, seconds: float) -> None:
         """`seconds` is what this actor has waited for the queue since it connected."""
@@ -91,22 +102,44 @@ class Metrics:
             self._counts[fault] += 1
 
     def mean_return(self) -> float:
-        with self._lock:
-            return float(np.mean([r for r, _ in self._episodes])) if self._episodes else float("nan")
+        """Of the last games of all learners, as last reported."""
+        return float(np.mean([r for r, _ in self._episodes])) if self._episodes else float("nan")
 
     def full_window(self) -> bool:
         return len(self._episodes) == WINDOW
 
-    def report_if_due(self, step: int, frames: int, last: bool = False) -> None:
+    def due(self) -> bool:
+        """The one that writes decides when."""
+        return bool(self._writers) and time.monotonic() - self._since >= self._every
+
+    def report(self, step: int, frames: int, checksum: Callable[[], int]) -> None:
+        """Gathers, checks that all learners have the same weights, writes. All ranks call it together."""
         elapsed = time.monotonic() - self._since
-        if not (last and frames > self._frames) and elapsed < self._every:
-            return
-        row = self._row(step, frames, elapsed)
+        mine = self._part(elapsed) | {"step": step, "frames": frames, "checksum": checksum()}
+        parts = [json.loads(data) for data in self._gather(json.dumps(mine).encode())]
+        check_equal(parts)
+        for part in parts:
+            self._episodes.extend(part["ended"])
+            self._episode_count += len(part["ended"])
+        row = self._row(step, frames, elapsed, parts)
         for write in self._writers:
             write(row)
         self._reset(step, frames)
 
-    def _row(self, step: int, frames: int, elapsed: float) -> Row:
+    def _part(self, elapsed: float) -> dict[str, Any]:
+        """What this learner has collected since the last report."""
+        with self._lock:
+            part = {"ended": self._ended, "waits": self._actor_waits, "counts": dict(self._counts)}
+            self._ended, self._actor_waits = [], []
+        return part | {
+            "sums": dict(self._sums),
+            "adds": self._adds,
+            "maxima": dict(self._maxima),
+            "gauges": {name: gauge() for name, gauge in self.gauges.items()}
+            | {f"learner/{phase}": seconds / elapsed for phase, seconds in self._seconds.items()},
+        }
+
+    def _row(self, step: int, frames: int, elapsed: float, parts: list[dict[str, Any]]) -> Row:
         rate = (frames - self._frames) / elapsed
         row: Row = {
             "frames": frames,
@@ -116,18 +149,39 @@ class Metrics:
             "learner_steps_per_second": (step - self._step) / elapsed,
             "eta_seconds": (self._total_frames - frames) / rate if rate > 0 else float("nan"),
         }
-        with self._lock:
-            row |= _episode_row(self._episodes, self._episode_count)
-            row["actors/wait"] = float(np.mean(self._actor_waits)) if self._actor_waits else float("nan")
-            self._actor_waits.clear()
-            row |= {f"faults/{name}": count for name, count in sorted(self._counts.items())}
-        row |= {f"learner/{phase}": seconds / elapsed for phase, seconds in self._seconds.items()}
-        row |= {name: gauge() for name, gauge in self.gauges.items()}
-        row |= {name: value / self._adds for name, value in self._sums.items()}
-        return row | dict(self._maxima)
+        row |= _episode_row(self._episodes, self._episode_count)
+        waits = [wait for part in parts for wait in part["waits"]]
+        row["actors/wait"] = float(np.mean(waits)) if waits else float("nan")
+        counts: collections.Counter[str] = collections.Counter()
+        for part in parts:
+            counts.update(part["counts"])
+        row |= {f"faults/{name}": count for name, count in sorted(counts.items())}
+        for name in parts[0]["gauges"]:
+            row[name] = float(np.mean([part["gauges"].get(name, 0.0) for part in parts]))
+        adds = max(1, sum(part["adds"] for part in parts))
+        for name in _names(parts, "sums"):
+            row[name] = sum(part["sums"].get(name, 0.0) for part in parts) / adds
+        for name in _names(parts, "maxima"):
+            row[name] = max(part["maxima"].get(name, -np.inf) for part in parts)
+        return row
 
 
-def _episode_row(episodes: Iterable[tuple[float, int]], count: int) -> Row:
+def _names(parts: list[dict[str, Any]], kind: str) -> list[str]:
+    """In order, once each."""
+    return list(dict.fromkeys(name for part in parts for name in part[kind]))
+
+
+def check_equal(parts: list[dict[str, Any]]) -> None:
+    """Diverged if learners differ in what averaged gradients keep equal."""
+    for name in ("step", "frames", "checksum"):
+        values = [part[name] for part in parts]
+        if len(set(values)) > 1:
+            raise Diverged(
+                f"learners differ in {name} at step {parts[0]['step']}: {values}, by rank; restart from the last checkpoint"
+            )
+
+
+def _episode_row(episodes: Iterable[list[float]], count: int) -> Row:
     returns = np.array([r for r, _ in episodes])
     if not len(returns):
         nan = float("nan")

@@ -24,7 +24,8 @@ def clip(gradients: list[tf.Tensor], norm: float) -> tuple[list[tf.Tensor], tf.T
     return tf.clip_by_global_norm(gradients, norm, use_norm=before)[0], before
 
 
-def decayed(config: Config, frames: int) -> float:
-    """The step size after `frames` of all learners: linear from learning_rate to end_learning_rate."""
+def decayed(config: Config, frames: int, learners: int) -> float:
+    """The step size after `frames` of all learners: linear from learning_rate to end_learning_rate, scaled with learners."""
     left = max(0.0, 1.0 - frames / config.total_environment_frames)
-    return config.end_learning_rate + (config.learning_rate - config.end_learning_rate) * left
+    scale = {"none": 1.0, "linear": float(learners), "sqrt": learners**0.5}[config.learning_rate_scaling]
+    return scale * (config.end_learning_rate + (config.learning_rate - config.end_learning_rate) * left)

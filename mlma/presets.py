@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from mlma.config import Config
+from mlma.mpirun import World
 from mlma.types import EnvSpec
 
 # Pong in a quarter of an hour: sandbox/case_studies/pong.md, docs/decisions/0005-pong.md.
@@ -93,4 +94,5 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
 
 
 def cores() -> int:
-    return len(os.sched_getaffinity(0))
+    """For each learner of this host."""
+    return max(1, len(os.sched_getaffinity(0)) // World.here().local_size)

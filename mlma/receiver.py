@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ class Receiver:
         self._receive, self._insert, self._layout = receive, insert, layout
         self._num_actions, self._metrics, self._failed = num_actions, metrics, failed
         self._parts: dict[int, list[bytes]] = {}  # actor -> the parts of its message so far
-        self.seen: dict[int, float] = {}  # actor -> how many trajectories came from it
+        self.heard: dict[int, float] = {}  # actor -> when its last trajectories came
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
         self._thread.start()
 
@@ -57,8 +58,24 @@ class Receiver:
         ended = ~np.isnan(returns)
         self._metrics.episodes(returns[ended].tolist(), steps.episode_frames[:, 1:][ended].tolist())
         self._metrics.actor_waited(task, float(header["waited"]))
-        self.seen[task] = self.seen.get(task, 0) + len(records)
+        self.heard[task] = time.monotonic()
         self._insert(records)
+
+    def missing(self, expected: int, within: float) -> str:
+        """Of the actors 0 .. expected-1 and those that came besides, who has sent nothing in the last `within` seconds."""
+        now = time.monotonic()
+        everyone = sorted({*range(expected), *self.heard})
+        silent = {task: now - self.heard[task] for task in everyone if task in self.heard and now - self.heard[task] > within}
+        lines = [
+            f"actor {task} silent for {silent[task]:.0f} s" if task in silent else f"actor {task} never came"
+            for task in everyone
+            if task in silent or task not in self.heard
+        ]
+        return (
+            f"{len(everyone) - len(lines)} of {len(everyone)} actors send trajectories"
+            + "".join(f"; {line}" for line in lines[:8])
+            + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
+        )
 
     def _join(self, task: int, part: int, parts: int, payload: bytes) -> bytes:
         """The whole payload once its last part is here, else nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlma import checkpoint
+from mlma.allreduce import Allreduce
 from mlma.config import Config
 from mlma.learner import Learner
 from mlma.metrics import Metrics
@@ -27,26 +29,41 @@ class Seeds:
     BLOCK = 1024  # more than the environments of one actor
     SKIP = 1000  # more than the actors that connected after the checkpoint of a run that crashed
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, rank: int = 0, size: int = 1) -> None:
+        """Rank r of n hands out every n-th block, beginning with its own."""
         self.base = int(np.random.default_rng(seed).integers(2**30))
-        self.given = 0
+        self.given = 0  # blocks before this one are used up
+        self._rank, self._size = rank, size
 
     def next(self) -> int:
-        self.given += 1
-        return (self.base + self.given * self.BLOCK) % 2**31
+        block = self.given + self._rank
+        self.given += self._size
+        return (self.base + block * self.BLOCK) % 2**31
 
 
 class RunState:
     """Saves and restores a learner."""
 
-    def __init__(self, config: Config, learner: Learner, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, learner: Learner, allreduce: Allreduce, say: Callable[[str], None]) -> None:
         self._checkpoints = checkpoint.Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
         self._identity, self._learner, self._say = identity(config), learner, say
-        self.seeds = Seeds(config.seed)
+        self._allreduce = allreduce
+        self.seeds = Seeds(config.seed, allreduce.rank, allreduce.size)
         self.best, self.seconds = float("-inf"), 0.0
 
     def resume(self) -> None:
-        """Puts the last checkpoint in place, if there is one; CheckpointMismatch if it is of another run."""
+        """Rank 0 puts the last checkpoint in place, if there is one, and all begin with what it has.
+
+        CheckpointMismatch if the checkpoint is of another run.
+        """
+        if self._allreduce.rank == 0:
+            self._restore()
+        mine = [self._learner.step, self._learner.frames, self.seeds.base, self.seeds.given, self.seconds]
+        everyone = self._allreduce.gather(json.dumps(mine).encode())
+        self._learner.step, self._learner.frames, self.seeds.base, self.seeds.given, self.seconds = json.loads(everyone[0])
+        self._allreduce.broadcast(list(self._learner.variables().values()))
+
+    def _restore(self) -> None:
         path = self._checkpoints.last()
         if path is None:
             return

@@ -70,7 +70,7 @@ class Sample(NamedTuple):
     trajectory: Trajectory  # [T+1, B, ...]; agent_state, weights_version, level and task are [B, ...]
     keys: Any  # int64 [B], where the memory keeps them (0 in a queue)
     importance_weights: Any  # float32 [B]
-    new_steps: int  # agent steps in it that no sample before it held
+    new_steps: Any  # int, agent steps in it that no sample before it held
 
 
 class LossOutput(NamedTuple):

@@ -19,12 +19,15 @@ SMALL = ["--level_name=catch", "--envs_per_actor=8", "--batch_size=8", "--unroll
 class Process:
     """One experiment.py with its console in a file."""
 
-    def __init__(self, folder: Path, name: str, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, *flags: str, env: dict[str, str] | None = None, command: list[str] | None = None
+    ) -> None:
+        """`command` stands in for python experiment.py."""
         folder.mkdir(parents=True, exist_ok=True)
         self.console = folder / f"{name}.console"
         with self.console.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "experiment.py", *flags],
+                [*(command or [sys.executable, "experiment.py"]), *flags],
                 cwd=ROOT,
                 stdout=out,
                 stderr=out,

@@ -12,6 +12,7 @@ import pytest
 
 from agents.networks import NETWORKS
 from mlma import checkpoint
+from mlma.allreduce import Alone
 from mlma.checkpoint import CheckpointMismatch, Checkpoints
 from mlma.config import Config
 from mlma.learner import Learner
@@ -123,7 +124,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(change: Any,
 
 def make_learner(config: Any, seed: int) -> tuple[Learner, Any]:
     agent = make_agent(config, seed=seed)
-    return Learner(config, agent, VECTOR.action_repeats), agent.network
+    return Learner(config, agent, VECTOR.action_repeats, Alone()), agent.network
 
 
 def everything(learner: Learner, network: Any) -> list[bytes]:
@@ -136,14 +137,14 @@ def test_a_checkpoint_names_every_variable_of_the_network_and_of_the_optimizer(n
     spec = VECTOR if name == "MLPAgent" else IMAGE
     config = small_config(agent_name=name, num_stacked_frames=1 if spec is VECTOR else 4)
     agent = make_agent(config, spec)
-    learner = Learner(config, agent, spec.action_repeats)
+    learner = Learner(config, agent, spec.action_repeats, Alone())
     saved = {id(variable) for variable in learner.variables().values()}
     assert [v.name for v in agent.network.variables if id(v) not in saved] == []
     assert [v.name for v in learner._optimizer.variables if id(v) not in saved] == [learner._learning_rate.name]
 
 
 def run_state(config: Config, learner: Learner) -> RunState:
-    return RunState(config, learner, say=lambda _: None)
+    return RunState(config, learner, Alone(), say=lambda _: None)
 
 
 @pytest.mark.parametrize("optimizer", [{"optimizer": "rmsprop", "momentum": 0.5}, {"optimizer": "adam"}])
@@ -179,7 +180,7 @@ def test_a_run_does_not_resume_from_the_checkpoint_of_another_level(tmp_path: Pa
 def test_a_full_disk_does_not_end_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(logdir=str(tmp_path))
     said: list[str] = []
-    state = RunState(config, make_learner(config, seed=1)[0], said.append)
+    state = RunState(config, make_learner(config, seed=1)[0], Alone(), said.append)
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -11,9 +11,11 @@ import tensorflow as tf
 from agents.networks import NetworkState
 from mlma import learner as learning
 from mlma import optimizers, wire
+from mlma.allreduce import Alone
 from mlma.learner import Learner, NonFinite
 from mlma.memory import TrajectoryQueue
 from mlma.metrics import Metrics
+from mlma.peers import Peers
 from mlma.types import Sample
 from tests.samples import VECTOR, as_tensors, make_agent, random_sample, small_config
 
@@ -23,7 +25,7 @@ FRAMES = 2 * 5 * VECTOR.action_repeats  # of a sample of CONFIG
 
 def make_learner(**changes: Any) -> Learner:
     config = small_config(**({"total_environment_frames": 400.0} | changes))
-    return Learner(config, make_agent(config), VECTOR.action_repeats)
+    return Learner(config, make_agent(config), VECTOR.action_repeats, Alone())
 
 
 def sample(seed: int = 1, version: Any = 0, **fields: Any) -> Sample:
@@ -45,7 +47,7 @@ def test_making_a_learner_changes_no_weight_and_leaves_the_slots_at_zero() -> No
         config = small_config(optimizer=optimizer)
         agent = make_agent(config)
         before = [v.numpy() for v in agent.network.variables]
-        learner = Learner(config, agent, 4)
+        learner = Learner(config, agent, 4, Alone())
         for one, two in zip(before, agent.network.variables, strict=True):
             np.testing.assert_array_equal(one, two)
         slots = [v for v in learner.variables().values() if not any(v is w for w in agent.network.variables)]
@@ -82,7 +84,7 @@ def test_frames_count_every_repeat_of_every_step_of_the_sample() -> None:
 
 def test_the_step_size_falls_linearly_over_frames_to_its_end() -> None:
     learner = make_learner(learning_rate=0.1, end_learning_rate=0.02)
-    rates = [learner.train(sample())["learning_rate"] for _ in range(13)]
+    rates = [learner.train(sample()).metrics["learning_rate"] for _ in range(13)]
     wanted = [0.02 + 0.08 * max(0.0, 1 - i * FRAMES / 400) for i in range(13)]
     assert rates == pytest.approx(wanted, rel=1e-5)
     assert rates[-1] == pytest.approx(0.02)
@@ -111,7 +113,7 @@ def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped() -> None
     norms = []
     for limit in (-1.0, 0.5):
         learner = make_learner(gradients_clipping=limit, decay=0.5)
-        reported = learner.train(sample())["gradient_norm"]
+        reported = learner.train(sample()).metrics["gradient_norm"]
         squares = sum(float(np.sum(v)) for v in learner._optimizer.ms)
         norms.append((reported, np.sqrt(squares / 0.5)))
     (free, used), (same, clipped) = norms
@@ -124,14 +126,14 @@ def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped() -> None
 def test_the_lag_is_how_many_updates_ago_the_weights_acted() -> None:
     learner = make_learner()
     learner.step = 7
-    values = learner.train(sample(version=[3, 6]))
+    values = learner.train(sample(version=[3, 6])).metrics
     assert (values["lag/mean"], values["lag/max"]) == (2.5, 4.0)
 
 
 def test_training_lowers_the_loss_of_a_sample_that_is_seen_again() -> None:
     learner = make_learner(total_environment_frames=1e9)
     same = sample()
-    losses = [learner.train(same)["loss/value"] for _ in range(60)]
+    losses = [learner.train(same).metrics["loss/value"] for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -158,7 +160,10 @@ def run(learner: Learner, trajectories: int, said: list[str]) -> list[int]:
         np.testing.assert_array_equal(weights, learner.weights.read())
         published.append(version)
 
-    learning.run(config, learner, memory, publish, Metrics([], 1e9, 400.0), lambda: None, Stop(said, 2), said.append)
+    patience = learning.Patience(config, alone=True, missing=lambda: "1 of 2 actors", say=said.append)
+    peers = Peers(Alone(), 60.0, said.append, last_will=lambda: None)
+    metrics = Metrics([], 1e9, 400.0)
+    learning.run(config, learner, memory, publish, metrics, peers, lambda: None, Stop(said, 2), patience)
     return published
 
 

@@ -79,13 +79,14 @@ def test_episode_statistics_are_over_the_last_hundred() -> None:
     assert WINDOW == 100
     assert math.isnan(metrics.mean_return())
     metrics.episodes([1000.0] * 50, [4] * 50)
+    metrics.report(1, 10, lambda: 0)
     assert not metrics.full_window()
     metrics.episodes([float(i) for i in range(100)], [8] * 100)
+    metrics.report(2, 20, lambda: 0)
     assert metrics.full_window()
     assert metrics.mean_return() == pytest.approx(49.5)
-    metrics.report_if_due(1, 10)
-    assert rows[0]["episodes"] == 150
-    found = {name: rows[0][name] for name in ("return/mean", "return/median", "return/max", "episode_frames")}
+    assert [row["episodes"] for row in rows] == [50, 150]
+    found = {name: rows[1][name] for name in ("return/mean", "return/median", "return/max", "episode_frames")}
     assert found == {"return/mean": 49.5, "return/median": 49.5, "return/max": 99.0, "episode_frames": 8.0}
 
 
@@ -95,9 +96,9 @@ def test_a_row_averages_its_steps_and_takes_the_largest_of_maxima() -> None:
         metrics.add({"loss": loss, "lag/max": lag})
     metrics.count("messages_refused")
     metrics.gauges["queue"] = lambda: 0.25
-    metrics.report_if_due(2, 40)
+    metrics.report(2, 40, lambda: 0)
     metrics.add({"loss": 7.0, "lag/max": 1.0})
-    metrics.report_if_due(3, 60)
+    metrics.report(3, 60, lambda: 0)
     assert [row["loss"] for row in rows] == [2.0, 7.0]
     assert [row["lag/max"] for row in rows] == [5.0, 1.0]
     assert rows[1]["faults/messages_refused"] == 1
@@ -109,7 +110,9 @@ def test_a_row_averages_its_steps_and_takes_the_largest_of_maxima() -> None:
 
 def test_nothing_is_reported_before_it_is_due() -> None:
     metrics, rows = reports(every=1000.0)
-    metrics.report_if_due(1, 10)
+    assert not metrics.due()
+    assert reports(every=0.0)[0].due()
+    assert not Metrics([], 0.0, 1000).due(), "only who writes asks for a report"
     assert rows == []
 
 
@@ -118,7 +121,7 @@ def test_the_time_of_a_phase_is_its_share() -> None:
     for _ in range(2):
         with metrics.phase("wait"):
             time.sleep(0.05)
-    metrics.report_if_due(1, 10)
+    metrics.report(1, 10, lambda: 0)
     assert 0.5 < rows[0]["learner/wait"] <= 1.0
 
 
@@ -126,7 +129,7 @@ def test_time_and_rates_go_on_from_where_a_resumed_run_stopped() -> None:
     metrics, rows = reports()
     metrics.begin(step=100, frames=900, seconds=50.0)
     assert 50.0 <= metrics.seconds < 60.0
-    metrics.report_if_due(100, 900)
+    metrics.report(100, 900, lambda: 0)
     assert rows[0]["frames_per_second"] == 0
     assert math.isnan(rows[0]["eta_seconds"])
 

@@ -1,0 +1,169 @@
+"""The learner's role, wired from its parts: alone or one of several, with or without actors of its own.
+
+Takes a configuration without anything "auto" left in it, and what the level looks like. Not here: the loop (mlma/learner.py),
+starting several learners (mlma/mpirun.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from mlma import allreduce as learners
+from mlma import config as flags
+from mlma import learner as learning
+from mlma import resume, transport, wire
+from mlma.allreduce import Allreduce
+from mlma.config import Config
+from mlma.console import Screen, error
+from mlma.local import LocalActors
+from mlma.memory import TrajectoryQueue
+from mlma.metrics import CsvWriter, Diverged, Metrics, Row, TensorBoardWriter
+from mlma.mpirun import CLEAN_STOP, World
+from mlma.peers import Peers
+from mlma.receiver import Receiver
+from mlma.roles import MakeAgent, hello, threads
+from mlma.types import EnvSpec
+from mlma.weights import build
+
+Say = Callable[[str], None]
+
+
+class Stop:
+    """The wish to stop: by the first Ctrl-C or SIGTERM, or by a failed thread. The second signal ends the process at once."""
+
+    def __init__(self, say: Say) -> None:
+        self.wanted = False
+        self.failure: BaseException | None = None
+        self._say = say
+        for number in (signal.SIGINT, signal.SIGTERM, CLEAN_STOP):
+            signal.signal(number, self._signal)
+
+    def _signal(self, number: int, _: Any) -> None:
+        if self.wanted:
+            os._exit(128 + number)  # children go with us: mlma.local.die_with_parent
+        self.wanted = True
+        self._say(f"{signal.Signals(number).name}: saving a checkpoint and ending; once more ends at once")
+
+    def fail(self, failure: BaseException) -> None:
+        self.failure, self.wanted = failure, True
+
+
+def learn(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
+    """A learner; in local training (task -1) with its own actors on a socket that only this user can open."""
+    learners.use_own_gpu()
+    threads(config.learner_threads)
+    token = transport.read_token(config.token_file)
+    allreduce = learners.connect(config)
+    sockets = None
+    if config.learner_host == "auto":
+        sockets = tempfile.mkdtemp(prefix="mlma-")  # mode 0700
+        config = replace(config, learner_host=f"unix:{sockets}/learner")
+    config = replace(config, learner_host=own_port(config.learner_host, allreduce))
+    try:
+        return _learn(config, spec, make_agent, allreduce, transport.check_address(config.learner_host, token), token)
+    finally:
+        if sockets:
+            shutil.rmtree(sockets, ignore_errors=True)
+
+
+def own_port(address: str, allreduce: Allreduce) -> str:
+    """Learners of one host that were given one port take it and those that follow."""
+    local_rank = World.here().local_rank
+    mine = f"{os.uname().nodename} {address}"
+    same = allreduce.gather(mine.encode()).count(mine.encode())
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + local_rank}" if same > 1 and port.isdigit() else address
+
+
+def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allreduce, address: str, token: str) -> int:
+    tf.random.set_seed(config.seed)  # equal on all ranks
+    logdir = Path(config.logdir)
+    logdir.mkdir(parents=True, exist_ok=True)
+    agent = make_agent(config, spec)
+    build(agent, spec)
+    learner = learning.Learner(config, agent, spec.action_repeats, allreduce)
+    layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
+    first = allreduce.rank == 0
+    title = f"{config.algorithm} {config.level_name} {config.agent_name}"
+    with Screen(title, config.total_environment_frames, plain=allreduce.size > 1) as screen:
+        say = screen.say if allreduce.size == 1 else lambda line: screen.say(f"learner {allreduce.rank}: {line}")
+        state = resume.RunState(config, learner, allreduce, say)
+        state.resume()
+        stop = Stop(say)
+        metrics = Metrics(
+            _writers(config, screen, learner.frames, address) if first else [],
+            config.report_every_seconds,
+            config.total_environment_frames,
+            allreduce.gather,
+        )
+        memory = TrajectoryQueue(layout, config.batch_size, config.queue_capacity, config.sample_reuse)
+        metrics.gauges["queue/fill"] = lambda: memory.fill
+        wanted = hello(config, layout, learner.weights)
+        server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, state.seeds, say))
+        server.publish(learner.step, learner.weights.read())
+        server.start()
+        receiver = Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail)
+        actors = _start_actors(config, allreduce.rank, metrics, stop, say) if config.task < 0 else None
+        expected = config.num_actors if actors else len(config.actor_hosts.split(","))
+        save = (lambda: state.save(metrics)) if first else (lambda: True)
+        peers = Peers(allreduce, config.hang_seconds, say, last_will=save)
+        patience = learning.Patience(config, allreduce.size == 1, lambda: receiver.missing(expected, config.idle_seconds), say)
+        metrics.begin(learner.step, learner.frames, state.seconds)
+        say(f"logdir {logdir}; learner at {config.learner_host}; {config.num_actors if actors else 'remote'} actors")
+        try:
+            learning.run(config, learner, memory, server.publish, metrics, peers, save, stop, patience)
+        except (learning.NonFinite, Diverged) as failure:
+            stop.failure = failure
+        finally:
+            with peers.phase("ending"):
+                saved = save()
+                memory.close()
+                server.finish(0 if actors else len(receiver.heard))
+                if actors:
+                    actors.stop()
+    if stop.failure:
+        error(f"{type(stop.failure).__name__}: {stop.failure}; the last good weights are in {logdir}/checkpoints")
+    allreduce.end()
+    return 1 if stop.failure or not saved else 0
+
+
+def _writers(config: Config, screen: Screen, frames: int, address: str) -> list[Callable[[Row], None]]:
+    """What records a run; only rank 0 has them."""
+    logdir = Path(config.logdir)
+    flags.save(replace(config, learner_host="auto") if address.startswith("unix:") else config, logdir / "config.json")
+    return [screen, CsvWriter(logdir / "metrics.csv", frames), TensorBoardWriter(logdir)]
+
+
+def _welcome(offer: dict[str, Any], wanted: dict[str, Any], seeds: resume.Seeds, say: Say) -> dict[str, Any]:
+    """The answer to a handshake: a seed, or the difference for which the actor is refused."""
+    wrong = [
+        f"{name}: actor has {offer.get(name)}, learner {value}" for name, value in wanted.items() if offer.get(name) != value
+    ]
+    if wrong:
+        say(f"refused actor {offer.get('task')}: {'; '.join(wrong)}")
+        return {"refused": "; ".join(wrong)}
+    return {"seed": seeds.next()}
+
+
+def _start_actors(config: Config, rank: int, metrics: Metrics, stop: Stop, say: Say) -> LocalActors:
+    words = flags.to_argv(replace(config, job_name="actor", task=0))
+    command = [sys.executable, str(Path(sys.argv[0]).resolve()), *words]
+    return LocalActors(
+        lambda task: [*command, f"--task={task}"],
+        config.num_actors,
+        Path(config.logdir) / f"learner-{rank}" if rank else Path(config.logdir),
+        say,
+        restarted=lambda: metrics.count("actors_restarted"),
+        stopping=lambda: stop.wanted,
+        failed=stop.fail,
+    )

@@ -1,0 +1,92 @@
+"""Run by mpirun from tests/test_learners.py: N learners, each with its share of the same samples; writes what each came to.
+
+python -m tests.one_batch FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mlma import allreduce
+from mlma.allreduce import Allreduce
+from mlma.learner import Learner
+from mlma.types import Sample
+from mlma.weights import named
+from tests.samples import IMAGE, VECTOR, as_tensors, make_agent, random_sample, small_config
+
+BATCH = 64  # trajectories of all learners
+
+
+class Case(NamedTuple):
+    """With noise for pictures, networks blow up rounding errors, the deep one most: epsilon and step size keep them small."""
+
+    agent_name: str
+    optimizer: str
+    epsilon: float
+    learning_rate: float = 1e-4
+    steps: int = 20
+    idle: int = -1  # the rank that has no sample at odd steps
+
+
+CASES = {
+    "shallow-rmsprop": Case("ShallowConvNetAgent", "rmsprop", epsilon=0.1),
+    "shallow-adam": Case("ShallowConvNetAgent", "adam", epsilon=1e-5),
+    "deep-rmsprop": Case("ResNetLSTMAgent", "rmsprop", epsilon=1.0, learning_rate=3e-5),
+    "deep-adam": Case("ResNetLSTMAgent", "adam", epsilon=0.5, learning_rate=3e-5),
+    "idle": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, idle=1),
+}
+
+
+def share(sample: Sample, agent: Any, rank: int, size: int) -> Sample:
+    """The trajectories of this rank."""
+    batch = len(sample.keys)
+    mine = slice(rank * batch // size, (rank + 1) * batch // size)
+    trajectory = sample.trajectory
+    return Sample(
+        trajectory._replace(
+            agent_state=agent.initial_state(batch // size),
+            timesteps=tf.nest.map_structure(lambda x: x[:, mine], trajectory.timesteps),
+            act_outputs=tf.nest.map_structure(lambda x: x[:, mine], trajectory.act_outputs),
+            weights_version=trajectory.weights_version[mine],
+            level=trajectory.level[mine],
+            task=trajectory.task[mine],
+        ),
+        sample.keys[mine],
+        sample.importance_weights[mine],
+        sample.new_steps // size,
+    )
+
+
+def play(case: Case, learners: Allreduce) -> dict[str, Any]:
+    spec = VECTOR if case.agent_name == "MLPAgent" else IMAGE
+    config = small_config(
+        agent_name=case.agent_name, optimizer=case.optimizer, batch_size=BATCH, unroll_length=2,
+        learning_rate=case.learning_rate, epsilon=case.epsilon,
+        num_stacked_frames=4 if case.agent_name == "ShallowConvNetAgent" else 1,
+    )  # fmt: skip
+    agent = make_agent(config, spec)
+    learner = Learner(config, agent, spec.action_repeats, learners)
+    before = learner.weights.read().numpy()
+    for step in range(case.steps):
+        sample = as_tensors(share(random_sample(step, config, spec), agent, learners.rank, learners.size))
+        learner.train(None if learners.rank == case.idle and step % 2 else sample)
+    values = {name.replace("/", "|"): v.numpy() for name, v in named("network", learner.weights.variables).items()}
+    moved = np.abs(learner.weights.read().numpy() - before).max()
+    return values | {"frames": learner.frames, "step": learner.step, "moved": moved}
+
+
+def main(folder: str) -> None:
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    learners = allreduce.connect(small_config())
+    for name, case in CASES.items():
+        np.savez(Path(folder) / f"{name}-{learners.size}-{learners.rank}.npz", **play(case, learners))
+    learners.end()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
