@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlma.metrics import WINDOW, CsvWriter, Metrics, Row, TensorBoardWriter
+from mlma.metrics import WINDOW, CsvWriter, Diverged, Metrics, Row, TensorBoardWriter
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -106,6 +108,44 @@ def test_a_row_averages_its_steps_and_takes_the_largest_of_maxima() -> None:
     assert rows[0]["frames_per_second"] > 0
     assert rows[0]["eta_seconds"] > 0
     assert (rows[1]["frames"], rows[1]["learner_step"]) == (60, 3)
+
+
+def two_learners(**of_the_other: Any) -> tuple[Metrics, list[Row]]:
+    """Metrics of rank 0, whose only companion collected what is given, and else the same."""
+    rows: list[Row] = []
+
+    def gather(data: bytes) -> list[bytes]:
+        return [data, json.dumps(json.loads(data) | of_the_other).encode()]
+
+    return Metrics([rows.append], 0.0, 1000, gather), rows
+
+
+def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners() -> None:
+    other = {
+        "ended": [[5.0, 8.0], [6.0, 8.0]],
+        "sums": {"loss": 10.0},
+        "adds": 3,
+        "maxima": {"lag/max": 9.0},
+        "counts": {"actors_restarted": 2},
+        "gauges": {"queue": 1.0},
+        "waits": [0.5],
+    }
+    metrics, rows = two_learners(**other)
+    metrics.episodes([1.0], [4])
+    metrics.add({"loss": 2.0, "lag/max": 3.0})
+    metrics.count("actors_restarted")
+    metrics.gauges["queue"] = lambda: 0.0
+    metrics.report(1, 10, lambda: 0)
+    found = {name: rows[0][name] for name in ("episodes", "return/mean", "loss", "lag/max", "queue", "actors/wait")}
+    assert found == {"episodes": 3, "return/mean": 4.0, "loss": 3.0, "lag/max": 9.0, "queue": 0.5, "actors/wait": 0.5}
+    assert rows[0]["faults/actors_restarted"] == 3
+
+
+@pytest.mark.parametrize("name", ["checksum", "step", "frames"])
+def test_learners_that_differ_are_found_at_the_next_report(name: str) -> None:
+    with pytest.raises(Diverged, match=rf"differ in {name} at step 7"):
+        two_learners(**{name: 99})[0].report(7, 10, lambda: 5)
+    two_learners(checksum=5)[0].report(7, 10, lambda: 5)
 
 
 def test_nothing_is_reported_before_it_is_due() -> None:
