@@ -89,8 +89,11 @@ class Learners:
     def reduce(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         flat = tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0)  # one message instead of one for each variable
         if self._half:
-            flat = tf.cast(flat, tf.float16)
-        flat, scalars = self._hvd.grouped_allreduce([flat, scalars], op=self._hvd.Sum, name="step", ignore_name_scope=True)
+            flat = tf.cast(flat, tf.float16)  # a group has one type
+            flat = self._hvd.allreduce(flat, op=self._hvd.Sum, name="gradients", ignore_name_scope=True)
+            scalars = self._hvd.allreduce(scalars, op=self._hvd.Sum, name="scalars", ignore_name_scope=True)
+        else:
+            flat, scalars = self._hvd.grouped_allreduce([flat, scalars], op=self._hvd.Sum, name="step", ignore_name_scope=True)
         parts = tf.split(tf.cast(flat, tf.float32), [int(np.prod(g.shape)) for g in gradients])
         return [tf.reshape(part, g.shape) for part, g in zip(parts, gradients, strict=True)], scalars
 

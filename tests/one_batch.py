@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +30,7 @@ class Case(NamedTuple):
     epsilon: float
     learning_rate: float = 1e-4
     steps: int = 20
+    compression: Literal["none", "fp16"] = "none"
     idle: int = -1  # the rank that has no sample at odd steps
 
 
@@ -38,6 +39,7 @@ CASES = {
     "shallow-adam": Case("ShallowConvNetAgent", "adam", epsilon=1e-5),
     "deep-rmsprop": Case("ResNetLSTMAgent", "rmsprop", epsilon=1.0, learning_rate=3e-5),
     "deep-adam": Case("ResNetLSTMAgent", "adam", epsilon=0.5, learning_rate=3e-5),
+    "fp16": Case("MLPAgent", "rmsprop", epsilon=0.1, compression="fp16"),
     "idle": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, idle=1),
 }
 
@@ -82,8 +84,8 @@ def play(case: Case, learners: Allreduce) -> dict[str, Any]:
 
 def main(folder: str) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    learners = allreduce.connect(small_config())
     for name, case in CASES.items():
+        learners = allreduce.connect(small_config(compression=case.compression))
         np.savez(Path(folder) / f"{name}-{learners.size}-{learners.rank}.npz", **play(case, learners))
     learners.end()
 
