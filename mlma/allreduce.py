@@ -6,15 +6,22 @@ Not here: what is averaged, and what happens to it (mlma/learner.py); who hangs 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from mlma.config import Config
-from mlma.mpirun import World
+from mlma.mpirun import HUNG, World
+
+LATE = 10.0  # seconds between two lines about learners that have not started yet
+NEVER = 600.0  # seconds after which they are given up
 
 
 class Allreduce(Protocol):
@@ -77,7 +84,8 @@ class Learners:
             raise ValueError(
                 f"several learners need Horovod, which {sys.executable} lacks ({problem}); install it with: make install"
             ) from None
-        hvd.init()
+        with _others_start(World.here()):
+            hvd.init()
         self._hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
         if self.size != World.here().size:
@@ -107,6 +115,25 @@ class Learners:
 
     def end(self) -> None:
         self._hvd.shutdown()
+
+
+@contextlib.contextmanager
+def _others_start(world: World) -> Iterator[None]:
+    """MPI starts when all ranks are there, and waits for them in silence: says so, and ends after `NEVER`."""
+    here = threading.Event()
+
+    def watch() -> None:
+        begun = time.monotonic()
+        while not here.wait(LATE):
+            waited = time.monotonic() - begun
+            line = f"learner {world.rank}: waits for the other learners to start, for {waited:.0f} s of {NEVER:.0f}"
+            print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+            if waited > NEVER:
+                os._exit(HUNG)
+
+    threading.Thread(target=watch, name="late", daemon=True).start()
+    yield
+    here.set()
 
 
 def use_own_gpu() -> None:

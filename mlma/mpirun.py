@@ -24,6 +24,7 @@ from mlma.config import Config
 CLEAN_STOP = signal.SIGUSR1  # mpirun passes it on and waits; after SIGTERM, Open MPI 5 kills its children within half a second
 RESTART = 2.0  # seconds before learners that failed are started again
 PR_SET_PDEATHSIG = 1
+HUNG = 3  # exit code of a learner that gives up waiting for the others
 MISTAKE = 2  # exit code of wrong flags: starting again does not help
 
 

@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlma.allreduce import Allreduce
-from mlma.mpirun import World
+from mlma.mpirun import HUNG, World
 
 ANSWER = 3.0  # seconds for which an answer is waited for
 PRINTED = 2.0  # seconds between naming the culprit and ending, so that every rank has named it
 STUCK = 120.0  # seconds, at least, after which a call that all ranks have made counts as stuck: a first step takes long
-EXIT = 3
 
 
 class Peers:
@@ -95,7 +94,7 @@ class Peers:
                     self._say(f"waits for {line}, for {waited:.0f} s; ending the run (--hang_seconds)")
                 self._last_will()
                 time.sleep(PRINTED)
-                os._exit(EXIT)
+                os._exit(HUNG)
 
     def _culprits(self) -> list[str]:
         lines = []

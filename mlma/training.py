@@ -131,6 +131,7 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
                 server.finish(0 if actors else len(receiver.heard))
                 if actors:
                     actors.stop()
+    say(f"ended after {learner.step:,} learner steps and {learner.frames:,} frames; weights {learner.checksum():08x}")
     if stop.failure:
         error(f"{type(stop.failure).__name__}: {stop.failure}; the last good weights are in {logdir}/checkpoints")
     allreduce.end()

@@ -86,6 +86,21 @@ def parents() -> dict[int, int]:
     return found
 
 
+def gone(pids: list[int]) -> bool:
+    return not set(pids) & set(parents())
+
+
+def descendants(pid: int) -> list[int]:
+    everyone = parents()
+    found, todo = [], [pid]
+    while todo:
+        above = todo.pop()
+        below = [child for child, parent in everyone.items() if parent == above]
+        found += below
+        todo += below
+    return found
+
+
 def rows(logdir: Path) -> list[dict[str, float]]:
     table = logdir / "metrics.csv"
     if not table.exists():

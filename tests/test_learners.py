@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from mlma import checkpoint, mpirun
 from tests.one_batch import CASES
-from tests.runs import ROOT, SMALL, Process, parents, rows, wait_for, wait_for_progress
+from tests.runs import ROOT, SMALL, Process, descendants, gone, parents, rows, wait_for, wait_for_progress
 
 pytestmark = [
     pytest.mark.skipif(not (Path(sys.executable).parent / "mpirun").exists(), reason="no mpirun: make install"),
@@ -85,21 +86,6 @@ def ranks(run: Process) -> dict[int, int]:
     return found
 
 
-def descendants(pid: int) -> list[int]:
-    everyone = parents()
-    found, todo = [], [pid]
-    while todo:
-        above = todo.pop()
-        below = [child for child, parent in everyone.items() if parent == above]
-        found += below
-        todo += below
-    return found
-
-
-def all_gone(pids: list[int]) -> bool:
-    return not set(pids) & set(parents())
-
-
 @pytest.fixture
 def two_learners(tmp_path: Path) -> Any:
     """A run that makes progress; nothing of it is left afterwards."""
@@ -125,10 +111,14 @@ def test_two_learners_train_one_network_and_a_term_signal_saves_it(tmp_path: Pat
     logdir = tmp_path / "run"
     everyone = descendants(run.process.pid)
     assert sorted(ranks(run)) == [0, 1]
-    wait_for(lambda: rows(logdir)[-1]["episodes"] > 100, 60, run.text)
+    wait_for(lambda: rows(logdir)[-1]["learner_step"] > 1000, 200, run.text)
+    assert rows(logdir)[-1]["episodes"] > 100
     run.signal(signal.SIGTERM)
     assert run.wait(60) == 0, run.text()
-    wait_for(lambda: all_gone(everyone), 10, lambda: f"left: {set(everyone) & set(parents())}")
+    one, two = re.findall(r"learner \d: ended after ([\d,]+) learner steps and [\d,]+ frames; weights (\w+)", run.text())
+    assert one == two, "step and weights on both ranks"
+    assert int(one[0].replace(",", "")) > 1000
+    wait_for(lambda: gone(everyone), 10, lambda: f"left: {set(everyone) & set(parents())}")
     table = rows(logdir)
     last = sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))[-1]
     _, meta = checkpoint.load(last)
@@ -146,7 +136,7 @@ def test_a_stopped_learner_is_named_by_the_other_and_the_run_ends(two_learners: 
     run.expect(f"waits for learner {victim} (process {pids[victim]} on", 30)
     assert "which does not answer" in run.text()
     assert run.wait(30) not in (0, None)
-    wait_for(lambda: all_gone(list(pids.values())), 15, lambda: f"left: {pids}")
+    wait_for(lambda: gone(list(pids.values())), 15, lambda: f"left: {pids}")
 
 
 def test_a_killed_learner_ends_the_run_and_a_restart_goes_on_from_its_checkpoint(tmp_path: Path, two_learners: Any) -> None:
@@ -161,7 +151,7 @@ def test_a_killed_learner_ends_the_run_and_a_restart_goes_on_from_its_checkpoint
     os.kill(ranks(run)[0], signal.SIGKILL)
     assert run.wait(30) != 0
     assert "restarts left: 0" in run.text()
-    wait_for(lambda: all_gone(everyone), 15, lambda: f"left: {set(everyone) & set(parents())}")
+    wait_for(lambda: gone(everyone), 15, lambda: f"left: {set(everyone) & set(parents())}")
 
 
 def test_a_killed_mpirun_leaves_nobody(two_learners: Any) -> None:
@@ -170,7 +160,7 @@ def test_a_killed_mpirun_leaves_nobody(two_learners: Any) -> None:
     (launcher,) = run.children()
     os.kill(launcher, signal.SIGKILL)
     assert run.wait(30) == 128 + signal.SIGKILL
-    wait_for(lambda: all_gone(everyone), 15, lambda: f"left: {set(everyone) & set(parents())}")
+    wait_for(lambda: gone(everyone), 15, lambda: f"left: {set(everyone) & set(parents())}")
 
 
 def test_a_learner_that_loses_its_actors_says_whom_and_the_other_goes_on(tmp_path: Path) -> None:
@@ -198,6 +188,18 @@ def test_a_learner_that_loses_its_actors_says_whom_and_the_other_goes_on(tmp_pat
     saved = sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))
     assert saved, run.text()
     assert checkpoint.load(saved[-1])[1]["frames"] > 0
+
+
+def test_a_late_learner_is_waited_for_and_not_in_silence(tmp_path: Path) -> None:
+    logdir = tmp_path / "run"
+    flags = [*SMALL, "--num_actors=1", f"--logdir={logdir}", "--total_environment_frames=20000"]
+    words = [mpirun.find(), "--oversubscribe", "--bind-to", "none"]
+    words += ["-np", "1", sys.executable, "experiment.py", *flags, ":"]
+    words += ["-np", "1", "sh", "-c", 'sleep 25; exec "$@"', "late", sys.executable, "experiment.py", *flags]
+    with Process(tmp_path, "learners", command=words, env=mpirun.environment()) as run:
+        run.expect("learner 0: waits for the other learners to start, for 10 s", 60)
+        assert run.wait(120) == 0, run.text()
+    assert rows(logdir)[-1]["frames"] >= 20000
 
 
 def test_a_disk_that_is_full_ends_nothing(tmp_path: Path, two_learners: Any) -> None:

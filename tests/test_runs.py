@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 
 from mlma import checkpoint
-from tests.runs import SMALL, Process, frames, parents, rows, wait_for, wait_for_progress
-
-
-def gone(pids: list[int]) -> bool:
-    return not set(pids) & set(parents())
+from tests.runs import SMALL, Process, frames, gone, rows, wait_for, wait_for_progress
 
 
 def test_ctrl_c_saves_and_leaves_nobody_and_the_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
