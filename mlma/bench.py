@@ -37,6 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def part_rate(part: str, config: flags.Config, seconds: float, start_at: float) -> float:
     """Agent steps per second of one part in this process, measured from `start_at` (a time of day) on."""
     quiet.import_tensorflow()
+    from mlma import roles
+
+    roles.threads(1)
     step, steps = {"simulation": _simulation, "inference": _inference, "learning": _learning}[part](config)
     for _ in range(3):
         step()
@@ -52,16 +55,28 @@ def part_rate(part: str, config: flags.Config, seconds: float, start_at: float) 
 
 
 def _prepare(config: flags.Config) -> tuple[Any, Any, Any]:
-    """(resolved config, spec, agent), with TensorFlow on one thread."""
+    """(resolved config, spec, agent)."""
     import agents
-    from mlma import envs, roles, weights
+    from mlma import envs, weights
 
-    roles.threads(1)
     spec = envs.spec_of(config)
     config = presets.resolve(config, spec)
     agent = agents.make(config, spec)
     weights.build(agent, spec)
     return config, spec, agent
+
+
+def learner_and_sample(config: flags.Config, learners: Any) -> tuple[Any, Any]:
+    """A learner as a run has it, and a sample of zeros."""
+    from mlma import learner, memory, wire
+
+    config, spec, agent = _prepare(config)
+    layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
+    queue = memory.TrajectoryQueue(layout, config.batch_size, config.batch_size)
+    queue.insert(layout.empty(config.batch_size))
+    sample = queue.sample(1.0)
+    assert sample is not None
+    return learner.Learner(config, agent, spec.action_repeats, learners), sample
 
 
 def _simulation(config: flags.Config) -> tuple[Callable[[], Any], int]:
@@ -96,15 +111,10 @@ def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
 
 
 def _learning(config: flags.Config) -> tuple[Callable[[], Any], float]:
-    from mlma import allreduce, learner, memory, wire
+    from mlma import allreduce, envs
 
-    config, spec, agent = _prepare(config)
-    layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
-    queue = memory.TrajectoryQueue(layout, config.batch_size, config.batch_size)
-    queue.insert(layout.empty(config.batch_size))
-    sample = queue.sample(1.0)
-    assert sample is not None
-    trainer = learner.Learner(config, agent, spec.action_repeats, allreduce.Alone())
+    config = presets.resolve(config, envs.spec_of(config))
+    trainer, sample = learner_and_sample(config, allreduce.Alone())
     return lambda: trainer.train(sample), config.batch_size * config.unroll_length / config.sample_reuse
 
 

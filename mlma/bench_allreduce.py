@@ -1,7 +1,8 @@
 """What the averaging of gradients costs: `mpirun -np N python -m mlma.bench_allreduce`, an entry point like experiment.py.
 
-For each network, milliseconds per call of the learner's own `reduce` inside a tf.function, and of the train step without it;
-medians. Learners on one host share its cores, so the step is measured while all of them compute.
+For each network, milliseconds of the learner's own `reduce` inside a tf.function, of the train step of one learner alone, and
+of the train step of all together; medians. Learners on one host share its cores, so all of them compute at the same time in
+each measurement.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mlma import bench, presets, quiet
 from mlma import config as flags
-from mlma import presets, quiet
 from mlma.mpirun import World
 
-AGENTS = ("ShallowConvNetAgent", "SimpleConvNetAgent", "ResNetLSTMAgent")
+HEAD = ("network", "weights", "MB", "allreduce, ms", "step alone, ms", "step of all, ms", "share")
 
 
 def milliseconds(call: Callable[[], Any], times: int) -> float:
@@ -32,47 +33,36 @@ def milliseconds(call: Callable[[], Any], times: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="After --: flags of experiment.py.")
-    parser.add_argument("--times", type=int, default=50, help="calls that the median is over (50)")
+    parser.add_argument("--times", type=int, default=50, help="calls that the medians are over (50)")
+    parser.add_argument("--threads", type=int, default=0, help="of TensorFlow in each learner (its share of the cores)")
+    parser.add_argument("--agents", default=",".join(bench.AGENTS), help="networks to measure, with commas between")
     parser.add_argument("flags", nargs="*", help="flags of experiment.py, after --")
     arguments = parser.parse_args()
-    given = [flags.parse_or_exit([*arguments.flags, f"--agent_name={name}"]) for name in AGENTS]
+    given = [flags.parse_or_exit([*arguments.flags, f"--agent_name={name}"]) for name in arguments.agents.split(",")]
     quiet.import_tensorflow()
     import tensorflow as tf
 
-    import agents
-    from mlma import allreduce, envs, learner, memory, roles, weights, wire
+    from mlma import allreduce, roles
 
-    roles.threads(max(1, presets.cores()))
+    roles.threads(arguments.threads or presets.cores())
     learners = allreduce.connect(given[0])
-    if learners.rank == 0:
-        print(f"{learners.size} learners, {World.here().local_size} on this host; {given[0].compression} compression")
-        print("| network | weights | MB | allreduce, ms | train step without it, ms | share of both |")
-        print("|---|---|---|---|---|---|")
+    rows = []
     for config in given:
-        spec = envs.spec_of(config)
-        config = presets.resolve(config, spec)
-        agent = agents.make(config, spec)
-        weights.build(agent, spec)
-        trainer = learner.Learner(config, agent, spec.action_repeats, allreduce.Alone())
-        layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
-        queue = memory.TrajectoryQueue(layout, config.batch_size, config.batch_size)
-        queue.insert(layout.empty(config.batch_size))
-        sample = queue.sample(1.0)
-        gradients = [tf.ones_like(v) for v in trainer.weights.variables]
+        alone, sample = bench.learner_and_sample(config, allreduce.Alone())
+        together, _ = bench.learner_and_sample(config, learners)
+        gradients = [tf.ones_like(v) for v in alone.weights.variables]
         reduce = tf.function(lambda gradients=gradients: learners.reduce(gradients, tf.zeros([5])))
         cost = milliseconds(reduce, arguments.times)
-        step = milliseconds(functools.partial(trainer.train, sample), max(5, arguments.times // 10))
-        if learners.rank == 0:
-            count = trainer.weights.count
-            cells = [
-                config.agent_name,
-                f"{count:,}",
-                f"{4e-6 * count:.1f}",
-                f"{cost:.1f}",
-                f"{step:.0f}",
-                f"{cost / (cost + step):.0%}",
-            ]
-            print(f"| {' | '.join(cells)} |", flush=True)
+        step = milliseconds(functools.partial(alone.train, sample), arguments.times)
+        learners.gather(b"")  # all begin the next measurement together
+        whole = milliseconds(functools.partial(together.train, sample), arguments.times)
+        count = alone.weights.count
+        numbers = f"{count:,}", f"{4e-6 * count:.1f}", f"{cost:.1f}", f"{step:.0f}", f"{whole:.0f}", f"{1 - step / whole:.0%}"
+        rows.append((config.agent_name, *numbers))
+    if learners.rank == 0:
+        print(f"{learners.size} learners, {World.here().local_size} on this host; {given[0].compression} compression")
+        for row in (HEAD, ["---"] * len(HEAD), *rows):
+            print(f"| {' | '.join(row)} |", flush=True)
     learners.end()
 
 
