@@ -40,14 +40,19 @@ class Process:
         return self.console.read_text(errors="replace")
 
     def expect(self, words: str, seconds: float = 120) -> None:
-        """Waits until the console says `words`."""
+        """Waits until the console says `words`; `pytest -rP` shows how long."""
+        begun = time.monotonic()
         wait_for(lambda: words in self.text(), seconds, lambda: f"no {words!r} in:\n{self.text()}", self)
+        print(f"after {time.monotonic() - begun:5.1f} s: {words}")
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
     def wait(self, seconds: float = 60) -> int:
-        return self.process.wait(seconds)
+        begun = time.monotonic()
+        code = self.process.wait(seconds)
+        print(f"after {time.monotonic() - begun:5.1f} s: exit code {code}")
+        return code
 
     def children(self) -> list[int]:
         return [pid for pid, parent in parents().items() if parent == self.process.pid]
