@@ -6,7 +6,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner train test lint types bench learn clean
+.PHONY: help install install-actor install-learner train evaluate test lint types bench learn clean
 
 help:  ## this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -23,6 +23,9 @@ install-learner:
 
 train: install-$(if $(filter 1,$(LEARNERS)),actor,learner)  ## train on LEVEL into LOGDIR, with LEARNERS learners; ARGS are flags of experiment.py; a run found there is resumed
 	$(PY) experiment.py '--level_name=$(LEVEL)' '--logdir=$(LOGDIR)' $(if $(filter 1,$(LEARNERS)),,--num_learners=$(LEARNERS)) $(ARGS)
+
+evaluate: install-actor  ## play with the last checkpoint of LOGDIR; ARGS are flags of experiment.py, such as --test_num_episodes=20
+	$(PY) experiment.py --mode=test '--config=$(LOGDIR)/config.json' '--logdir=$(LOGDIR)' $(ARGS)
 
 test: install  ## the default tests; ARGS are arguments of pytest
 	$(PY) -m pytest $(ARGS)

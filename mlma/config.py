@@ -40,6 +40,8 @@ class Config:
     seed: int = 1
     # episodes to play in test mode
     test_num_episodes: int = 10
+    # what is played in test mode: actions drawn as in training, or always the one that the network likes best
+    test_actions: Literal["sampled", "greedy"] = "sampled"
     # which checkpoint test mode plays: last, best, or a file
     test_checkpoint: str = "last"
 

@@ -1,17 +1,30 @@
-"""Plays whole games under evaluation settings: no return ends at a life loss, up to 30 no-ops, rewards as they are."""
+"""Plays whole games under evaluation settings: no return ends at a life loss, up to 30 no-ops, rewards as they are.
+
+What came out goes to a JSON file with everything that is needed to do it again, and to a CSV with a line for each episode.
+"""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import importlib.metadata
+import json
+import statistics
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mlma import envs
+from mlma import envs, scores
 from mlma.config import Config
 from mlma.types import Agent
 
 SEED_OFFSET = 1_000_003  # other games than those of training
+PACKAGES = ("tensorflow-cpu", "tensorflow", "dm-sonnet", "numpy", "gymnasium", "ale-py")
 
 
 def evaluate(config: Config, agent: Agent) -> Iterator[tuple[float, int]]:
@@ -22,8 +35,67 @@ def evaluate(config: Config, agent: Agent) -> Iterator[tuple[float, int]]:
     done = np.zeros(env.num_envs, bool)
     while not done.all():
         output, state = act(timestep, state)
-        timestep = env.step(output.action.numpy())
+        greedy = config.test_actions == "greedy"
+        timestep = env.step(output.logits.numpy().argmax(axis=-1).astype(np.int32) if greedy else output.action.numpy())
         for i in np.flatnonzero(~np.isnan(timestep.episode_return) & ~done):
             yield float(timestep.episode_return[i]), int(timestep.episode_frames[i])
         done |= ~np.isnan(timestep.episode_return)
     env.close()
+
+
+def summary(level_name: str, returns: list[float]) -> dict[str, float]:
+    """The figures that papers report; the human-normalised score where a human's is published."""
+    found = {
+        "episodes": len(returns),
+        "mean": statistics.mean(returns),
+        "median": statistics.median(returns),
+        "standard_error": statistics.stdev(returns) / len(returns) ** 0.5 if len(returns) > 1 else float("nan"),
+        "min": min(returns),
+        "max": max(returns),
+    }
+    if known := scores.of_level(level_name):
+        found["human_normalised"] = known.normalised(found["mean"])
+        found["human_normalised_capped"] = min(scores.CAP, found["human_normalised"])
+    return found
+
+
+def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: list[tuple[float, int]]) -> Path:
+    """Writes evaluation-<learner step>-<time>.json and .csv; the path of the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"evaluation-{checkpoint.stem.removeprefix('checkpoint-')}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    record = {
+        "level": config.level_name,
+        "checkpoint": str(checkpoint),
+        "frames": frames,
+        "actions": config.test_actions,
+        **summary(config.level_name, [value for value, _ in episodes]),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "commit": commit(),
+        "versions": versions(),
+        "config": dataclasses.asdict(config),
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    with path.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["episode", "return", "frames"])
+        writer.writerows([i, value, length] for i, (value, length) in enumerate(episodes))
+    return path
+
+
+def commit() -> str | None:
+    """Of the code that runs, with a + where it was changed since; None outside of a checkout."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    found: dict[str, Any] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

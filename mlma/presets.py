@@ -13,7 +13,7 @@ from mlma.config import Config
 from mlma.mpirun import World
 from mlma.types import EnvSpec
 
-# Pong in a quarter of an hour: sandbox/case_studies/pong.md, docs/decisions/0005-pong.md.
+# Pong in half an hour: sandbox/case_studies/pong.md, docs/decisions/0005-pong.md.
 IMAGES: dict[str, Any] = dict(
     total_environment_frames=2e8,
     agent_name="ShallowConvNetAgent",
@@ -24,7 +24,7 @@ IMAGES: dict[str, Any] = dict(
     sample_reuse=3,
     vtrace_lambda=0.95,
     policy_clip=0.15,
-    entropy_cost=0.003,
+    entropy_cost=0.0015,
     baseline_cost=0.5,
     optimizer="adam",
     learning_rate=0.0004,
@@ -66,7 +66,7 @@ CORRIDOR: dict[str, Any] = dict(
 )
 LEVELS: dict[str, dict[str, Any]] = {
     "corridor": CORRIDOR,
-    **{key: dict(total_environment_frames=1e7) for key in ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")},
+    **{key: dict(total_environment_frames=1.2e7) for key in ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")},
 }
 
 

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from mlma import actor, checkpoint, envs, presets, resume, transport, wire
 from mlma.config import Config
-from mlma.evaluate import evaluate
+from mlma.evaluate import evaluate, save, summary
 from mlma.types import Agent, EnvSpec
 from mlma.weights import FlatWeights, build, named
 
@@ -79,9 +78,14 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         variable.assign(network[name])
     tf.random.set_seed(config.seed)
     print(f"{path}: {meta['frames']:,} frames of {config.level_name}; {config.test_num_episodes} episodes", flush=True)
-    returns = []
-    for value, frames in evaluate(config, agent):
-        returns.append(value)
-        print(f"episode {len(returns)}: return {value:g} in {frames:,} frames", flush=True)
-    print(f"mean {np.mean(returns):.2f}  median {np.median(returns):g}  min {min(returns):g}  max {max(returns):g}")
+    episodes = []
+    for episode in evaluate(config, agent):
+        episodes.append(episode)
+        print(f"episode {len(episodes)}: return {episode[0]:g} in {episode[1]:,} frames", flush=True)
+    found = summary(config.level_name, [value for value, _ in episodes])
+    line = "mean {mean:.2f} +- {standard_error:.2f}  median {median:g}  min {min:g}  max {max:g}".format(**found)
+    if "human_normalised" in found:
+        line += f"  human-normalised {found['human_normalised']:.1f} % (100 % is a human, 0 % random play)"
+    print(line)
+    print(f"written to {save(Path(config.logdir) / 'evaluation', config, path, meta['frames'], episodes)}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 from pathlib import Path
@@ -147,10 +148,18 @@ def test_test_mode_plays_episodes_with_a_checkpoint(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
     with Process(tmp_path, "train", *SMALL, f"--logdir={logdir}", "--num_actors=1", "--total_environment_frames=2000") as run:
         assert run.wait(120) == 0, run.text()
-    with Process(tmp_path, "test", "--mode=test", f"--config={logdir}/config.json", "--test_num_episodes=5") as run:
+    greedy = ["--test_num_episodes=5", "--test_actions=greedy"]
+    with Process(tmp_path, "test", "--mode=test", f"--config={logdir}/config.json", *greedy) as run:
         assert run.wait(120) == 0, run.text()
         assert run.text().count("episode ") == 5
-        assert "mean" in run.text()
+    (record,) = (json.loads(path.read_text()) for path in (logdir / "evaluation").glob("*.json"))
+    assert f"mean {record['mean']:.2f} +- {record['standard_error']:.2f}" in run.text()
+    assert (record["level"], record["episodes"], record["actions"]) == ("catch", 5, "greedy")
+    assert record["frames"] >= 2000
+    assert record["versions"]["dm-sonnet"]
+    assert record["config"]["unroll_length"] == 10
+    (table,) = (path.read_text().splitlines() for path in (logdir / "evaluation").glob("*.csv"))
+    assert np.mean([float(line.split(",")[1]) for line in table[1:]]) == pytest.approx(record["mean"])
     with Process(tmp_path, "other", f"--config={logdir}/config.json", "--level_name=corridor") as run:
         assert run.wait(120) == 2
         assert "was made with level_name=catch, this run has level_name=corridor" in run.text()

@@ -43,15 +43,21 @@ def _parse(level_name: str) -> tuple[str, float] | None:
     if match := re.fullmatch(r"atari_(\w+)", level_name):
         game, sticky = match[1], 0.0
     elif match := re.fullmatch(r"(\w+?)NoFrameskip-v4", level_name):
-        game, sticky = _snake(match[1]), 0.0
+        game, sticky = snake(match[1]), 0.0
     elif match := re.fullmatch(r"ALE/(\w+)-v5", level_name):
-        game, sticky = _snake(match[1]), 0.25
+        game, sticky = snake(match[1]), 0.25
     else:
         return None
     return (game, sticky) if game in roms.get_all_rom_ids() else None
 
 
-def _snake(camel: str) -> str:
+def game_of(level_name: str) -> str | None:
+    """The name of its ROM, or None if this is no Atari game."""
+    parsed = _parse(level_name)
+    return parsed and parsed[0]
+
+
+def snake(camel: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", camel).lower()
 
 

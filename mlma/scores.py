@@ -1,0 +1,82 @@
+"""Human-normalised scores: 100 (return - random) / (human - random), of a level and of a suite of levels.
+
+The tables in mlma/published/ are the papers': Atari-57 as in Wang et al. 2016 (arXiv 1511.06581), DMLab-30 as in the
+code of the IMPALA paper, with the test level beside the level that is trained on. Not here: playing (mlma/evaluate.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mlma.envs import atari
+
+FOLDER = Path(__file__).parent / "published"
+CAP = 100.0
+
+
+class Range(NamedTuple):
+    """Mean returns of random play and of a human."""
+
+    random: float
+    human: float
+
+    def normalised(self, value: float) -> float:
+        return 100 * (value - self.random) / (self.human - self.random)
+
+
+@functools.cache
+def table(suite: str) -> dict[str, Range]:
+    """atari57: by game, as ROMs are named; dmlab30: by train level."""
+    with (FOLDER / f"{suite}.csv").open(newline="") as file:
+        return {
+            atari.snake(row["game"]) if suite == "atari57" else row["train_level"]: Range(
+                float(row["random"]), float(row["human"])
+            )
+            for row in csv.DictReader(file)
+        }
+
+
+@functools.cache
+def _test_levels() -> dict[str, str]:
+    """DMLab test level -> train level."""
+    with (FOLDER / "dmlab30.csv").open(newline="") as file:
+        return {row["test_level"]: row["train_level"] for row in csv.DictReader(file)}
+
+
+def key(level_name: str) -> str:
+    """What a level is called in the tables, or its own name."""
+    name = level_name.removeprefix("contributed/dmlab30/")
+    return atari.game_of(level_name) or _test_levels().get(name, name)
+
+
+def of_level(level_name: str) -> Range | None:
+    """None for a level that nobody has published scores of."""
+    return {**table("atari57"), **table("dmlab30")}.get(key(level_name))
+
+
+class SuiteScore(NamedTuple):
+    """Over all levels of a suite."""
+
+    mean: float
+    median: float
+    mean_capped: float  # each level at most 100: the DMLab-30 score
+    levels: dict[str, float]
+
+
+def of_suite(suite: str, returns: Mapping[str, float]) -> SuiteScore:
+    """From the mean return of each level, under any of its names. ValueError that names the levels that are missing."""
+    known = table(suite)
+    by_key = {key(name): value for name, value in returns.items()}
+    if strange := [name for name in returns if key(name) not in known]:
+        raise ValueError(f"{suite}: not a level of it: {', '.join(strange)}")
+    if missing := sorted(known.keys() - by_key.keys()):
+        raise ValueError(f"{suite}: {len(missing)} of {len(known)} levels are missing: {', '.join(missing)}")
+    levels = {name: known[name].normalised(by_key[name]) for name in known}
+    values = list(levels.values())
+    capped = statistics.mean(min(CAP, value) for value in values)
+    return SuiteScore(statistics.mean(values), statistics.median(values), capped, levels)
