@@ -42,6 +42,8 @@ class Config:
     test_num_episodes: int = 10
     # what is played in test mode: actions drawn as in training, or always the one that the network likes best
     test_actions: Literal["sampled", "greedy"] = "sampled"
+    # test mode: write the best, the median and the worst episode to logdir/videos as MP4 and GIF
+    record_video: bool = False
     # which checkpoint test mode plays: last, best, or a file
     test_checkpoint: str = "last"
 

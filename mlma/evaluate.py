@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -27,20 +27,43 @@ SEED_OFFSET = 1_000_003  # other games than those of training
 PACKAGES = ("tensorflow-cpu", "tensorflow", "dm-sonnet", "numpy", "gymnasium", "ale-py")
 
 
-def evaluate(config: Config, agent: Agent) -> Iterator[tuple[float, int]]:
-    """(return, frames) of `test_num_episodes` episodes: the first of each environment, so that short ones are not favoured."""
-    env = envs.make(config.level_name, config.test_num_episodes, config.seed + SEED_OFFSET, config, evaluation=True)
+class Tape(NamedTuple):
+    """What was done and thought in each step of an evaluation of E episodes; each entry [E, ...]."""
+
+    actions: list[Any]
+    logits: list[Any]
+    values: list[Any]
+
+
+class Episode(NamedTuple):
+    number: int  # of its environment
+    value: float  # the return
+    frames: int
+
+
+def evaluate(config: Config, agent: Agent, tape: Tape | None = None) -> Iterator[Episode]:
+    """`test_num_episodes` episodes as they end: the first of each environment, so that short ones are not favoured."""
+    env = envs.make(config.level_name, config.test_num_episodes, seed_of(config), config, evaluation=True)
     act = tf.function(agent.act)
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
     done = np.zeros(env.num_envs, bool)
     while not done.all():
         output, state = act(timestep, state)
-        greedy = config.test_actions == "greedy"
-        timestep = env.step(output.logits.numpy().argmax(axis=-1).astype(np.int32) if greedy else output.action.numpy())
+        logits, action = output.logits.numpy(), output.action.numpy()
+        if config.test_actions == "greedy":
+            action = logits.argmax(axis=-1).astype(np.int32)
+        if tape is not None:
+            for track, values in zip(tape, (action, logits, output.value.numpy()), strict=True):
+                track.append(values)
+        timestep = env.step(action)
         for i in np.flatnonzero(~np.isnan(timestep.episode_return) & ~done):
-            yield float(timestep.episode_return[i]), int(timestep.episode_frames[i])
+            yield Episode(int(i), float(timestep.episode_return[i]), int(timestep.episode_frames[i]))
         done |= ~np.isnan(timestep.episode_return)
     env.close()
+
+
+def seed_of(config: Config) -> int:
+    return config.seed + SEED_OFFSET
 
 
 def summary(level_name: str, returns: list[float]) -> dict[str, float]:
@@ -59,7 +82,7 @@ def summary(level_name: str, returns: list[float]) -> dict[str, float]:
     return found
 
 
-def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: list[tuple[float, int]]) -> Path:
+def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: list[Episode]) -> Path:
     """Writes evaluation-<learner step>-<time>.json and .csv; the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"evaluation-{checkpoint.stem.removeprefix('checkpoint-')}-{time.strftime('%Y%m%d-%H%M%S')}.json"
@@ -68,7 +91,7 @@ def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: 
         "checkpoint": str(checkpoint),
         "frames": frames,
         "actions": config.test_actions,
-        **summary(config.level_name, [value for value, _ in episodes]),
+        **summary(config.level_name, [episode.value for episode in episodes]),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "commit": commit(),
         "versions": versions(),
@@ -78,7 +101,7 @@ def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: 
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["episode", "return", "frames"])
-        writer.writerows([i, value, length] for i, (value, length) in enumerate(episodes))
+        writer.writerows(sorted(episodes))
     return path
 
 

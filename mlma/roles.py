@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from mlma import actor, checkpoint, envs, presets, resume, transport, wire
 from mlma.config import Config
-from mlma.evaluate import evaluate, save, summary
+from mlma.evaluate import Episode, Tape, evaluate, save, seed_of, summary
 from mlma.types import Agent, EnvSpec
 from mlma.weights import FlatWeights, build, named
 
@@ -78,14 +78,21 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         variable.assign(network[name])
     tf.random.set_seed(config.seed)
     print(f"{path}: {meta['frames']:,} frames of {config.level_name}; {config.test_num_episodes} episodes", flush=True)
-    episodes = []
-    for episode in evaluate(config, agent):
+    episodes: list[Episode] = []
+    tape = Tape([], [], []) if config.record_video else None
+    for episode in evaluate(config, agent, tape):
         episodes.append(episode)
-        print(f"episode {len(episodes)}: return {episode[0]:g} in {episode[1]:,} frames", flush=True)
-    found = summary(config.level_name, [value for value, _ in episodes])
+        print(f"episode {len(episodes)}: return {episode.value:g} in {episode.frames:,} frames", flush=True)
+    found = summary(config.level_name, [episode.value for episode in episodes])
     line = "mean {mean:.2f} +- {standard_error:.2f}  median {median:g}  min {min:g}  max {max:g}".format(**found)
     if "human_normalised" in found:
         line += f"  human-normalised {found['human_normalised']:.1f} % (100 % is a human, 0 % random play)"
     print(line)
-    print(f"written to {save(Path(config.logdir) / 'evaluation', config, path, meta['frames'], episodes)}")
+    record = save(Path(config.logdir) / "evaluation", config, path, meta["frames"], episodes)
+    print(f"written to {record}")
+    if tape:
+        from mlma import video  # only here, since actors import this file
+
+        returns = [episode.value for episode in sorted(episodes)]
+        video.film(config, seed_of(config), tape, returns, Path(config.logdir) / "videos" / record.stem, print)
     return 0

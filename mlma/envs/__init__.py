@@ -11,6 +11,11 @@ from mlma.types import EnvSpec, VectorEnv
 
 
 class Suite(Protocol):
+    """May also have `film(level_name, num_envs, seed, config)`: the games that `make` plays with `evaluation`, made to be seen.
+
+    What it makes, or else what `make` makes, may have `picture(i)`, uint8 [H, W, 3], and `action_names`.
+    """
+
     def names(self) -> list[str]:
         """The level names it answers to, as a user would type them; it may accept more than it lists."""
         ...
@@ -24,6 +29,14 @@ class Suite(Protocol):
 
 
 SUITES: list[Suite] = [corridor, catch, atari, gym]
+
+
+def film(level_name: str, num_envs: int, seed: int, config: Config) -> VectorEnv:
+    """The same games as with `evaluation`, in pictures where the level has any."""
+    for suite in SUITES:
+        if hasattr(suite, "film") and (env := suite.film(level_name, num_envs, seed, config)) is not None:
+            return env
+    return make(level_name, num_envs, seed, config, evaluation=True)
 
 
 def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool = False) -> VectorEnv:

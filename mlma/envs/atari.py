@@ -8,15 +8,17 @@ learner's).
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from ale_py import AtariVectorEnv, roms
+from ale_py import ALEInterface, AtariVectorEnv, roms
 from gymnasium.vector import AutoresetMode
 
 from mlma.config import Config
 from mlma.types import ArraySpec, EnvSpec, TimeStep
 
+SCREEN = (210, 160)
 MAX_EPISODE_FRAMES = 108_000  # half an hour of play, as in the published evaluations
 
 
@@ -29,13 +31,17 @@ def names() -> list[str]:
 
 
 def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Atari | None:
-    parsed = _parse(level_name)
-    if parsed is None:
+    if (parsed := _parse(level_name)) is None:
         return None
-    game, sticky = parsed
-    if config.sticky_actions >= 0:
-        sticky = config.sticky_actions
-    return Atari(game, num_envs, seed, config, sticky, life_loss=config.life_loss_ends_return and not evaluation)
+    return Atari(*parsed, num_envs, seed, config, life_loss=config.life_loss_ends_return and not evaluation)
+
+
+def film(level_name: str, num_envs: int, seed: int, config: Config) -> Atari | None:
+    """The same games as `make` with `evaluation`, in the console's own size and colours."""
+    if (parsed := _parse(level_name)) is None:
+        return None
+    height, width = SCREEN
+    return Atari(*parsed, num_envs, seed, replace(config, height=height, width=width), life_loss=False, colour=True)
 
 
 def _parse(level_name: str) -> tuple[str, float] | None:
@@ -64,9 +70,13 @@ def snake(camel: str) -> str:
 class Atari:
     """See mlma.types.VectorEnv. Autoreset is ale-py's NEXT_STEP: the step after the end of a game is its restart."""
 
-    def __init__(self, game: str, num_envs: int, seed: int, config: Config, sticky: float, life_loss: bool) -> None:
+    def __init__(
+        self, game: str, sticky: float, num_envs: int, seed: int, config: Config, life_loss: bool, colour: bool = False
+    ) -> None:
         self.num_envs = num_envs
-        self._seed = seed
+        self._game, self._seed, self._full = game, seed, config.full_action_space
+        if config.sticky_actions >= 0:
+            sticky = config.sticky_actions
         self._env = AtariVectorEnv(
             game,
             num_envs,
@@ -77,13 +87,14 @@ class Atari:
             autoreset_mode=AutoresetMode.NEXT_STEP,
             img_height=config.height,
             img_width=config.width,
+            grayscale=not colour,
             stack_num=1,
             frameskip=config.num_action_repeats,
             noop_max=config.noop_max,
             life_loss_info=life_loss,  # never episodic_life, which restarts the whole game at each life
             reward_clipping=False,
         )
-        shape = (config.height, config.width, 1)
+        shape = (config.height, config.width, 3 if colour else 1)
         self.spec = EnvSpec(ArraySpec(shape, "uint8"), int(self._env.single_action_space.n), config.num_action_repeats)
 
     def reset(self) -> TimeStep:
@@ -105,11 +116,23 @@ class Atari:
         discount = 1 - terminated.astype(np.float32)
         return self._timestep(observation, reward.astype(np.float32), discount, first, np.where(first, 0, action))
 
+    def picture(self, i: int) -> Any:
+        """uint8 [H, W, 3]."""
+        return self._last[i]
+
+    @property
+    def action_names(self) -> list[str]:
+        console = ALEInterface()
+        console.loadROM(roms.get_rom_path(self._game))
+        actions = console.getLegalActionSet() if self._full else console.getMinimalActionSet()
+        return [action.name for action in actions]
+
     def _timestep(self, observation: Any, reward: Any, discount: Any, first: Any, last_action: Any) -> TimeStep:
+        self._last = observation.reshape(self.num_envs, *self.spec.observation.shape)  # [E, 1, H, W(, 3)] -> [E, H, W, C]
         over = self._game_over
         frames = (self._steps * self.spec.action_repeats).astype(np.int32)
         return TimeStep(
-            observation=observation.reshape(self.num_envs, *self.spec.observation.shape),  # [E, 1, H, W] -> [E, H, W, 1]
+            observation=self._last,
             reward=reward,
             discount=discount,
             first=first,

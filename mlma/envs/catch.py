@@ -64,5 +64,10 @@ class Catch:
         board[everyone, ROWS - 1, self._paddle] = 1
         return board.reshape(self.num_envs, -1)
 
+    def picture(self, i: int) -> Any:
+        """uint8 [H, W, 3]; the paddle and the ball are white."""
+        board = self._board()[i].reshape(ROWS, COLUMNS, 1)
+        return (40 + 200 * np.kron(board, np.ones((20, 20, 3)))).astype(np.uint8)
+
     def close(self) -> None:
         pass

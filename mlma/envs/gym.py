@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -21,18 +20,32 @@ def names() -> list[str]:
 def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> GymVector | None:
     if level_name not in gymnasium.registry:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # gymnasium warns of ids that have a newer version
-        return GymVector([lambda: gymnasium.make(level_name)] * num_envs, level_name, seed)
+    return GymVector(level_name, num_envs, seed)
+
+
+def film(level_name: str, num_envs: int, seed: int, config: Config) -> FilmedGymVector | None:
+    """The same games with pictures; None where the environment cannot draw."""
+    if level_name not in gymnasium.registry:
+        return None
+    env = FilmedGymVector(level_name, num_envs, seed, render_mode="rgb_array")
+    try:
+        env.reset()
+        env.picture(0)
+    except (gymnasium.error.Error, AttributeError):
+        env.close()
+        return None
+    return env
 
 
 class GymVector:
     """E gymnasium environments, one after the other; NEXT_STEP autoreset, as in mlma.envs.atari."""
 
-    def __init__(self, makers: list[Callable[[], gymnasium.Env]], level_name: str, seed: int) -> None:
-        self.num_envs = len(makers)
-        self._seed = seed
-        self._env = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
+    def __init__(self, level_name: str, num_envs: int, seed: int, **options: Any) -> None:
+        self.num_envs, self._seed = num_envs, seed
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gymnasium warns of ids that have a newer version
+            makers = [lambda: gymnasium.make(level_name, **options)] * num_envs
+            self._env = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
         actions, observations = self._env.single_action_space, self._env.single_observation_space
         if not isinstance(actions, gymnasium.spaces.Discrete) or not isinstance(observations, gymnasium.spaces.Box):
             self._env.close()
@@ -79,3 +92,9 @@ class GymVector:
 
     def close(self) -> None:
         self._env.close()
+
+
+class FilmedGymVector(GymVector):
+    def picture(self, i: int) -> Any:
+        """uint8 [H, W, 3]."""
+        return np.asarray(self._env.envs[i].render())
