@@ -54,7 +54,7 @@ def main() -> None:
         agent = agents.make(config, spec)
         weights.build(agent, spec)
         trainer = learner.Learner(config, agent, spec.action_repeats, allreduce.Alone())
-        layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
+        layout = wire.layout_of(spec, agent, config.unroll_length)
         queue = memory.TrajectoryQueue(layout, config.batch_size, config.batch_size)
         queue.insert(layout.empty(config.batch_size))
         sample = queue.sample(1.0)
