@@ -114,12 +114,12 @@ APEX_VECTORS: dict[str, Any] = APEX_IMAGES | dict(
     envs_per_actor=16,
     batch_size=64,
     unroll_length=16,
-    replay_capacity=50_000,
+    replay_capacity=500_000,
     replay_min_fill=2_000,
     replay_ratio=4.0,
-    target_period=200,
+    target_period=500,
     optimizer="adam",
-    learning_rate=0.001,
+    learning_rate=0.0005,
     end_learning_rate=0.0,
     epsilon=1e-5,
     gradients_clipping=10.0,
@@ -162,7 +162,7 @@ R2D2_IMAGES: dict[str, Any] = APEX_IMAGES | dict(
     reward_clipping="none",
 )
 R2D2_VECTORS: dict[str, Any] = R2D2_IMAGES | dict(
-    total_environment_frames=5e5,
+    total_environment_frames=3e5,
     agent_name="MLPLSTMAgent",
     num_stacked_frames=1,
     envs_per_actor=16,
@@ -222,11 +222,11 @@ def _check_replay(config: Config) -> None:
         raise ValueError(
             f"--replay_min_fill={config.replay_min_fill}: must be at most --replay_capacity={config.replay_capacity}"
         )
-    most = config.sequence_length + 1 - config.burn_in
+    most = config.sequence_length - config.burn_in
     if config.algorithm == "r2d2" and config.unroll_length > most:
         raise ValueError(
             f"--unroll_length={config.unroll_length}: sequences begin so far apart, and would leave steps out; must be at most "
-            f"--sequence_length={config.sequence_length} + 1 - --burn_in={config.burn_in} = {most}"
+            f"--sequence_length={config.sequence_length} - --burn_in={config.burn_in} = {most}"
         )
 
 

@@ -124,8 +124,9 @@ class Store:
         Where `opens`, the window begins with its game: `burn_in` zeros come before it, and the state is zero.
         """
         batch, depth = chain.shape
-        at = start + np.arange(steps)[:, None] - burn_in * opens  # [L, B], from step 0 of the first trajectory
-        nothing = at < 0
+        window = np.arange(steps)[:, None]
+        at = start + window - burn_in * opens  # [L, B], from step 0 of the first trajectory
+        nothing = opens & (window < burn_in)  # [L, B]
         which = np.clip(at // self.length, 0, depth - 1)
         step = np.clip(at - which * self.length, 0, self.length)
         slot = chain[np.arange(batch), which]  # [L, B]
