@@ -33,7 +33,8 @@ def test_n_step_targets_end_with_the_return_the_game_and_the_window(n: int) -> N
     rewards, values = rng.normal(size=(12, 8)), rng.normal(size=(13, 8))
     discounts = 0.9 * (rng.random((12, 8)) > 0.2)
     real = rng.random((12, 8)) > 0.2
-    found = value_learning.n_step_targets(*(tf.constant(x) for x in (rewards, discounts, real, values)), n)
+    tensors = [tf.constant(x) for x in (rewards, discounts, real, values)]
+    found = value_learning.n_step_targets(tensors[0], tensors[1], tensors[2], tensors[3], n)
     np.testing.assert_allclose(found, slow_n_step(rewards, discounts, real, values, n), atol=1e-12)
 
 
