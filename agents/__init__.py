@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mlma.config import Config
 from mlma.types import Agent, EnvSpec
 
 
 def make(config: Config, spec: EnvSpec) -> Agent:
+    from agents.apex import Apex
     from agents.impala import Impala
+    from agents.r2d2 import R2D2
 
-    return {"impala": Impala}[config.algorithm](config, spec)
+    algorithms: dict[str, Callable[[Config, EnvSpec], Agent]] = {"impala": Impala, "apex": Apex, "r2d2": R2D2}
+    return algorithms[config.algorithm](config, spec)

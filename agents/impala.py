@@ -11,25 +11,21 @@ from typing import Any
 import tensorflow as tf
 
 from agents import networks
+from agents.rewards import clip_rewards
 from mlma import vtrace
 from mlma.config import Config
-from mlma.types import ActOutput, EnvSpec, LossOutput, Sample, TimeStep
-
-
-def clip_rewards(rewards: tf.Tensor, how: str) -> tf.Tensor:
-    if how == "abs_one":
-        return tf.clip_by_value(rewards, -1.0, 1.0)
-    if how == "soft_asymmetric":  # as in the paper's released code, from which its figure differs
-        squeezed = tf.tanh(rewards / 5.0)
-        return 5.0 * tf.where(rewards < 0, 0.3 * squeezed, squeezed)
-    return rewards
+from mlma.types import ActOutput, EnvSpec, LossOutput, Sample, TimeStep, Windows
 
 
 class Impala:
     """See mlma.types.Agent."""
 
+    windows: Windows | None = None
+    batch_loss = "sum"
+
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         self._config = config
+        self.slow: list[Any] = []
         self.network = networks.make(config.agent_name, spec, config.num_stacked_frames)
 
     def initial_state(self, batch_size: int) -> Any:
@@ -98,3 +94,12 @@ class Impala:
         if logits.shape[-1] == 2:
             metrics["policy/p_action_1"] = tf.reduce_sum(tf.exp(log_pi[..., 1]) * real) / steps
         return LossOutput(total, priorities=tf.reduce_sum(tf.abs(returns.vs - values), axis=0), metrics=metrics)
+
+    def explore(self, places: Any, count: int) -> None:
+        """Its policy explores by itself."""
+
+    def errors(self, timesteps: TimeStep, acted: ActOutput) -> Any:
+        """A queue needs none."""
+
+    def after_step(self, step: int) -> None:
+        pass

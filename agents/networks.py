@@ -2,7 +2,8 @@
 
 A network takes a `TimeStep` [T, B] and the agent state before it, and returns (logits [T, B, A], value [T, B]) and the state
 after it. The state holds the last frames of the stack and that of the LSTM, so that single frames travel and are remembered;
-both start afresh where `first`. Not here: losses, and how actions are chosen.
+both start afresh where `first`. The algorithm chooses the head: a policy and a value, or dueling q-values. Not here: losses,
+and how actions are chosen.
 """
 
 from __future__ import annotations
@@ -12,33 +13,37 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from mlma.types import EnvSpec, TimeStep
+from mlma.types import EnvSpec, NetworkState, TimeStep
 
 CONTRAST = 64.0  # grey levels from the mean of an image that become 1
 
 
-class NetworkState(NamedTuple):
-    frames: Any  # uint8 [B, k-1, H, W, C], oldest first; zeros before the first; None without a stack
-    core: Any  # (hidden, cell) float32 [B, N], or None
-
-
 class NetworkOutput(NamedTuple):
-    logits: tf.Tensor  # float32 [T, B, A]
+    logits: tf.Tensor  # float32 [T, B, A], or q-values
     value: tf.Tensor  # float32 [T, B]
 
 
 class Network(snt.Module):
-    """Stack frames -> torso -> optional reward and action -> optional LSTM -> policy and value."""
+    """Stack frames -> torso -> optional reward and action -> optional LSTM -> policy and value, or dueling q-values."""
 
     def __init__(
-        self, torso: snt.Module, spec: EnvSpec, stack: int, lstm_size: int = 0, feed_back: bool = False, name: str | None = None
+        self,
+        torso: snt.Module,
+        spec: EnvSpec,
+        stack: int,
+        dueling: int = 0,  # width of the dueling streams; 0 is a policy and a value
+        lstm_size: int = 0,
+        feed_back: bool = False,
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self._spec, self._stack, self._feed_back = spec, stack, feed_back
         self._torso = torso
         self._core = ResettingLSTM(lstm_size) if lstm_size else None
-        self._policy = snt.Linear(spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy")
-        self._value = snt.Linear(1, name="value")
+        self._dueling = Dueling(spec.num_actions, dueling) if dueling else None
+        if not dueling:
+            self._policy = snt.Linear(spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy")
+            self._value = snt.Linear(1, name="value")
 
     def initial_state(self, batch_size: int) -> NetworkState:
         frames = None
@@ -48,7 +53,7 @@ class Network(snt.Module):
 
     def __call__(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
         observation, frames = timestep.observation, state.frames
-        if self._stack > 1:
+        if frames is not None:  # else there is no stack, or it is made already
             observation, frames = stack_frames(observation, timestep.first, frames)
         if observation.dtype == tf.uint8:
             observation = tf.cast(observation, tf.float32)  # [T, B, H, W, C]
@@ -61,9 +66,26 @@ class Network(snt.Module):
         core = state.core
         if self._core:
             features, core = self._core(features, timestep.first, core)
-        logits = snt.BatchApply(self._policy)(features)  # [T, B, A]
-        value = tf.squeeze(snt.BatchApply(self._value)(features), axis=-1)  # [T, B]
+        if self._dueling:
+            logits, value = snt.BatchApply(self._dueling)(features)  # [T, B, A], [T, B]
+        else:
+            logits = snt.BatchApply(self._policy)(features)  # [T, B, A]
+            value = tf.squeeze(snt.BatchApply(self._value)(features), axis=-1)  # [T, B]
         return NetworkOutput(logits, value), NetworkState(frames, core)
+
+
+class Dueling(snt.Module):
+    """Q-values from a stream for the state and one for the actions: Wang et al. 2016 (arXiv 1511.06581)."""
+
+    def __init__(self, num_actions: int, width: int, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self._state = snt.Sequential([snt.Linear(width, w_init=_init()), tf.nn.relu, snt.Linear(1)], name="state")
+        self._actions = snt.Sequential([snt.Linear(width, w_init=_init()), tf.nn.relu, snt.Linear(num_actions)], name="actions")
+
+    def __call__(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        value, advantages = self._state(features), self._actions(features)  # [N, 1], [N, A]
+        q = value + advantages - tf.reduce_mean(advantages, axis=-1, keepdims=True)  # eq. (9)
+        return q, tf.squeeze(value, axis=-1)  # [N, A], [N]
 
 
 def stack_frames(observation: tf.Tensor, first: tf.Tensor, before: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -140,11 +162,17 @@ def _init() -> snt.initializers.Initializer:
 
 
 def _conv_torso(convolutions: list[tuple[int, int, int]], hidden: int, name: str) -> snt.Module:
-    """(channels, kernel, stride) each, VALID padding, then one fully connected layer; ReLU everywhere."""
+    """(channels, kernel, stride) each, VALID padding, then one fully connected layer if `hidden`; ReLU everywhere."""
     layers: list[Any] = []
     for channels, kernel, stride in convolutions:
         layers += [snt.Conv2D(channels, kernel, stride, padding="VALID", w_init=_init()), tf.nn.relu]
-    return snt.Sequential([*layers, snt.Flatten(), snt.Linear(hidden, w_init=_init()), tf.nn.relu], name=name)
+    layers.append(snt.Flatten())
+    if hidden:
+        layers += [snt.Linear(hidden, w_init=_init()), tf.nn.relu]
+    return snt.Sequential(layers, name=name)
+
+
+NATURE = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
 
 
 class ResidualTorso(snt.Module):
@@ -166,34 +194,57 @@ class ResidualTorso(snt.Module):
         return self._out(x)
 
 
-def shallow(spec: EnvSpec, stack: int) -> Network:
+def _mlp_torso() -> snt.Module:
+    return snt.Sequential([snt.Flatten(), snt.Linear(64), tf.tanh, snt.Linear(64), tf.tanh], name="torso")
+
+
+def shallow(spec: EnvSpec, stack: int, **head: Any) -> Network:
     """The paper's shallow network without its LSTM, as it plays Atari (also Mnih et al. 2013)."""
-    return Network(_conv_torso([(16, 8, 4), (32, 4, 2)], 256, "torso"), spec, stack, name="shallow")
+    return Network(_conv_torso([(16, 8, 4), (32, 4, 2)], 256, "torso"), spec, stack, **head, name="shallow")
 
 
-def simple(spec: EnvSpec, stack: int) -> Network:
+def simple(spec: EnvSpec, stack: int, **head: Any) -> Network:
     """The network of Mnih et al. 2015, "Nature", plus last reward and action."""
-    return Network(_conv_torso([(32, 8, 4), (64, 4, 2), (64, 3, 1)], 512, "torso"), spec, stack, feed_back=True, name="simple")
+    return Network(_conv_torso(NATURE, 512, "torso"), spec, stack, **head, feed_back=True, name="simple")
 
 
-def resnet_lstm(spec: EnvSpec, stack: int) -> Network:
-    """The paper's deep network, without the language input."""
-    return Network(ResidualTorso("torso"), spec, stack, lstm_size=256, feed_back=True, name="resnet_lstm")
+def conv(spec: EnvSpec, stack: int, **head: Any) -> Network:
+    """Nature's convolutions alone, for heads that bring a layer of their own: Ape-X's network."""
+    return Network(_conv_torso(NATURE, 0, "torso"), spec, stack, **head, name="conv")
 
 
-def mlp(spec: EnvSpec, stack: int) -> Network:
+def conv_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
+    """R2D2's: Nature's torso, last reward and action, an LSTM of 512."""
+    return Network(_conv_torso(NATURE, 512, "torso"), spec, stack, **head, lstm_size=512, feed_back=True, name="conv_lstm")
+
+
+def resnet_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
+    """IMPALA's deep network, without the language input."""
+    return Network(ResidualTorso("torso"), spec, stack, **head, lstm_size=256, feed_back=True, name="resnet_lstm")
+
+
+def mlp(spec: EnvSpec, stack: int, **head: Any) -> Network:
     """For vector observations."""
-    torso = snt.Sequential([snt.Flatten(), snt.Linear(64), tf.tanh, snt.Linear(64), tf.tanh], name="torso")
-    return Network(torso, spec, stack=1, name="mlp")
+    return Network(_mlp_torso(), spec, stack=1, **head, name="mlp")
+
+
+def mlp_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
+    """For vector observations that do not tell everything."""
+    return Network(_mlp_torso(), spec, stack=1, **head, lstm_size=64, feed_back=True, name="mlp_lstm")
 
 
 NETWORKS = {
     "ShallowConvNetAgent": shallow,
     "SimpleConvNetAgent": simple,
+    "ConvNetAgent": conv,
+    "ConvLSTMAgent": conv_lstm,
     "ResNetLSTMAgent": resnet_lstm,
     "MLPAgent": mlp,
+    "MLPLSTMAgent": mlp_lstm,
 }
 
 
-def make(agent_name: str, spec: EnvSpec, stack: int) -> Network:
-    return NETWORKS[agent_name](spec, stack)
+def make(agent_name: str, spec: EnvSpec, stack: int, dueling: bool = False) -> Network:
+    """With a policy and a value on top, or with dueling q-values."""
+    width = 512 if len(spec.observation.shape) == 3 else 64
+    return NETWORKS[agent_name](spec, stack, dueling=width if dueling else 0)

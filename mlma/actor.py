@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from mlma import wire
@@ -27,11 +28,23 @@ NONE = -100  # the version of an actor without weights
 class Trajectories:
     """The trajectories that are being filled: one record per environment, written in place, sent when full."""
 
-    def __init__(self, layout: wire.Layout, num_envs: int, unroll_length: int, task: int) -> None:
+    def __init__(
+        self,
+        layout: wire.Layout,
+        num_envs: int,
+        unroll_length: int,
+        task: int,
+        places: Any = 0,
+        seed: int = 0,
+        errors: Callable[..., Any] | None = None,
+    ) -> None:
+        """`errors` is the agent's, wanted where the layout has a field for them; `seed` is the environments'."""
         self._records = layout.empty(num_envs)
         self._view = layout.view(self._records)
         self._length, self._t = unroll_length, 0
-        self._view.task[:] = task
+        self._view.task[:], self._view.place[:] = task, places
+        self._view.stream[:] = seed + np.arange(num_envs)
+        self._errors = errors if self._view.errors is not None else None
         self._group = max(1, (2**21) // layout.dtype.itemsize)  # trajectories in a message
 
     def add(self, timestep: Any, output: Any, agent_state: Any, weights_version: int) -> bool:
@@ -48,7 +61,22 @@ class Trajectories:
     def messages(self) -> list[bytes]:
         """The complete trajectories as payloads; the next `add` begins new ones."""
         self._t = 0
-        return [self._records[i : i + self._group].tobytes() for i in range(0, len(self._records), self._group)]
+        if self._errors:
+            steps, acted = self._view.timesteps._replace(observation=None), self._view.act_outputs
+            steps, acted = tf.nest.map_structure(_time_first, (steps, acted))  # [T+1, E]
+            self._view.errors[:] = self._errors(steps, acted).numpy().T  # [E, T]
+        payloads = [self._records[i : i + self._group].tobytes() for i in range(0, len(self._records), self._group)]
+        self._view.number[:] += 1
+        return payloads
+
+
+def places(actor: int, actors: int, num_envs: int) -> Any:
+    """Of an actor's environments among those of all actors: dealt out in turn, so that each actor has some of everything."""
+    return actor + actors * np.arange(num_envs)
+
+
+def _time_first(array: Any) -> Any:
+    return None if array is None else tf.constant(np.ascontiguousarray(array.swapaxes(0, 1)))
 
 
 def _fill(field: Any, value: Any) -> None:
@@ -68,14 +96,17 @@ def run(
     """Acts until the learner says that training is over. `make_env` takes a seed, which the learner hands out."""
     build(agent, spec)
     weights = FlatWeights(agent.network)
-    layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
+    layout = wire.layout_of(spec, agent, config.unroll_length)
+    errors = tf.function(agent.errors)
     act = tf.function(agent.act)
     while True:
         client, answer = _handshake(connect, hello(layout, weights), config.reconnect_seconds, say)
         say(f"connected to {config.learner_host}")
         env = make_env(answer["seed"])
         try:
-            trajectories = Trajectories(layout, env.num_envs, config.unroll_length, config.task)
+            mine = places(answer["actor"], answer["actors"], env.num_envs)
+            agent.explore(mine, answer["actors"] * env.num_envs)
+            trajectories = Trajectories(layout, env.num_envs, config.unroll_length, config.task, mine, answer["seed"], errors)
             _act_until_over(env, agent, act, weights, trajectories, client, config.task)
             say("training is over")
             return

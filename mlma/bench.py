@@ -71,7 +71,7 @@ def learner_and_sample(config: flags.Config, learners: Any) -> tuple[Any, Any]:
     from mlma import learner, memory, wire
 
     config, spec, agent = _prepare(config)
-    layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
+    layout = wire.layout_of(spec, agent, config.unroll_length)
     queue = memory.TrajectoryQueue(layout, config.batch_size, config.batch_size)
     queue.insert(layout.empty(config.batch_size))
     sample = queue.sample(1.0)

@@ -30,9 +30,12 @@ class Config:
     # train, or test: play test_num_episodes with a checkpoint of logdir
     mode: Literal["train", "test"] = "train"
     # the paper
-    algorithm: Literal["impala"] = "impala"
-    # the network; auto is ShallowConvNetAgent for images and MLPAgent for vectors
-    agent_name: Literal["auto", "ShallowConvNetAgent", "SimpleConvNetAgent", "ResNetLSTMAgent", "MLPAgent"] = "auto"
+    algorithm: Literal["impala", "apex", "r2d2"] = "impala"
+    # the network; auto is the preset of the level
+    agent_name: Literal[
+        "auto", "ShallowConvNetAgent", "SimpleConvNetAgent", "ConvNetAgent", "ConvLSTMAgent", "ResNetLSTMAgent", "MLPAgent",
+        "MLPLSTMAgent",
+    ] = "auto"  # fmt: skip
     # frames to train for, summed over all learners; a frame is one of the emulator, so that a step is num_action_repeats
     # frames; 0 is the preset of the level
     total_environment_frames: float = 0.0
@@ -95,15 +98,15 @@ class Config:
     sticky_actions: float = -1.0
     # most no-ops at the start of a game
     noop_max: int = 30
-    # a lost life ends the return for learning; the game goes on
+    # a lost life ends the return for learning; the game goes on; never with r2d2
     life_loss_ends_return: bool = True
     # all 18 actions of the console instead of those that the game uses
     full_action_space: bool = False
-    # what becomes of rewards before learning; metrics show them raw
-    reward_clipping: Literal["abs_one", "soft_asymmetric", "none"] = "abs_one"
+    # what becomes of rewards before learning; metrics show them raw; auto is none for r2d2, else abs_one
+    reward_clipping: Literal["auto", "abs_one", "soft_asymmetric", "none"] = "auto"
 
     # == Learning
-    # trajectories in a sample, of each learner; 0 is the preset of the level
+    # trajectories in a sample, of each learner; transitions with apex, sequences with r2d2; 0 is the preset of the level
     batch_size: int = 0
     # steps of a trajectory; 0 is the preset of the level
     unroll_length: int = 0
@@ -111,8 +114,8 @@ class Config:
     sample_reuse: int = 0
     # trajectories that wait in the learner's queue; 0 is one batch
     queue_capacity: int = 0
-    # discount factor gamma
-    discounting: float = 0.99
+    # discount factor gamma; -1 is the preset of the algorithm
+    discounting: float = -1.0
     # weight of the entropy bonus; -1 is the preset of the level
     entropy_cost: float = -1.0
     # weight of the value loss; -1 is the preset of the level
@@ -127,17 +130,50 @@ class Config:
     # rho_bar of the policy gradient
     clip_pg_rho_threshold: float = 1.0
 
+    # == Replay: apex and r2d2
+    # steps that the replay of each learner holds; 0 is the preset of the level
+    replay_capacity: int = 0
+    # steps in the replay of each learner when learning begins; 0 is the preset of the level
+    replay_min_fill: int = 0
+    # steps trained on for each step inserted, kept by letting actors or the learner wait; 0 is the preset of the level
+    replay_ratio: float = 0.0
+    # frames are compressed in the replay, without loss; what it costs and gains: docs/replay.md
+    replay_compression: bool = False
+    # the replay is saved beside each checkpoint and restored with it; else it is filled anew when a run is resumed
+    checkpoint_replay: bool = False
+    # alpha: how much priorities count when samples are drawn; -1 is the preset of the level
+    priority_exponent: float = -1.0
+    # beta: how much of that the weights of the loss take back; -1 is the preset of the level
+    importance_exponent: float = -1.0
+    # eta: weight of the largest error of a sequence in its priority; the rest is their mean's
+    priority_eta: float = 0.9
+    # steps of reward before a return goes on with a value; 0 is the preset of the level
+    n_step: int = 0
+    # learner steps between two copies of the weights into the target network; 0 is the preset of the level
+    target_period: int = 0
+    # steps that warm up the recurrent state of a sequence, without gradient; -1 is the preset of the level
+    burn_in: int = -1
+    # transitions of a sequence that are learned from; sequences begin unroll_length apart, and overlap by the rest; 0 is the
+    # preset of the level
+    sequence_length: int = 0
+    # epsilon of the environment that explores most; environment i of N has exploration_base^(1 + exploration_exponent i/(N-1))
+    exploration_base: float = 0.4
+    # see exploration_base
+    exploration_exponent: float = 7.0
+    # epsilon in test mode
+    test_epsilon: float = 0.001
+
     # == Optimizer
     # which one; auto is the preset of the level
-    optimizer: Literal["auto", "rmsprop", "adam"] = "auto"
+    optimizer: Literal["auto", "rmsprop", "rmsprop_centered", "adam"] = "auto"
     # step size at the start; 0 is the preset of the level
     learning_rate: float = 0.0
-    # step size after total_environment_frames, reached linearly
-    end_learning_rate: float = 0.0
+    # step size after total_environment_frames, reached linearly; -1 is the preset of the level
+    end_learning_rate: float = -1.0
     # how the step size grows with the number of learners
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
-    # decay of RMSProp's mean square
-    decay: float = 0.99
+    # decay of RMSProp's mean square; -1 is the preset of the algorithm
+    decay: float = -1.0
     # momentum of RMSProp, beta_1 of Adam
     momentum: float = 0.0
     # epsilon of the optimizer, within RMSProp's root; 0 is the preset of the level
@@ -269,14 +305,19 @@ def _split(argv: list[str]) -> dict[str, str | None]:
 AT_LEAST = {  # the smallest sensible value of a number
     "total_environment_frames": 0, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
     "actor_threads": 1, "learner_threads": 0, "num_action_repeats": 1, "width": 1, "height": 1, "num_stacked_frames": 0,
-    "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": 0,
+    "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": -1,
     "vtrace_lambda": -1, "policy_clip": -1,
-    "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": 0, "epsilon": 0,
+    "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": -1, "epsilon": 0,
     "report_every_seconds": 0.1, "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
     "reconnect_seconds": 0, "num_learners": 0, "max_restarts": 0, "idle_seconds": 0.1, "hang_seconds": 1, "momentum": 0,
-    "decay": 0, "baseline_cost": -1, "seed": 0,
+    "decay": -1, "baseline_cost": -1, "seed": 0, "replay_capacity": 0, "replay_min_fill": 0, "replay_ratio": 0,
+    "priority_exponent": -1, "importance_exponent": -1, "priority_eta": 0, "n_step": 0, "target_period": 0, "burn_in": -1,
+    "sequence_length": 0, "exploration_base": 0, "exploration_exponent": 0, "test_epsilon": 0,
 }  # fmt: skip
-AT_MOST = {"discounting": 1, "vtrace_lambda": 1, "sticky_actions": 1, "decay": 1, "momentum": 1, "seed": 2**31 - 1}
+AT_MOST = {
+    "discounting": 1, "vtrace_lambda": 1, "sticky_actions": 1, "decay": 1, "momentum": 1, "seed": 2**31 - 1,
+    "priority_eta": 1, "exploration_base": 1, "test_epsilon": 1,
+}  # fmt: skip
 
 
 def _check(config: Config) -> None:

@@ -17,7 +17,7 @@ SECTIONS = {  # title -> (label, column of metrics.csv)
     "speed": (
         ("frames/s", "frames_per_second"),
         ("steps/s", "learner_steps_per_second"),
-        ("queue full", "queue/fill"),
+        ("memory full", "queue/fill"),
         ("learner waits", "learner/wait"),
         ("actors wait", "actors/wait"),
     ),
@@ -61,7 +61,7 @@ def number(name: str, value: float) -> str:
         return "-"
     if name in SHARES:
         return f"{100 * value:.0f} %"
-    if name in ("return/mean", "return/median", "return/max"):
+    if name.startswith("return/"):
         return f"{value:.2f}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -100,10 +100,16 @@ class Screen:
         return (
             f"{time.strftime('%H:%M:%S')} {row['frames']:>12,.0f} frames ({100 * row['frames'] / self._total:5.1f} %)"
             f"  {row['frames_per_second']:>7,.0f} frames/s  return {number('return/mean', row['return/mean'])}"
-            f" (last {min(100, int(row['episodes']))})  entropy {number('', row.get('policy/entropy', math.nan))}"
+            f" (last {min(100, int(row['episodes']))})  {self._algorithm(row)}"
             f"  lag {number('', row.get('lag/mean', math.nan))}"
             f"  learner waits {number('learner/wait', row.get('learner/wait', math.nan))}  left {duration(row['eta_seconds'])}"
         )
+
+    def _algorithm(self, row: Row) -> str:
+        if "replay/ratio" in row:
+            greedy = number("return/greedy", row.get("return/greedy", math.nan))
+            return f"greedy {greedy}  replay {number('queue/fill', row['queue/fill'])} full, ratio {row['replay/ratio']:.2f}"
+        return f"entropy {number('', row.get('policy/entropy', math.nan))}"
 
     def _table(self, row: Row) -> Group:
         wide = self._console.width >= WIDE

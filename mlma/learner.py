@@ -17,7 +17,7 @@ import tensorflow as tf
 from mlma import optimizers
 from mlma.allreduce import Allreduce
 from mlma.config import Config
-from mlma.memory import TrajectoryQueue
+from mlma.memory import Memory
 from mlma.metrics import Metrics
 from mlma.peers import Peers
 from mlma.types import Agent, Sample
@@ -58,10 +58,15 @@ class Learner:
         self._train = tf.function(self._train_step)
         self._idle = tf.function(self._idle_step)
         self.step, self.frames = 0, 0
+        self.priorities: Any = None  # float32 [B], what the last sample is worth now
 
     def variables(self) -> dict[str, Any]:
         """Name -> variable of the network and of the optimizer."""
-        return named("network", self._agent.network.variables) | named("optimizer", self._slots())
+        return (
+            named("network", self._agent.network.variables)
+            | named("optimizer", self._slots())
+            | named("slow", self._agent.slow)
+        )
 
     def _slots(self) -> list[tf.Variable]:
         return [v for v in self._optimizer.variables if v is not self._learning_rate]
@@ -83,7 +88,9 @@ class Learner:
         else:
             lag = self.step - sample.trajectory.weights_version
             trajectory = sample.trajectory._replace(weights_version=None)
-            finite, totals, metrics = self._train(sample._replace(trajectory=trajectory, new_steps=None), mine)
+            finite, totals, metrics, self.priorities = self._train(
+                sample._replace(trajectory=trajectory, keys=None, new_steps=None), mine
+            )
             values = {name: float(value) for name, value in metrics.items()}
             values |= {
                 "lag/mean": float(lag.mean()),
@@ -93,27 +100,30 @@ class Learner:
         if not finite:
             raise NonFinite(f"loss or gradient is not finite at learner step {self.step + 1}, {self.frames} frames")
         contributors, stops, reports, steps = (int(total) for total in totals.numpy())
-        self.step += contributors > 0
+        if contributors:
+            self.step += 1
+            self._agent.after_step(self.step)
         self.frames += steps * self._action_repeats
         return Step(contributors, stops > 0, reports > 0, values)
 
-    def _train_step(self, sample: Sample, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    def _train_step(self, sample: Sample, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
             loss = self._agent.loss(sample)
         gradients = tape.gradient(loss.total, self.weights.variables)
         finite, totals, norm = self._update(gradients, loss.total, mine)
-        return finite, totals, loss.metrics | {"gradient_norm": norm}
+        return finite, totals, loss.metrics | {"gradient_norm": norm}, loss.priorities
 
     def _idle_step(self, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return self._update([tf.zeros_like(v) for v in self.weights.variables], tf.constant(0.0), mine)
 
     def _update(self, gradients: list[tf.Tensor], loss: tf.Tensor, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The one collective call of a step, and what follows from it. Losses are sums over the batch, so the gradient of
-        all learners is the sum of theirs; for a learner without data the average of the others stands in."""
+        """The one collective call of a step, and what follows from it. Where losses are sums over the batch, the gradient of
+        all learners is the sum of theirs, and for a learner without data the average of the others stands in; where they are
+        means, it is the mean of those that have data."""
         gradients, totals = self._allreduce.reduce(gradients, tf.concat([mine, [loss]], axis=0))
         contributors = totals[0]
         if self._allreduce.size > 1:
-            scale = self._allreduce.size / tf.maximum(contributors, 1.0)
+            scale = (self._allreduce.size if self._agent.batch_loss == "sum" else 1.0) / tf.maximum(contributors, 1.0)
             gradients = [gradient * scale for gradient in gradients]
         gradients, norm = optimizers.clip(gradients, self._config.gradients_clipping)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(totals[-1])
@@ -128,7 +138,7 @@ class Learner:
 def run(
     config: Config,
     learner: Learner,
-    memory: TrajectoryQueue,
+    memory: Memory,
     publish: Callable[[int, tf.Tensor], None],
     metrics: Metrics,
     peers: Peers,
@@ -148,7 +158,8 @@ def run(
         with metrics.phase("train"), peers.phase("step"):
             step = learner.train(sample, stop=stop.wanted, report=metrics.due())
         patience.others_had_data = step.contributors > 0
-        if step.metrics:
+        if sample is not None:
+            memory.update_priorities(sample.keys, learner.priorities)
             metrics.add(step.metrics)
         if step.contributors:
             with metrics.phase("publish"):
@@ -177,7 +188,7 @@ class Patience:
         self._patience = config.hang_seconds / 2  # actors take their time to start
         self.others_had_data = False
 
-    def sample(self, memory: TrajectoryQueue, stop: Any) -> Sample | None:
+    def sample(self, memory: Memory, stop: Any) -> Sample | None:
         end = time.monotonic() + (0 if self.alone or self._idle else self._patience)
         while True:
             # An idle rank must not delay those that have data; where nobody has any, nothing is delayed.

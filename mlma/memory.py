@@ -9,13 +9,31 @@ from __future__ import annotations
 import collections
 import queue
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from mlma.types import Sample, Trajectory
 from mlma.wire import Layout
+
+
+class Memory(Protocol):
+    """What the learner's loop and the receiver know of a memory. The other one is mlma.replay.PrioritizedReplay."""
+
+    def insert(self, records: Any) -> None: ...
+
+    def sample(self, timeout: float) -> Sample | None: ...
+
+    def update_priorities(self, keys: Any, priorities: Any) -> None: ...
+
+    @property
+    def fill(self) -> float: ...
+
+    def gauges(self) -> dict[str, Callable[[], float]]: ...
+
+    def close(self) -> None: ...
 
 
 class TrajectoryQueue:
@@ -58,6 +76,12 @@ class TrajectoryQueue:
         self._recent.appendleft(sample)
         self._again = list(self._recent)[self.APART :: self.APART]
         return sample
+
+    def update_priorities(self, keys: Any, priorities: Any) -> None:
+        """A queue has none."""
+
+    def gauges(self) -> dict[str, Callable[[], float]]:
+        return {"queue/fill": lambda: self.fill}
 
     def close(self) -> None:
         self._closed.set()

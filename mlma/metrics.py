@@ -40,8 +40,10 @@ class Metrics:
         self._gather = gather or (lambda data: [data])
         self._lock = threading.Lock()
         self._episodes: collections.deque[list[float]] = collections.deque(maxlen=WINDOW)  # [return, frames] of all learners
+        self._greedy: collections.deque[float] = collections.deque(maxlen=WINDOW)  # returns of those that explore least
         self._episode_count = 0
         self._ended: list[list[float]] = []  # of this learner, since the last report
+        self._ended_greedy: list[float] = []
         self._actor_waits: list[float] = []
         self._waited: dict[int, tuple[float, float]] = {}  # actor -> (when, seconds it has waited since)
         self.gauges: dict[str, Callable[[], float]] = {}
@@ -83,9 +85,11 @@ class Metrics:
         yield
         self._seconds[name] += time.monotonic() - started
 
-    def episodes(self, returns: Iterable[float], frames: Iterable[int]) -> None:
+    def episodes(self, returns: Iterable[float], frames: Iterable[int], greedy: Iterable[bool] = ()) -> None:
+        """`greedy` tells for each whether it was played with little exploration, where there is more and less of it."""
         with self._lock:
             self._ended += [[r, f] for r, f in zip(returns, frames, strict=True)]
+            self._ended_greedy += [r for r, little in zip(returns, greedy, strict=False) if little]
 
     def actor_waited(self, task: int, seconds: float) -> None:
         """`seconds` is what this actor has waited for the queue since it connected."""
@@ -102,7 +106,9 @@ class Metrics:
             self._counts[fault] += 1
 
     def mean_return(self) -> float:
-        """Of the last games of all learners, as last reported."""
+        """Of the last games of all learners, as last reported; of those with little exploration if there is a difference."""
+        if self._greedy:
+            return float(np.mean(self._greedy))
         return float(np.mean([r for r, _ in self._episodes])) if self._episodes else float("nan")
 
     def full_window(self) -> bool:
@@ -121,6 +127,7 @@ class Metrics:
         for part in parts:
             self._episodes.extend(part["ended"])
             self._episode_count += len(part["ended"])
+            self._greedy.extend(part.get("greedy", []))
         row = self._row(step, frames, elapsed, parts)
         for write in self._writers:
             write(row)
@@ -129,8 +136,9 @@ class Metrics:
     def _part(self, elapsed: float) -> dict[str, Any]:
         """What this learner has collected since the last report."""
         with self._lock:
-            part = {"ended": self._ended, "waits": self._actor_waits, "counts": dict(self._counts)}
-            self._ended, self._actor_waits = [], []
+            part = {"ended": self._ended, "greedy": self._ended_greedy, "waits": self._actor_waits}
+            part["counts"] = dict(self._counts)
+            self._ended, self._ended_greedy, self._actor_waits = [], [], []
         return part | {
             "sums": dict(self._sums),
             "adds": self._adds,
@@ -150,6 +158,8 @@ class Metrics:
             "eta_seconds": (self._total_frames - frames) / rate if rate > 0 else float("nan"),
         }
         row |= _episode_row(self._episodes, self._episode_count)
+        if self._greedy:
+            row["return/greedy"] = float(np.mean(self._greedy))
         waits = [wait for part in parts for wait in part["waits"]]
         row["actors/wait"] = float(np.mean(waits)) if waits else float("nan")
         counts: collections.Counter[str] = collections.Counter()

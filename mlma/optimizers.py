@@ -13,7 +13,8 @@ from mlma.config import Config
 def make(config: Config, learning_rate: tf.Variable) -> Any:
     if config.optimizer == "adam":
         return snt.optimizers.Adam(learning_rate, beta1=config.momentum or 0.9, epsilon=config.epsilon)
-    return snt.optimizers.RMSProp(learning_rate, decay=config.decay, momentum=config.momentum, epsilon=config.epsilon)
+    centered = config.optimizer == "rmsprop_centered"
+    return snt.optimizers.RMSProp(learning_rate, config.decay, config.momentum, config.epsilon, centered=centered)
 
 
 def clip(gradients: list[tf.Tensor], norm: float) -> tuple[list[tf.Tensor], tf.Tensor]:

@@ -13,6 +13,9 @@ from mlma.config import Config
 from mlma.mpirun import World
 from mlma.types import EnvSpec
 
+FOR_VECTORS = ("MLPAgent", "MLPLSTMAgent")
+FOR_IMAGES = ("ShallowConvNetAgent", "SimpleConvNetAgent", "ConvNetAgent", "ConvLSTMAgent", "ResNetLSTMAgent")
+
 # Pong in half an hour: sandbox/case_studies/pong.md, docs/decisions/0005-pong.md.
 IMAGES: dict[str, Any] = dict(
     total_environment_frames=2e8,
@@ -28,8 +31,12 @@ IMAGES: dict[str, Any] = dict(
     baseline_cost=0.5,
     optimizer="adam",
     learning_rate=0.0004,
+    end_learning_rate=0.0,
+    decay=0.99,
     epsilon=1e-5,
     gradients_clipping=128.0,
+    discounting=0.99,
+    reward_clipping="abs_one",
 )
 # Returns of vector levels go into the hundreds, and so do the errors of the value: it shares its layers with the policy.
 VECTORS: dict[str, Any] = dict(
@@ -46,8 +53,12 @@ VECTORS: dict[str, Any] = dict(
     baseline_cost=0.02,
     optimizer="adam",
     learning_rate=0.001,
+    end_learning_rate=0.0,
+    decay=0.99,
     epsilon=1e-5,
     gradients_clipping=-1.0,
+    discounting=0.99,
+    reward_clipping="abs_one",
 )
 # IMPALA as in its paper, for a level whose answer is known for the undiscounted return without an entropy bonus; a blind value
 # function must not bootstrap: trajectories are longer than episodes.
@@ -64,33 +75,159 @@ CORRIDOR: dict[str, Any] = dict(
     epsilon=0.01,
     gradients_clipping=40.0,
 )
+PONG = ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")
+TMAZE = dict(total_environment_frames=2e6, agent_name="MLPLSTMAgent")
 LEVELS: dict[str, dict[str, Any]] = {
     "corridor": CORRIDOR,
-    **{key: dict(total_environment_frames=1.2e7) for key in ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")},
+    "tmaze": TMAZE,
+    **{key: dict(total_environment_frames=1.2e7) for key in PONG},
+}
+
+# Ape-X as in its paper (section 4.1, appendix C), but for the number of actors, and for the ratio, which came of theirs.
+APEX_IMAGES: dict[str, Any] = dict(
+    total_environment_frames=2e8,
+    agent_name="ConvNetAgent",
+    num_stacked_frames=4,
+    envs_per_actor=32,
+    batch_size=512,
+    unroll_length=64,
+    replay_capacity=2_000_000,
+    replay_min_fill=50_000,
+    replay_ratio=0.8,
+    priority_exponent=0.6,
+    importance_exponent=0.4,
+    n_step=3,
+    target_period=2500,
+    optimizer="rmsprop_centered",
+    learning_rate=0.00025 / 4,
+    end_learning_rate=0.00025 / 4,
+    decay=0.95,
+    epsilon=1.5e-7,
+    gradients_clipping=40.0,
+    discounting=0.99,
+    reward_clipping="abs_one",
+)
+APEX_VECTORS: dict[str, Any] = APEX_IMAGES | dict(
+    total_environment_frames=5e5,
+    agent_name="MLPAgent",
+    num_stacked_frames=1,
+    envs_per_actor=16,
+    batch_size=64,
+    unroll_length=16,
+    replay_capacity=500_000,
+    replay_min_fill=2_000,
+    replay_ratio=4.0,
+    target_period=500,
+    optimizer="adam",
+    learning_rate=0.0005,
+    end_learning_rate=0.0,
+    epsilon=1e-5,
+    gradients_clipping=10.0,
+)
+# What two cores can play and learn in an hour: a smaller network, samples used more often.
+APEX_PONG: dict[str, Any] = dict(
+    total_environment_frames=1e7,
+    agent_name="ShallowConvNetAgent",
+    batch_size=128,
+    unroll_length=32,
+    replay_capacity=400_000,
+    replay_min_fill=20_000,
+    replay_ratio=4.0,
+    target_period=1000,
+    optimizer="adam",
+    learning_rate=0.00025,
+    end_learning_rate=0.00005,
+    epsilon=1e-5,
+)
+APEX_LEVELS = {"tmaze": dict(total_environment_frames=2e5), **{key: APEX_PONG for key in PONG}}
+
+# R2D2 as in its paper (table 2); sequences begin unroll_length apart, so that 80 steps overlap by 40.
+R2D2_IMAGES: dict[str, Any] = APEX_IMAGES | dict(
+    agent_name="ConvLSTMAgent",
+    batch_size=64,
+    unroll_length=40,
+    burn_in=40,
+    sequence_length=80,
+    replay_capacity=4_000_000,
+    replay_min_fill=200_000,
+    priority_exponent=0.9,
+    importance_exponent=0.6,
+    n_step=5,
+    optimizer="adam",
+    learning_rate=1e-4,
+    end_learning_rate=1e-4,
+    epsilon=1e-3,
+    gradients_clipping=40.0,
+    discounting=0.997,
+    reward_clipping="none",
+)
+R2D2_VECTORS: dict[str, Any] = R2D2_IMAGES | dict(
+    total_environment_frames=3e5,
+    agent_name="MLPLSTMAgent",
+    num_stacked_frames=1,
+    envs_per_actor=16,
+    batch_size=32,
+    unroll_length=10,
+    burn_in=5,
+    sequence_length=20,
+    replay_capacity=50_000,
+    replay_min_fill=2_000,
+    replay_ratio=4.0,
+    n_step=3,
+    target_period=200,
+    learning_rate=0.001,
+    end_learning_rate=0.0,
+    epsilon=1e-5,
+    gradients_clipping=10.0,
+    discounting=0.99,
+)
+PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]] = {  # images, vectors, levels
+    "impala": (IMAGES, VECTORS, LEVELS),
+    "apex": (APEX_IMAGES, APEX_VECTORS, APEX_LEVELS),
+    "r2d2": (R2D2_IMAGES, R2D2_VECTORS, {}),
 }
 
 
 def resolve(config: Config, spec: EnvSpec) -> Config:
     """`config` with every "auto" settled."""
-    preset = IMAGES if len(spec.observation.shape) == 3 else VECTORS
-    preset = preset | LEVELS.get(config.level_name, {})
+    images, vectors, levels = PRESETS[config.algorithm]
+    preset = images if len(spec.observation.shape) == 3 else vectors
+    preset = preset | levels.get(config.level_name, {})
     chosen = {name: value for name, value in preset.items() if getattr(config, name) == getattr(Config, name)}
     config = dataclasses.replace(config, **chosen)
-    if (config.agent_name == "MLPAgent") != (len(spec.observation.shape) == 1):
+    if (config.agent_name in FOR_VECTORS) != (len(spec.observation.shape) == 1):
         kind = "vectors" if len(spec.observation.shape) == 1 else "images"
-        fitting = "MLPAgent" if kind == "vectors" else "ShallowConvNetAgent, SimpleConvNetAgent, ResNetLSTMAgent"
+        fitting = ", ".join(FOR_VECTORS if kind == "vectors" else FOR_IMAGES)
         raise ValueError(
             f"--agent_name={config.agent_name}: {config.level_name} has {kind} as observations; allowed: {fitting}"
         )
+    _check_replay(config)
     # Local training (task -1) makes a socket of its own; learner and actors that are started apart must agree without a word.
     apart = config.learner_host == "auto" and config.task >= 0
     return dataclasses.replace(
         config,
         learner_host="localhost:8001" if apart else config.learner_host,
+        life_loss_ends_return=config.life_loss_ends_return and config.algorithm != "r2d2",
         queue_capacity=config.queue_capacity or config.batch_size,
         num_actors=config.num_actors or cores(),
         learner_threads=config.learner_threads or cores(),
     )
+
+
+def _check_replay(config: Config) -> None:
+    """ValueError in one line for a replay that could never be learned from."""
+    if config.algorithm == "impala":
+        return
+    if config.replay_min_fill > config.replay_capacity:
+        raise ValueError(
+            f"--replay_min_fill={config.replay_min_fill}: must be at most --replay_capacity={config.replay_capacity}"
+        )
+    most = config.sequence_length - config.burn_in
+    if config.algorithm == "r2d2" and config.unroll_length > most:
+        raise ValueError(
+            f"--unroll_length={config.unroll_length}: sequences begin so far apart, and would leave steps out; must be at most "
+            f"--sequence_length={config.sequence_length} - --burn_in={config.burn_in} = {most}"
+        )
 
 
 def cores() -> int:

@@ -24,8 +24,11 @@ class Receiver:
         num_actions: int,
         metrics: Metrics,
         failed: Callable[[BaseException], None],
+        greedy_from: float = float("inf"),
     ) -> None:
+        """Environments from place `greedy_from` on explore little: their returns are reported by themselves."""
         self._receive, self._insert, self._layout = receive, insert, layout
+        self._greedy_from = greedy_from
         self._num_actions, self._metrics, self._failed = num_actions, metrics, failed
         self._parts: dict[int, list[bytes]] = {}  # actor -> the parts of its message so far
         self.heard: dict[int, float] = {}  # actor -> when its last trajectories came
@@ -56,7 +59,8 @@ class Receiver:
         steps = trajectories.timesteps
         returns = steps.episode_return[:, 1:]  # step 0 was step T of the trajectory before
         ended = ~np.isnan(returns)
-        self._metrics.episodes(returns[ended].tolist(), steps.episode_frames[:, 1:][ended].tolist())
+        greedy = (trajectories.place >= self._greedy_from)[np.nonzero(ended)[0]]
+        self._metrics.episodes(returns[ended].tolist(), steps.episode_frames[:, 1:][ended].tolist(), greedy.tolist())
         self._metrics.actor_waited(task, float(header["waited"]))
         self.heard[task] = time.monotonic()
         self._insert(records)
@@ -97,3 +101,6 @@ class Receiver:
             raise ValueError("action out of range")
         if not (np.isfinite(acted.logits).all() and np.isfinite(trajectories.timesteps.reward).all()):
             raise ValueError("logits or rewards are not finite")
+        errors = trajectories.errors
+        if errors is not None and not (np.isfinite(errors).all() and errors.min() >= 0):
+            raise ValueError("errors are not finite numbers from 0 on")

@@ -22,7 +22,7 @@ from mlma.weights import FlatWeights, build, named
 MakeAgent = Callable[[Config, EnvSpec], Agent]
 MUST_MATCH = (
     "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "num_stacked_frames",
-    "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space",
+    "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space", "n_step",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ starting several learners (mlma/mpirun.py).
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -21,21 +22,25 @@ import tensorflow as tf
 from mlma import allreduce as learners
 from mlma import config as flags
 from mlma import learner as learning
-from mlma import resume, transport, wire
+from mlma import resume, store, transport, wire
 from mlma.allreduce import Allreduce
 from mlma.config import Config
 from mlma.console import Screen, error
 from mlma.local import LocalActors
-from mlma.memory import TrajectoryQueue
+from mlma.memory import Memory, TrajectoryQueue
 from mlma.metrics import CsvWriter, Diverged, Metrics, Row, TensorBoardWriter
 from mlma.mpirun import CLEAN_STOP, World
+from mlma.pace import Pace
 from mlma.peers import Peers
 from mlma.receiver import Receiver
+from mlma.replay import PrioritizedReplay
+from mlma.replay_file import Shard
 from mlma.roles import MakeAgent, hello, threads
-from mlma.types import EnvSpec
+from mlma.types import Agent, EnvSpec
 from mlma.weights import build
 
 Say = Callable[[str], None]
+GREEDY = 0.75  # the part of the ladder of epsilons from which on an environment counts as greedy
 
 
 class Stop:
@@ -92,7 +97,9 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
     agent = make_agent(config, spec)
     build(agent, spec)
     learner = learning.Learner(config, agent, spec.action_repeats, allreduce)
-    layout = wire.Layout(wire.trajectory_spec(spec, agent.initial_state(1), config.unroll_length))
+    layout = wire.layout_of(spec, agent, config.unroll_length)
+    if agent.windows:
+        store.check_fits(layout.spec, config.replay_capacity, config.replay_compression, World.here().local_size)
     first = allreduce.rank == 0
     title = f"{config.algorithm} {config.level_name} {config.agent_name}"
     with Screen(title, config.total_environment_frames, plain=allreduce.size > 1) as screen:
@@ -106,16 +113,22 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
             config.total_environment_frames,
             allreduce.gather,
         )
-        memory = TrajectoryQueue(layout, config.batch_size, config.queue_capacity, config.sample_reuse)
-        metrics.gauges["queue/fill"] = lambda: memory.fill
+        memory, shard = _memory(config, agent, layout, allreduce.rank, say)
+        metrics.gauges |= memory.gauges()
         wanted = hello(config, layout, learner.weights)
-        server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, state.seeds, say))
+        expected = config.num_actors if config.task < 0 else len(config.actor_hosts.split(","))
+        ours = (allreduce.rank, allreduce.size, expected)
+        server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, state.seeds, ours, say))
         server.publish(learner.step, learner.weights.read())
         server.start()
-        receiver = Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail)
+        greedy_from = GREEDY * allreduce.size * expected * config.envs_per_actor if agent.windows else math.inf
+        receiver = Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail, greedy_from)
         actors = _start_actors(config, allreduce.rank, metrics, stop, say) if config.task < 0 else None
-        expected = config.num_actors if actors else len(config.actor_hosts.split(","))
-        save = (lambda: state.save(metrics)) if first else (lambda: True)
+
+        def save() -> bool:
+            shard.save()
+            return state.save(metrics) if first else True
+
         peers = Peers(allreduce, config.hang_seconds, say, last_will=save)
         patience = learning.Patience(config, allreduce.size == 1, lambda: receiver.missing(expected, config.idle_seconds), say)
         metrics.begin(learner.step, learner.frames, state.seconds)
@@ -127,6 +140,7 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
         finally:
             with peers.phase("ending"):
                 saved = save()
+                shard.wait()
                 memory.close()
                 server.finish(0 if actors else len(receiver.heard))
                 if actors:
@@ -138,6 +152,30 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
     return 1 if stop.failure or not saved else 0
 
 
+def _memory(config: Config, agent: Agent, layout: wire.Layout, rank: int, say: Say) -> tuple[Memory, Shard]:
+    """The memory that this algorithm learns from, and what becomes of it when the run is saved and resumed."""
+    windows = agent.windows
+    if windows is None:
+        return TrajectoryQueue(layout, config.batch_size, config.queue_capacity, config.sample_reuse), Shard(None, None, say)
+    learned = config.batch_size * (1 if windows.every_step else windows.length)
+    replay = PrioritizedReplay(
+        layout,
+        windows,
+        Pace(config.replay_ratio, config.replay_min_fill, learned, say),
+        config.replay_capacity,
+        config.batch_size,
+        (config.priority_exponent, config.importance_exponent),
+        config.priority_eta,
+        config.seed + rank,
+        config.replay_compression,
+    )
+    path = Path(config.logdir) / "checkpoints" / f"replay-{rank}.bin" if config.checkpoint_replay else None
+    shard = Shard(replay, path, say)
+    shard.restore()
+    say(f"replay of {config.replay_capacity:,} steps of {replay.bytes_per_step():,.0f} bytes")
+    return replay, shard
+
+
 def _writers(config: Config, screen: Screen, frames: int, address: str) -> list[Callable[[Row], None]]:
     """What records a run; only rank 0 has them."""
     logdir = Path(config.logdir)
@@ -145,15 +183,21 @@ def _writers(config: Config, screen: Screen, frames: int, address: str) -> list[
     return [screen, CsvWriter(logdir / "metrics.csv", frames), TensorBoardWriter(logdir)]
 
 
-def _welcome(offer: dict[str, Any], wanted: dict[str, Any], seeds: resume.Seeds, say: Say) -> dict[str, Any]:
-    """The answer to a handshake: a seed, or the difference for which the actor is refused."""
+def _welcome(
+    offer: dict[str, Any], wanted: dict[str, Any], seeds: resume.Seeds, ours: tuple[int, int, int], say: Say
+) -> dict[str, Any]:
+    """The answer to a handshake: a seed and which of all actors this is, or the difference for which it is refused.
+
+    `ours` is this rank, how many there are, and how many actors each expects.
+    """
     wrong = [
         f"{name}: actor has {offer.get(name)}, learner {value}" for name, value in wanted.items() if offer.get(name) != value
     ]
     if wrong:
         say(f"refused actor {offer.get('task')}: {'; '.join(wrong)}")
         return {"refused": "; ".join(wrong)}
-    return {"seed": seeds.next()}
+    rank, ranks, expected = ours
+    return {"seed": seeds.next(), "actor": int(offer["task"]) % expected * ranks + rank, "actors": expected * ranks}
 
 
 def _start_actors(config: Config, rank: int, metrics: Metrics, stop: Stop, say: Say) -> LocalActors:

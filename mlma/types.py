@@ -62,6 +62,10 @@ class Trajectory(NamedTuple):
     weights_version: Any  # int64 [], the learner step whose weights acted
     level: Any  # int32 [], index in the run's list of levels
     task: Any  # int32 [], which actor
+    place: Any = None  # int32 [], of its environment among all of the run: Agent.explore
+    stream: Any = None  # int64 [], of its environment in this life of its actor: unique in a run
+    number: Any = None  # int64 [], which of its stream: number n + 1 goes on where n ends
+    errors: Any = None  # float32 [T], what the actor makes of its own q-values: Agent.errors; None without a replay
 
 
 class Sample(NamedTuple):
@@ -71,6 +75,25 @@ class Sample(NamedTuple):
     keys: Any  # int64 [B], where the memory keeps them (0 in a queue)
     importance_weights: Any  # float32 [B]
     new_steps: Any  # int, agent steps in it that no sample before it held
+
+
+class Windows(NamedTuple):
+    """What an algorithm wants to be cut out of the trajectories that a replay holds, one after the other.
+
+    A window is burn_in + length + 1 steps. Its first `burn_in` steps only warm up the recurrent state; they are zeros in
+    front of a window that opens with a game, where the state is known.
+    """
+
+    every_step: bool  # a window begins at each real transition; else at each trajectory and at each new game
+    burn_in: int
+    length: int  # transitions that can be learned from
+
+
+class NetworkState(NamedTuple):
+    """The state of an agent whose network stacks frames: the one state whose `frames` a replay can rebuild."""
+
+    frames: Any  # uint8 [B, k-1, H, W, C], oldest first; zeros before the first; None without a stack
+    core: Any  # (hidden, cell) float32 [B, N], or None
 
 
 class LossOutput(NamedTuple):
@@ -83,12 +106,27 @@ class Agent(Protocol):
     """One algorithm: how to act and what to minimise. It owns the network; everything else is the machine's."""
 
     network: Any  # snt.Module whose variables are the weights
+    windows: Windows | None  # what it learns from: windows from a prioritized replay, or None: whole trajectories from a queue
+    batch_loss: str  # the loss of several learners together is the "sum" or the "mean" of theirs
+    slow: list[Any]  # variables that no gradient changes and that a checkpoint must hold: of a target network
 
     def initial_state(self, batch_size: int) -> Any: ...
 
     def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]: ...
 
     def loss(self, sample: Sample) -> LossOutput: ...
+
+    def explore(self, places: Any, count: int) -> None:
+        """Tells an actor which of the `count` environments of the run its own are; without it, acting is for evaluation."""
+        ...
+
+    def errors(self, timesteps: TimeStep, acted: ActOutput) -> Any:
+        """What the actor itself thinks of its transitions: float32 [T, E] from [T+1, E], without observations."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called on all ranks after the same learner steps."""
+        ...
 
 
 class VectorEnv(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tree
 
-from mlma.types import ActOutput, ArraySpec, EnvSpec, TimeStep, Trajectory
+from mlma.types import ActOutput, Agent, ArraySpec, EnvSpec, TimeStep, Trajectory
 
 MAGIC = b"mlma1"
 _PREFIX = struct.Struct("<5sIII")  # magic, length of the header, length of the payload, crc32 of both
@@ -25,7 +25,7 @@ class Layout:
     """How one nest of arrays lies in memory."""
 
     def __init__(self, spec: Any) -> None:
-        self._spec = spec
+        self.spec = spec
         leaves = [(f"f{i}", leaf.dtype, leaf.shape) for i, leaf in enumerate(_leaves(spec))]
         self.dtype = np.dtype(leaves, align=True)
         self.signature = hashlib.sha256(repr(leaves).encode()).hexdigest()[:16]
@@ -36,7 +36,7 @@ class Layout:
 
     def view(self, records: Any) -> Any:
         """The nest of arrays [count, ...] that these records are; writing to it writes the records."""
-        return _unflatten(self._spec, [records[name] for name in self.dtype.names or ()])
+        return _unflatten(self.spec, [records[name] for name in self.dtype.names or ()])
 
     def from_bytes(self, data: bytes) -> Any:
         """Records from `tobytes`; ValueError if the length is not that of whole records."""
@@ -66,8 +66,8 @@ def spec_of_state(agent_state: Any) -> Any:
     return tree.map_structure(lambda x: None if x is None else ArraySpec(tuple(x.shape[1:]), x.dtype.name), agent_state)
 
 
-def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int) -> Trajectory:
-    """The spec of a Trajectory of this level, agent and length."""
+def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int, errors: bool = False) -> Trajectory:
+    """The spec of a Trajectory of this level, agent and length; with errors if it goes to a replay."""
     steps = unroll_length + 1
 
     def per_step(shape: tuple[int, ...], dtype: str) -> ArraySpec:
@@ -88,7 +88,16 @@ def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int) -> Traje
         weights_version=ArraySpec((), "int64"),
         level=ArraySpec((), "int32"),
         task=ArraySpec((), "int32"),
+        place=ArraySpec((), "int32"),
+        stream=ArraySpec((), "int64"),
+        number=ArraySpec((), "int64"),
+        errors=ArraySpec((unroll_length,), "float32") if errors else None,
     )
+
+
+def layout_of(env: EnvSpec, agent: Agent, unroll_length: int) -> Layout:
+    """How this agent's trajectories lie in memory."""
+    return Layout(trajectory_spec(env, agent.initial_state(1), unroll_length, errors=agent.windows is not None))
 
 
 def pack(header: dict[str, Any], payload: bytes = b"") -> bytes:

@@ -12,9 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+import agents
 from mlma import allreduce
 from mlma.allreduce import Allreduce
 from mlma.learner import Learner
+from mlma.presets import FOR_VECTORS
 from mlma.types import Sample
 from mlma.weights import named
 from tests.samples import IMAGE, VECTOR, as_tensors, make_agent, random_sample, small_config
@@ -32,6 +34,7 @@ class Case(NamedTuple):
     steps: int = 20
     compression: Literal["none", "fp16"] = "none"
     idle: int = -1  # the rank that has no sample at odd steps
+    algorithm: Literal["impala", "apex", "r2d2"] = "impala"
 
 
 CASES = {
@@ -39,6 +42,8 @@ CASES = {
     "shallow-adam": Case("ShallowConvNetAgent", "adam", epsilon=1e-5),
     "deep-rmsprop": Case("ResNetLSTMAgent", "rmsprop", epsilon=1.0, learning_rate=3e-5),
     "deep-adam": Case("ResNetLSTMAgent", "adam", epsilon=0.5, learning_rate=3e-5),
+    "apex": Case("MLPAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="apex"),
+    "r2d2": Case("MLPLSTMAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="r2d2"),
     "fp16": Case("MLPAgent", "rmsprop", epsilon=0.1, compression="fp16"),
     "idle": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, idle=1),
 }
@@ -65,13 +70,15 @@ def share(sample: Sample, agent: Any, rank: int, size: int) -> Sample:
 
 
 def play(case: Case, learners: Allreduce) -> dict[str, Any]:
-    spec = VECTOR if case.agent_name == "MLPAgent" else IMAGE
+    spec = VECTOR if case.agent_name in FOR_VECTORS else IMAGE
     config = small_config(
         agent_name=case.agent_name, optimizer=case.optimizer, batch_size=BATCH, unroll_length=2,
         learning_rate=case.learning_rate, epsilon=case.epsilon,
         num_stacked_frames=4 if case.agent_name == "ShallowConvNetAgent" else 1,
+        algorithm=case.algorithm, n_step=2, burn_in=1, sequence_length=1, target_period=5,
     )  # fmt: skip
-    agent = make_agent(config, spec)
+    tf.random.set_seed(1)
+    agent: Any = make_agent(config, spec) if case.algorithm == "impala" else agents.make(config, spec)
     learner = Learner(config, agent, spec.action_repeats, learners)
     before = learner.weights.read().numpy()
     for step in range(case.steps):

@@ -23,6 +23,7 @@ def small_config(**changes: Any) -> Config:
         total_environment_frames=1e9, agent_name="MLPAgent", num_stacked_frames=1, batch_size=2, unroll_length=5,
         entropy_cost=0.01, learning_rate=0.01, epsilon=0.01, gradients_clipping=40.0, optimizer="rmsprop",
         vtrace_lambda=1.0, policy_clip=0.0, baseline_cost=0.5, sample_reuse=1,
+        discounting=0.99, reward_clipping="abs_one", decay=0.99, end_learning_rate=0.0,
     )  # fmt: skip
     return Config(**(values | changes))
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from agents import networks
 from agents.networks import NETWORKS, Network, NetworkState
 from mlma import weights
+from mlma.presets import FOR_VECTORS
 from mlma.types import TimeStep
 from tests.samples import IMAGE, VECTOR, random_timesteps
 
@@ -20,14 +21,14 @@ ALL = sorted(NETWORKS)
 
 def make(name: str) -> Network:
     tf.random.set_seed(1)
-    spec = VECTOR if name == "MLPAgent" else IMAGE
+    spec = VECTOR if name in FOR_VECTORS else IMAGE
     network = networks.make(name, spec, stack=1 if spec is VECTOR else 4)
     network(weights.dummy_timestep(spec, 1, 1), network.initial_state(1))
     return network
 
 
 def timesteps(name: str, steps: int, batch: int, firsts: float = 0.3) -> TimeStep:
-    spec = VECTOR if name == "MLPAgent" else IMAGE
+    spec = VECTOR if name in FOR_VECTORS else IMAGE
     return tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), spec, steps, batch, firsts))
 
 
@@ -112,7 +113,7 @@ def shapes(network: snt.Module) -> list[tuple[int, ...]]:
     return sorted((tuple(v.shape) for v in network.trainable_variables), key=lambda shape: (len(shape), shape))
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "MLPAgent"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in FOR_VECTORS])
 def test_a_brighter_picture_is_the_same_picture(name: str) -> None:
     network = networks.make(name, IMAGE, stack=1)
     game = timesteps(name, 2, 3)

@@ -12,7 +12,7 @@ FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in [*ROOT.glob("mlma/**/*.py"), *ROOT.glob("agents/**/*.py"), *ROOT.glob("*.py")]
 }
-ENTRY_POINTS = {"mlma.bench", "mlma.bench_allreduce"}  # wire the parts like experiment.py
+ENTRY_POINTS = {"mlma.bench", "mlma.bench_allreduce", "mlma.bench_replay"}  # wire the parts like experiment.py
 MACHINE = sorted(name for name in FILES if name.split(".")[0] == "mlma" and name not in ENTRY_POINTS)
 
 
@@ -70,6 +70,11 @@ def test_a_typo_is_answered_before_tensorflow_is_imported() -> None:
 
 
 def test_equations_networks_and_environments_do_not_know_the_loops() -> None:
-    loops = {"mlma.actor", "mlma.learner", "mlma.transport", "mlma.memory", "mlma.roles"}
-    for name in ["mlma.vtrace", "agents.impala", "agents.networks", *(n for n in MACHINE if n.startswith("mlma.envs"))]:
+    loops = {"mlma.actor", "mlma.learner", "mlma.transport", "mlma.memory", "mlma.replay", "mlma.roles"}
+    for name in [
+        "mlma.vtrace",
+        "mlma.value_learning",
+        *(n for n in FILES if n.split(".")[0] == "agents"),
+        *(n for n in MACHINE if n.startswith("mlma.envs")),
+    ]:
         assert reached(name) & loops == set(), name

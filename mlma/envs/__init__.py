@@ -6,7 +6,7 @@ import difflib
 from typing import Protocol
 
 from mlma.config import Config
-from mlma.envs import atari, catch, corridor, gym
+from mlma.envs import atari, catch, corridor, gym, tmaze
 from mlma.types import EnvSpec, VectorEnv
 
 
@@ -28,7 +28,7 @@ class Suite(Protocol):
         ...
 
 
-SUITES: list[Suite] = [corridor, catch, atari, gym]
+SUITES: list[Suite] = [corridor, catch, tmaze, atari, gym]
 
 
 def film(level_name: str, num_envs: int, seed: int, config: Config) -> VectorEnv:
@@ -48,7 +48,7 @@ def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: 
     near = difflib.get_close_matches(level_name, known, n=4, cutoff=0.5)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     raise ValueError(
-        f"--level_name={level_name}: no such level{hint} (corridor, catch, atari_<game>, <Game>NoFrameskip-v4, "
+        f"--level_name={level_name}: no such level{hint} (corridor, catch, tmaze, atari_<game>, <Game>NoFrameskip-v4, "
         "ALE/<Game>-v5, or any registered gymnasium id with discrete actions)"
     )
 

@@ -1,0 +1,31 @@
+"""How the value learners act: the best action but for every so often, by the ladder over all environments of the run.
+
+Shared by agents/apex.py and agents/r2d2.py. Not here: what the ladder is (mlma/value_learning.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from mlma.value_learning import epsilon_ladder
+
+
+class EpsilonGreedy:
+    """Draws actions from q-values; each environment has its own epsilon, which never changes."""
+
+    def __init__(self, test_epsilon: float, base: float, exponent: float) -> None:
+        """Until `explore` is called every environment has `test_epsilon`."""
+        self._ladder = base, exponent
+        self.epsilons = tf.Variable([test_epsilon], shape=[None], trainable=False, dtype=tf.float32)  # [E], or [1] for all
+
+    def explore(self, places: Any, count: int) -> None:
+        self.epsilons.assign(epsilon_ladder(tf.constant(places), count, *self._ladder))
+
+    def __call__(self, q: tf.Tensor) -> tf.Tensor:
+        """[E, A] -> int32 [E]."""
+        shape = tf.shape(q)
+        best = tf.argmax(q, axis=-1, output_type=tf.int32)
+        any_action = tf.random.uniform(shape[:1], maxval=shape[1], dtype=tf.int32)
+        return tf.where(tf.random.uniform(shape[:1]) < self.epsilons, any_action, best)

@@ -1,0 +1,217 @@
+"""How fast the replay is: `python -m mlma.bench_replay`, an entry point like experiment.py. Prints Markdown.
+
+For a replay that holds so many steps of 84x84 frames: insert and sample rates of one thread, the same while another thread
+inserts as fast as it can, and the cost of an update of priorities; the sum tree alone over its size; what compression costs and
+gains on frames of a real game; and how long the learner waits for a sample beside its train step. `--parts` chooses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mlma import quiet
+
+PARTS = ("tree", "replay", "compression", "learner")
+BATCH = {"apex": 512, "r2d2": 64}
+
+
+def seconds(call: Callable[[], Any], times: int) -> float:
+    """Median of one call."""
+    call()
+    taken = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+def tree() -> None:
+    print("\n| leaves | draw 512, ms | set 512, ms | per level of the tree, us: draw, set |\n|---|---|---|---|")
+    for size in (10**3, 10**4, 10**5, 10**6, 10**7):
+        draw, put = tree_of(size)
+        levels = np.log2(size)
+        print(
+            f"| {size:,} | {1e3 * draw:.2f} | {1e3 * put:.2f} | {1e6 * draw / levels:.1f}, {1e6 * put / levels:.1f} |",
+            flush=True,
+        )
+
+
+def tree_of(size: int) -> tuple[float, float]:
+    """Seconds to draw and to set 512 leaves."""
+    from mlma.sumtree import SumTree
+
+    rng, one = np.random.default_rng(0), SumTree(size)
+    one.set(np.arange(size), rng.random(size))
+    leaves, values = rng.integers(size, size=512), rng.random(512)
+    return seconds(lambda: one.draw(512, rng), 200), seconds(lambda: one.set(leaves, values), 200)
+
+
+def prepared(algorithm: str, words: list[str]) -> tuple[Any, Any, Any, Any]:
+    """(config, agent, layout, spec) of a Pong run."""
+    import agents
+    from mlma import config as flags
+    from mlma import envs, presets, weights, wire
+
+    given = flags.parse([f"--algorithm={algorithm}", *words])
+    spec = envs.spec_of(given)
+    config = presets.resolve(given, spec)
+    agent = agents.make(config, spec)
+    weights.build(agent, spec)
+    return config, agent, wire.layout_of(spec, agent, config.unroll_length), spec
+
+
+def unpaced(layout: Any, windows: Any, config: Any, steps: int, batch: int) -> Any:
+    """A replay for which nobody waits."""
+    from mlma.pace import Pace
+    from mlma.replay import PrioritizedReplay
+
+    pace = Pace(1e-9, 0, 0, lambda line: None)
+    pace.inserted(1)
+    exponents = config.priority_exponent, config.importance_exponent
+    return PrioritizedReplay(layout, windows, pace, steps, batch, exponents, config.priority_eta, 1, config.replay_compression)
+
+
+class Source:
+    """Records of 32 environments in one endless game, with frames of noise."""
+
+    ENVS = 32
+
+    def __init__(self, layout: Any) -> None:
+        rng = np.random.default_rng(0)
+        self._records = layout.empty(self.ENVS)
+        self._view = layout.view(self._records)
+        self._view.timesteps.observation[:] = rng.integers(256, size=self._view.timesteps.observation.shape)
+        self._view.stream[:] = np.arange(self.ENVS)
+        self._view.errors[:] = rng.random(self._view.errors.shape)
+
+    def __call__(self) -> Any:
+        self._view.number[:] += 1
+        return self._records
+
+
+def replay(sizes: list[int]) -> None:
+    print(
+        "\n| algorithm | steps held | bytes per step | inserts, steps/s | windows/s | ms per sample | both at once: windows/s,"
+    )
+    print("steps/s | update of priorities, ms |\n|---|---|---|---|---|---|---|---|")
+    for algorithm, batch in BATCH.items():
+        for size in sizes:
+            print(f"| {algorithm} | {size:,} | {replay_of(algorithm, batch, size)} |", flush=True)
+
+
+def replay_of(algorithm: str, batch: int, size: int) -> str:
+    """The cells of a row."""
+    config, agent, layout, _ = prepared(algorithm, ["--level_name=PongNoFrameskip-v4"])
+    memory, source = unpaced(layout, agent.windows, config, size, batch), Source(layout)
+    per_insert = Source.ENVS * config.unroll_length
+    stop, inserts = threading.Event(), [0]
+
+    def insert() -> None:
+        memory.put(source())
+        inserts[0] += per_insert
+
+    begun = time.perf_counter()
+    while inserts[0] < 1.1 * size:
+        insert()
+    rate = inserts[0] / (time.perf_counter() - begun)
+    keys, errors = memory.sample(1.0).keys, np.random.default_rng(1).random(batch)
+    alone = seconds(lambda: memory.sample(1.0), 20)
+    update = seconds(lambda: memory.update_priorities(keys, errors), 100)
+
+    def go_on() -> None:
+        while not stop.is_set():
+            insert()
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    inserts[0], begun = 0, time.perf_counter()
+    thread.start()
+    both = seconds(lambda: memory.sample(1.0), 20)
+    beside = inserts[0] / (time.perf_counter() - begun)
+    stop.set()
+    thread.join()
+    cells = [f"{memory.bytes_per_step():,.0f}", f"{rate:,.0f}", f"{batch / alone:,.0f}", f"{1e3 * alone:.1f}"]
+    return " | ".join([*cells, f"{batch / both:,.0f}, {beside:,.0f}", f"{1e3 * update:.2f}"])
+
+
+def compression(level: str) -> None:
+    """With frames of a game that is played at random."""
+    from mlma import envs, store
+
+    config, _, _, spec = prepared("apex", [f"--level_name={level}"])
+    env, rng = envs.make(level, 4, 1, config), np.random.default_rng(0)
+    env.reset()
+    frames = np.concatenate([env.step(rng.integers(spec.num_actions, size=4)).observation for _ in range(500)])
+    env.close()
+    print(f"\n{level}, {len(frames):,} frames\n\n| frames | bytes each | write, us each | read, us each |\n|---|---|---|---|")
+    for name, kind in (("plain", store.PlainFrames), ("zlib, level 1", store.CompressedFrames)):
+        kept = kind(len(frames), spec.observation.shape, spec.observation.dtype)
+        print(f"| {name} | {frames_of(kept, frames)} |", flush=True)
+
+
+def frames_of(kept: Any, frames: Any) -> str:
+    count = len(frames)
+    places, mixed = np.arange(count).reshape(50, -1), np.random.default_rng(0).permutation(count)
+    write = seconds(lambda: kept.write(places, frames.reshape(*places.shape, *frames.shape[1:])), 3)
+    read = seconds(lambda: kept.read(mixed), 3)
+    return f"{kept.bytes_each(count):,.0f} | {1e6 * write / count:.1f} | {1e6 * read / count:.1f}"
+
+
+def learner(algorithm: str, words: list[str]) -> None:
+    """The learner's own loop: how much of a step is the sample."""
+    from mlma import allreduce
+    from mlma.learner import Learner
+
+    config, agent, layout, spec = prepared(algorithm, words)
+    memory, source = unpaced(layout, agent.windows, config, 20_000, config.batch_size), Source(layout)
+    while memory.fill < 1:
+        memory.put(source())
+    trainer = Learner(config, agent, spec.action_repeats, allreduce.Alone())
+    sample = memory.sample(1.0)
+    cut = seconds(lambda: memory.sample(1.0), 10)
+    train = seconds(lambda: trainer.train(sample), 10)
+    update = seconds(lambda: memory.update_priorities(sample.keys, trainer.priorities), 10)
+    whole = cut + train + update
+    cells = [algorithm, config.agent_name, f"{config.batch_size}", f"{1e3 * cut:.1f}", f"{1e3 * train:.1f}"]
+    print(f"| {' | '.join(cells)} | {1e3 * update:.2f} | {(cut + update) / whole:.0%} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure, with commas between")
+    parser.add_argument("--sizes", default="1e5,1e6", help="steps that the replay holds")
+    parser.add_argument("--level_name", default="PongNoFrameskip-v4", help="whose frames are compressed")
+    arguments = parser.parse_args()
+    quiet.import_tensorflow()
+    from mlma import presets, roles
+
+    roles.threads(presets.cores())
+    parts = arguments.parts.split(",")
+    if "tree" in parts:
+        tree()
+    if "replay" in parts:
+        replay([int(float(size)) for size in arguments.sizes.split(",")])
+    if "compression" in parts:
+        compression(arguments.level_name)
+    if "learner" in parts:
+        print("\n| algorithm | network | batch | sample, ms | train step, ms | update of priorities, ms | replay's share |")
+        print("|---|---|---|---|---|---|---|")
+        for algorithm, *words in (
+            ("apex", "--level_name=PongNoFrameskip-v4"),
+            ("apex", "--level_name=PongNoFrameskip-v4", "--agent_name=ConvNetAgent", "--batch_size=512"),
+            ("r2d2", "--level_name=PongNoFrameskip-v4"),
+            ("apex", "--level_name=catch"),
+            ("r2d2", "--level_name=tmaze"),
+        ):
+            learner(algorithm, words)
+
+
+if __name__ == "__main__":
+    main()
