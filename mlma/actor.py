@@ -51,6 +51,21 @@ class Trajectories:
         return [self._records[i : i + self._group].tobytes() for i in range(0, len(self._records), self._group)]
 
 
+class Pace:
+    """Says now and then how fast this actor plays; `mlma.cluster.status` reads it."""
+
+    def __init__(self, frames: int, say: Callable[[str], None]) -> None:
+        """`frames` are those of one `add`."""
+        self._frames, self._say = frames, say
+        self._count, self._since = 0, time.monotonic()
+
+    def add(self) -> None:
+        self._count += 1
+        if (seconds := time.monotonic() - self._since) > SAY_EVERY:
+            self._say(f"{self._count * self._frames / seconds:,.0f} frames/s")
+            self._count, self._since = 0, time.monotonic()
+
+
 def _fill(field: Any, value: Any) -> None:
     if field is not None:
         field[:] = value
@@ -76,7 +91,8 @@ def run(
         env = make_env(answer["seed"])
         try:
             trajectories = Trajectories(layout, env.num_envs, config.unroll_length, config.task)
-            _act_until_over(env, agent, act, weights, trajectories, client, config.task)
+            pace = Pace(env.num_envs * config.unroll_length * spec.action_repeats, say)
+            _act_until_over(env, agent, act, weights, trajectories, client, config.task, pace)
             say("training is over")
             return
         except LearnerLost as error:
@@ -87,7 +103,14 @@ def run(
 
 
 def _act_until_over(
-    env: VectorEnv, agent: Agent, act: Any, weights: FlatWeights, trajectories: Trajectories, client: Client, task: int
+    env: VectorEnv,
+    agent: Agent,
+    act: Any,
+    weights: FlatWeights,
+    trajectories: Trajectories,
+    client: Client,
+    task: int,
+    pace: Pace,
 ) -> None:
     """The loop."""
     version, data = client.fetch(have=NONE)
@@ -103,6 +126,7 @@ def _act_until_over(
             for payload in trajectories.messages():
                 for message in wire.messages({"task": task, "waited": client.waited}, payload, PART):
                     client.put(message)
+            pace.add()
             version, data = client.fetch(version)
             if version == FINISHED:
                 return

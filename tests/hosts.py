@@ -1,8 +1,8 @@
 """Hosts on one machine: each a network namespace with its own address, host name, user, home and sshd, joined by a bridge.
 
-`with make_hosts(4, folder) as hosts:` builds them and takes everything away again, also after a failure. This machine is on the
-bridge too. Needs root, iproute2, OpenSSH's server and useradd; `missing()` says what is not there. A link can be cut, everything
-on a host can be killed as by a reboot, and `host.run` runs a command on it, `tc` included: the device is eth0.
+`with make_hosts(4, folder) as hosts:` builds them and takes everything away again, also after a failure. This machine is on
+the bridge too. Needs root, iproute2, OpenSSH's server and useradd; `missing()` says what is not there. A link can be cut,
+everything on a host can be killed as by a reboot, and `host.run` runs a command on it, `tc` included: the device is eth0.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -156,7 +157,13 @@ class Hosts:
         self.gateway = f"10.{subnet[0]}.{subnet[1]}.254"
         self.key = folder / "key"
         self.all = [
-            Host(f"m{tag}h{i}", f"10.{subnet[0]}.{subnet[1]}.{i + 1}", folder / f"home{i}", folder / f"host{i}", f"pw-{tag}-{i}-Zx")
+            Host(
+                f"m{tag}h{i}",
+                f"10.{subnet[0]}.{subnet[1]}.{i + 1}",
+                folder / f"home{i}",
+                folder / f"host{i}",
+                f"pw-{tag}-{i}-Zx",
+            )
             for i in range(count)
         ]
 
@@ -198,7 +205,9 @@ class Hosts:
         host.home.mkdir()
         root("useradd", "--no-create-home", "--home-dir", str(host.home), "--shell", "/bin/bash", host.name)
         root("chpasswd", stdin=f"{host.name}:{host.password}\n")
-        root("mount", "-t", "tmpfs", "-o", f"size={HOME_SIZE},mode=0700,uid={host.name},gid={host.name}", "none", str(host.home))
+        root(
+            "mount", "-t", "tmpfs", "-o", f"size={HOME_SIZE},mode=0700,uid={host.name},gid={host.name}", "none", str(host.home)
+        )
         (host.home / ".ssh").mkdir(mode=0o700)
         (host.home / ".ssh" / "authorized_keys").write_text(self.key.with_suffix(".pub").read_text())
         root("chown", "-R", f"{host.name}:{host.name}", str(host.home))
@@ -212,22 +221,45 @@ class Hosts:
         path.write_text("".join(f"{ip} {' '.join(key)}\n" for ip, key in keys))
         return path
 
-    def destroy(self) -> None:
-        for host in self.all:
-            host.kill_all()
-            root("ip", "netns", "delete", host.name, check=False)
-            root("ip", "link", "delete", f"v{host.name}", check=False)
-            root("umount", "--lazy", str(host.home), check=False)
-            root("userdel", host.name, check=False)
-        root("ip", "link", "delete", self.bridge, check=False)
+    def janitor(self) -> subprocess.Popen[bytes]:
+        """A process that takes everything away when its standard input ends: when we say so, or when this process is killed."""
+        words = [sys.executable, "-m", "tests.hosts", self.bridge]
+        words += [word for host in self.all for word in (host.name, str(host.home))]
+        return subprocess.Popen(words, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True)
+
+
+def clean(bridge: str, hosts: list[tuple[str, str]]) -> None:
+    for name, home in hosts:
+        for pid in root("ip", "netns", "pids", name, check=False).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        root("ip", "netns", "delete", name, check=False)
+        root("ip", "link", "delete", f"v{name}", check=False)
+        root("umount", "--lazy", home, check=False)
+        with contextlib.suppress(KeyError):
+            uid = pwd.getpwnam(name).pw_uid
+            for path in [path for path in Path("/tmp").iterdir() if path.lstat().st_uid == uid]:  # sockets of tmux, of MPI
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        root("userdel", "--force", name, check=False)
+    root("ip", "link", "delete", bridge, check=False)
 
 
 @contextlib.contextmanager
 def make_hosts(count: int, folder: Path) -> Iterator[Hosts]:
     folder.mkdir(parents=True, exist_ok=True)
     hosts = Hosts(count, folder)
-    try:
-        hosts.build()
-        yield hosts
-    finally:
-        hosts.destroy()
+    with hosts.janitor() as janitor:
+        try:
+            hosts.build()
+            yield hosts
+        finally:
+            janitor.communicate()
+            for host in hosts:
+                if host.sshd:
+                    host.sshd.wait()
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    rest = sys.argv[2:]
+    clean(sys.argv[1], list(zip(rest[::2], rest[1::2], strict=True)))
