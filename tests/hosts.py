@@ -65,12 +65,19 @@ class Host:
             words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PATH": SBIN}
         )
 
-    def run(self, *words: str, check: bool = True, user: bool = False) -> str:
-        """A command on this host, as root or as its user."""
+    def enter(self, user: bool = False) -> list[str]:
+        """The words that make a command run on this host, as root or as its user."""
         assert self.sshd is not None
-        enter = ["nsenter", f"--target={self.sshd.pid}", "--net", "--mount", "--uts"]
+        words = ["nsenter", f"--target={self.sshd.pid}", "--net", "--mount", "--uts"]
         who = ["setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--init-groups", "env", f"HOME={self.home}"]
-        return root(*enter, *(who if user else []), *words, check=check)
+        return [*words, *(who if user else [])]
+
+    def run(self, *words: str, check: bool = True, user: bool = False) -> str:
+        return root(*self.enter(user), *words, check=check)
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Something of the user's that goes on."""
+        return subprocess.Popen([*self.enter(user=True), *words], stdin=subprocess.DEVNULL, env={"PATH": SBIN})
 
     def cut(self) -> None:
         root("ip", "link", "set", f"v{self.name}", "down")
