@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,7 @@ class Cluster:
     @classmethod
     def cheap(cls, hosts: Hosts, folder: Path) -> Cluster:
         """With workers that cost nothing."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for parent in (folder, *folder.parents):
-            if not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
+        folder.chmod(0o755)
         return cls(hosts, folder, cheap_python(folder))
 
     @property
@@ -84,10 +82,10 @@ class Cluster:
 
     def states(self) -> dict[str, str]:
         """Worker -> state, as `status` says."""
-        lines = [line.split() for line in self.call("status", code=None).splitlines()]
-        return {
-            words[0]: words[2] for words in lines if len(words) > 2 and words[0].split("-")[0] in ("learner", "actor", "tunnel")
-        }
+        text = self.call("status", code=None, COLUMNS="200")
+        lines = [line.split() for line in text.splitlines()]
+        rows = [words for words in lines if len(words) > 2 and re.fullmatch(r"(learner|actor|tunnel)-\d+", words[0])]
+        return {words[0]: words[2] for words in rows if words[1] != "on"}  # not the reasons below the table
 
     def until(self, wanted: dict[str, str] | str, seconds: float = 60) -> None:
         """Waits until these workers, or all, are in a state."""

@@ -1,6 +1,6 @@
 """Hosts on one machine: each a network namespace with its own address, host name, user, home and sshd, joined by a bridge.
 
-`with make_hosts(4, folder) as hosts:` builds them and takes everything away again, also after a failure. This machine is on
+`with make_hosts(4) as hosts:` builds them and takes everything away again, also after a failure. This machine is on
 the bridge too. Needs root, iproute2, OpenSSH's server and useradd; `missing()` says what is not there. A link can be cut,
 everything on a host can be killed as by a reboot, and `host.run` runs a command on it, `tc` included: the device is eth0.
 """
@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,10 +185,6 @@ class Hosts:
         return len(self.all)
 
     def build(self) -> None:
-        self.folder.chmod(0o755)
-        for parent in self.folder.parents:
-            if not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
         root("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
         root("ip", "link", "add", self.bridge, "type", "bridge")
         root("ip", "address", "add", f"{self.gateway}/24", "dev", self.bridge)
@@ -230,12 +227,12 @@ class Hosts:
 
     def janitor(self) -> subprocess.Popen[bytes]:
         """A process that takes everything away when its standard input ends: when we say so, or when this process is killed."""
-        words = [sys.executable, "-m", "tests.hosts", self.bridge]
+        words = [sys.executable, "-m", "tests.hosts", self.bridge, str(self.folder)]
         words += [word for host in self.all for word in (host.name, str(host.home))]
         return subprocess.Popen(words, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True)
 
 
-def clean(bridge: str, hosts: list[tuple[str, str]]) -> None:
+def clean(bridge: str, folder: str, hosts: list[tuple[str, str]]) -> None:
     for name, home in hosts:
         for pid in root("ip", "netns", "pids", name, check=False).split():
             with contextlib.suppress(ProcessLookupError):
@@ -245,15 +242,19 @@ def clean(bridge: str, hosts: list[tuple[str, str]]) -> None:
         root("umount", "--lazy", home, check=False)
         with contextlib.suppress(KeyError):
             uid = pwd.getpwnam(name).pw_uid
-            for path in [path for path in Path("/tmp").iterdir() if path.lstat().st_uid == uid]:  # sockets of tmux, of MPI
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            for path in Path("/tmp").iterdir():  # sockets of tmux, of MPI
+                with contextlib.suppress(OSError):  # others come and go
+                    if path.lstat().st_uid == uid:
+                        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         root("userdel", "--force", name, check=False)
     root("ip", "link", "delete", bridge, check=False)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def make_hosts(count: int, folder: Path) -> Iterator[Hosts]:
-    folder.mkdir(parents=True, exist_ok=True)
+def make_hosts(count: int) -> Iterator[Hosts]:
+    folder = Path(tempfile.mkdtemp(prefix="mlma-hosts-"))  # not in pytest's own folders, which are for one user's eyes
+    folder.chmod(0o755)
     hosts = Hosts(count, folder)
     with hosts.janitor() as janitor:
         try:
@@ -268,5 +269,5 @@ def make_hosts(count: int, folder: Path) -> Iterator[Hosts]:
 
 if __name__ == "__main__":
     sys.stdin.read()
-    rest = sys.argv[2:]
-    clean(sys.argv[1], list(zip(rest[::2], rest[1::2], strict=True)))
+    rest = sys.argv[3:]
+    clean(sys.argv[1], sys.argv[2], list(zip(rest[::2], rest[1::2], strict=True)))

@@ -42,7 +42,7 @@ class Run:
             record = load(spec.with_suffix(".json")) or {"state": "starting", "pid": 0, "since": 0.0, "why": "", "restarts": 0}
             if record["state"] in ALIVE and not is_alive(record):
                 rebooted = record.get("boot") and record["boot"] != boot_id()
-                record["why"] = "the host was started again" if rebooted else "killed from outside, or its tmux window was"
+                record["why"] = "the host was started again" if rebooted else "killed from outside, its supervisor too"
                 record["state"] = "gone"
             found[spec.stem] = record
         return found

@@ -23,8 +23,8 @@ STYLES = {
     "running": "green", "done": "green", "starting": "yellow", "waiting": "yellow", "stopped": "yellow", "off": "dim",
     "failed": "bold red", "gone": "bold red", "unreachable": "bold red",
 }  # fmt: skip
+ANSWER = 10.0  # seconds for a host to answer, at least
 STALE = 60.0  # seconds without a report after which learners are said to be silent
-WIDE = 120  # columns from which times and rates have room
 CLOCK = re.compile(r"^(\d\d:\d\d:\d\d )?((learners|(actor|learner|tunnel)[- ]\d+): )?")
 RATE = re.compile(r"([\d,]+) frames/s")
 
@@ -59,7 +59,7 @@ def status(context: Context) -> int:
 def look(context: Context) -> tuple[list[Line], str]:
     plan = context.plan
     requests = {key: context.request("status", logdir=context.logdir() if key == plan.head.key else "") for key in plan.hosts}
-    answers = context.hosts.ask(requests, context.options.connect_seconds)
+    answers = context.hosts.ask(requests, max(context.options.connect_seconds, ANSWER))
     head = answers[plan.head.key]
     metrics = head.get("metrics", {}) if isinstance(head, dict) else {}
     lines = learner_lines(context, answers, metrics)
@@ -140,7 +140,7 @@ def _line(context: Context, name: str, host: str, answers: dict[str, Any]) -> Li
     said = [CLOCK.sub("", text) for text in tail if not CLOCK.sub("", text).startswith("ended with code")]
     reason = f"{why}{f': {said[-1]}' if said and state in ('failed', 'waiting') else ''}"
     wrong = (
-        f"{reason}{'; `up` starts it again' if state in ('gone', 'failed') else ''}"
+        f"{reason}{'; `up` starts it again' if state in ('gone', 'failed', 'stopped') else ''}"
         if state not in ("done", "starting")
         else ""
     )

@@ -53,7 +53,7 @@ class Supervisor:
         self.spec: dict[str, Any] = json.loads(spec_path.read_text())
         self.spec_path, self.path = spec_path, spec_path.with_suffix(".json")
         self.stop_asked: float | None = None
-        self.kill = False
+        self.kill = self.window_closed = False
         self.child: subprocess.Popen[bytes] | None = None
         self.log: Any = None
         self.record: dict[str, Any] = {
@@ -69,7 +69,9 @@ class Supervisor:
             os.replace(beside, self.path)
 
     def asked(self, number: int, _: Any) -> None:
-        if self.stop_asked is not None and number != signal.SIGHUP:
+        if number == signal.SIGHUP:
+            self.window_closed = True
+        elif self.stop_asked is not None:
             self.kill = True
         self.stop_asked = self.stop_asked or time.monotonic()
 
@@ -100,6 +102,8 @@ class Supervisor:
             code = self.once()
             history = [*self.record["history"], [begun, time.time(), code]][-HISTORY:]
             self.save(child=0, code=code, history=history, since=time.time())
+            if self.window_closed:
+                return self.end("gone", "its tmux window was closed, or tmux was killed")
             if self.stop_asked is not None:
                 return self.end("stopped", f"ended with code {code} when asked to")
             if code == 0:
@@ -109,7 +113,7 @@ class Supervisor:
             if time.time() - begun > healthy:
                 pause, restarts = first, 0
             if restarts >= self.spec["restarts"]:
-                return self.end("failed", f"ended with code {code}, for the {restarts + 1}th time in a row; given up")
+                return self.end("failed", f"ended with code {code}, the last of {restarts + 1} times in a row; given up")
             restarts += 1
             self.say(f"ended with code {code}; starting it again in {pause:.0f} s ({restarts} of {self.spec['restarts']})")
             self.save(
