@@ -131,27 +131,25 @@ def test_words_that_a_shell_would_misread_arrive_as_they_are(cluster: Cluster, h
 def test_a_tunnel_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) -> None:
     keys = [(host.home / ".ssh/authorized_keys").read_text() for host in hosts]
     cluster.call("up", cluster.two_learners(), "--tunnel")
-    for actor in ("actor-0", "actor-1", "actor-4", "actor-5"):
-        wait_for(lambda actor=actor: "reached the learner" in cluster.call("logs", actor), 30, lambda: cluster.call("logs"))  # type: ignore[misc]
-    for host in hosts[0], hosts[2]:
-        open_ports = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
-        assert [p for p in open_ports if not p.startswith("127.0.0.1:") and not p.endswith(":22")] == [] or host is hosts[0]
-        assert not any(port.startswith(host.ip) and port.endswith(":8001") for port in open_ports)
-    key = hosts[2].home / ".mlma/run/tunnel_key"
-    for asked in (["true"], ["-W", f"{hosts[1].ip}:22"]):
-        attempt = ["ssh", "-F", f"{hosts[2].home}/.mlma/run/ssh_config", *asked[:0], "-o", "ClearAllForwardings=yes"]
-        words = [*attempt, *asked[:2], "learner-0"] if asked[0] == "-W" else [*attempt, "learner-0", *asked]
-        refused = hosts[2].run("sh", "-c", '"$@" </dev/null; echo code $?', "sh", *words, user=True, check=False)
-        assert "code 0" not in refused, "the tunnel's key opens nothing but the learner's port"
-    assert key.stat().st_mode & 0o777 == 0o600
+    for index, host in enumerate((hosts[1], hosts[1], hosts[2], hosts[2], hosts[3], hosts[3])):
+        path = host.home / f".mlma/run/logs/actor-{index}.log"
+        wait_for(lambda path=path: "reached the learner" in path.read_text(), 60, lambda: cluster.call("logs"))  # type: ignore[misc]
+    for host in hosts:  # what mpirun opens between learners' hosts aside
+        places = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
+        assert not any(place.endswith(":8001") and not place.startswith("127.0.0.1:") for place in places), places
+        assert host in (hosts[0], hosts[1]) or places == [f"{host.ip}:22"], places
+    assert (hosts[2].home / ".mlma/run/tunnel_key").stat().st_mode & 0o777 == 0o600
+    ssh = ["ssh", "-F", f"{hosts[2].home}/.mlma/run/ssh_config", "-o", "ClearAllForwardings=yes"]
+    for words in ([*ssh, "learner-0", "true"], [*ssh, "-W", f"{hosts[1].ip}:22", "learner-0"]):
+        said = hosts[2].run("sh", "-c", '"$@" </dev/null; echo code $?', "sh", *words, user=True, check=False)
+        assert "code 0" not in said, "the tunnel's key opens nothing but the learner's port"
     (tunnel,) = [pid for pid in hosts[3].pids() if command(pid).endswith("-N learner-0")]
     os.kill(tunnel, signal.SIGKILL)
-    log = hosts[3].home / ".mlma/run/logs/tunnel-0.log"
+    log, heard = (hosts[3].home / f".mlma/run/logs/{name}.log" for name in ("tunnel-0", "actor-4"))
     wait_for(lambda: "ended with code -9; starting it again" in log.read_text(), 20, log.read_text)
     wait_for(lambda: any(command(pid).endswith("-N learner-0") for pid in hosts[3].pids()), 20, log.read_text)
-    actor = hosts[3].home / ".mlma/run/logs/actor-4.log"
-    before = actor.stat().st_size
-    wait_for(lambda: "reached the learner" in actor.read_text()[before:], 30, actor.read_text)
+    before = len(heard.read_text())
+    wait_for(lambda: "reached the learner" in heard.read_text()[before:], 30, heard.read_text)
     cluster.call("down")
     assert cluster.left() == {}
     assert [(host.home / ".ssh/authorized_keys").read_text() for host in hosts] == keys

@@ -232,12 +232,10 @@ def _fault(error: BaseException, host: Host, wait: float) -> BaseException:
             if any(isinstance(reason, ConnectionRefusedError) for reason in reasons):
                 return Fault(f"refuses connections to port {host.port}: no sshd there")
             return Fault(f"cannot be reached: {_first_line(reasons[0])}")
-        case paramiko.SSHException() if "banner" in str(error):
-            return Fault(f"accepts the connection, but does not answer as SSH within {wait:.0f} s")
         case paramiko.SSHException() if "No authentication methods" in str(error):
             return _NoKeys()
-        case paramiko.SSHException() if "No existing session" in str(error) or "Timeout" in str(error):
-            return Fault(f"accepts the connection, but does not go on within {wait:.0f} s")
+        case paramiko.SSHException() if any(word in str(error) for word in ("banner", "No existing session", "Timeout")):
+            return Fault(f"accepts the connection, but does not answer as SSH within {wait:.0f} s")
         case paramiko.SSHException() | OSError() | EOFError() | ValueError():
             return Fault(_first_line(error))
     return error
