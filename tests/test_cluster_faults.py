@@ -105,6 +105,21 @@ def test_check_tells_each_thing_that_is_wrong_in_one_line(cluster: Cluster, host
     assert "wrong-secret" not in said
 
 
+def test_a_hundred_dead_hosts_delay_nobody(cluster: Cluster, hosts: Hosts) -> None:
+    subnet = hosts.gateway.rsplit(".", 1)[0]
+    dead = [cluster.row("actor", hosts[0], ip=f"{subnet}.{number}") for number in range(100, 200)]
+    rows = [cluster.row("learner", hosts[0]), cluster.row("actor", hosts[1]), *dead]
+    begun = time.monotonic()
+    said = cluster.call("up", cluster.csv(rows), "--connect_seconds=2", code=1)
+    assert time.monotonic() - begun < 20, "as long as one of them"
+    assert "started learners, actor-0; 2 hosts" in said
+    assert "100 hosts missing" in said
+    assert cluster.states()["actor-0"] == "running"
+    said = cluster.call("down", "--connect_seconds=2", code=1)
+    assert "2 hosts left clean" in said
+    assert cluster.left() == {}
+
+
 def test_an_unknown_host_is_refused_until_it_is_said_to_learn_it(cluster: Cluster, hosts: Hosts, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     rows = cluster.csv([cluster.row("learner", hosts[0]), cluster.row("actor", hosts[1])])
