@@ -163,8 +163,8 @@ def screen(console: Console, lines: list[Line], head: str, height: int = 0) -> G
             reasons.setdefault(f"{line.host}: {line.wrong}", []).append(line.worker)
     notes = [Text(_reason(place, workers), style="red") for place, workers in reasons.items()]
     hidden = 0
-    if height and len(lines) + len(notes) + 4 > height:
-        room = max(3, height - 5 - min(len(notes), 8))
+    if height and len(lines) + len(notes) + 5 > height:
+        room = max(3, height - 6 - min(len(notes), 8))
         notes = notes[:8]
         chosen = sorted(lines, key=lambda line: (not line.wrong, not line.worker.startswith("learner")))[:room]
         hidden, lines = len(lines) - len(chosen), [line for line in lines if line in chosen]
@@ -181,7 +181,7 @@ def screen(console: Console, lines: list[Line], head: str, height: int = 0) -> G
     for line in lines:
         states[line.state] = states.get(line.state, 0) + 1
     more = [Text(f"... and {hidden} more, all as they should be", style="dim")] if hidden else []
-    return Group(Text(head, style="bold"), table, *more, *notes)
+    return Group(Text(head, style="bold"), table, *more, *([Text("")] if notes else []), *notes)
 
 
 def _reason(place: str, workers: list[str]) -> str:

@@ -111,7 +111,7 @@ def _names(names: list[str]) -> str:
     if len(names) <= 8:
         return ", ".join(sorted(names, key=_order))
     kinds: dict[str, int] = {}
-    for name in names:
+    for name in sorted(names, key=_order):
         kinds[kind(name)] = kinds.get(kind(name), 0) + 1
     return ", ".join(name if name == LEARNERS else count(number, name) for name, number in kinds.items())
 
