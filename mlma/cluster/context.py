@@ -82,6 +82,8 @@ def make(call: Call) -> Context:
             raise ValueError(
                 f"the run in {config.logdir} was started with other flags: {', '.join(differ)}; `down` ends it first"
             )
+    if call.verb in ("restart", "scale") and not remembered.up:
+        raise ValueError(f"--logdir={config.logdir}: the run there is not up; `up` starts it")
     options = states.options(remembered, call.given)
     actors = remembered.actors if not changes else 0
     if call.verb == "scale":

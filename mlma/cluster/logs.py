@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
 from mlma.cluster.context import Context
+from mlma.cluster.plan import LEARNERS
 from mlma.cluster.ssh import Fault
 
 
 def logs(context: Context) -> int:
     windows = {window.name: window for window in context.plan.windows if window.name.partition("-")[0] != "tunnel"}
-    wanted = context.call.operands or tuple(windows)
+    asked = [LEARNERS if re.fullmatch(r"learner(-\d+)?", name) else name for name in context.call.operands]
+    wanted = tuple(dict.fromkeys(asked)) or tuple(windows)
     if unknown := [name for name in wanted if name not in windows]:
         raise ValueError(f"logs {unknown[0]}: no such worker; there are: {', '.join(windows)}")
     names: dict[str, dict[str, Any]] = {}

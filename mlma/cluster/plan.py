@@ -58,6 +58,7 @@ class Window:
     restarts: int
     pause: tuple[float, float, float]  # seconds: first, longest, and of life after which the first is used again
     serves: tuple[str, ...] = ()  # windows of this host without which it need not be
+    group: bool = True  # what asks it to end goes to all of its processes
 
     def spec(self, session: str) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"log": f"{run_folder(session)}/logs/{self.name}.log"}
@@ -210,7 +211,17 @@ def _learners_window(learners: list[Learner], placed: list[Worker], config: Conf
             words += [":"] * bool(number) + segment
         env |= _mpi_environment(session, spread)
     pause = (options.restart_seconds, *PAUSE)
-    return Window(head.host, LEARNERS, tuple(words), env, int(CLEAN_STOP), options.stop_seconds, options.worker_restarts, pause)
+    return Window(
+        head.host,
+        LEARNERS,
+        tuple(words),
+        env,
+        int(CLEAN_STOP),
+        options.stop_seconds,
+        options.worker_restarts,
+        pause,
+        group=len(learners) == 1,
+    )
 
 
 def _mpirun(head: Worker, options: Options) -> str:

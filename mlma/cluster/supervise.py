@@ -175,7 +175,11 @@ class Supervisor:
                 self.write(data)
             elif not open_:
                 time.sleep(0.05)
-            if self.child.poll() is not None and (not open_ or not select.select([out], [], [], 0)[0]):
+            ended = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended and (not open_ or not select.select([out], [], [], 0)[0]):
+                with contextlib.suppress(OSError):  # what it left; as long as it is not waited for, its number is its own
+                    os.killpg(self.child.pid, signal.SIGKILL)
+                self.child.wait()
                 self.child.stdout.close()
                 return self.child.returncode
             if self.spec["serves"] and time.monotonic() - checked > 2:
@@ -184,8 +188,8 @@ class Supervisor:
                     self.stop_asked = self.stop_asked or time.monotonic()
             if self.stop_asked is not None and not signalled:
                 signalled = True
-                with contextlib.suppress(OSError):
-                    os.kill(self.child.pid, self.spec["signal"])
+                with contextlib.suppress(OSError):  # mpirun's ssh must not hear it; the python below a wrapper must
+                    (os.killpg if self.spec["group"] else os.kill)(self.child.pid, self.spec["signal"])
             late = self.stop_asked is not None and time.monotonic() - self.stop_asked > self.spec["grace"]
             if self.kill or late:
                 with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ happens on a host (mlma/cluster/onhost.py), ending the run (mlma/cluster/down.py
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -130,6 +131,7 @@ def restart(context: Context) -> int:
     names = [window.name for window in context.plan.windows]
     operands = context.call.operands
     target = operands[0] if len(operands) == 1 else ""
+    target = LEARNERS if re.fullmatch(r"learner(-\d+)?", target) else target  # they live and end together
     if target == "actors":
         chosen = [name for name in names if name.startswith("actor-")]
     elif target in names and target != LEARNERS:
