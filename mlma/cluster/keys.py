@@ -22,7 +22,7 @@ TOKEN, TUNNEL, MPI = "token", "tunnel_key", "mpi_key"
 COMMON = """    IdentitiesOnly yes
     BatchMode yes
     StrictHostKeyChecking yes
-    UserKnownHostsFile {home}/{run}/known_hosts
+    UserKnownHostsFile "{home}/{run}/known_hosts"
     GlobalKnownHostsFile /dev/null
     ConnectTimeout 10
     ServerAliveInterval 5
@@ -104,8 +104,8 @@ def files(plan: Plan, keys: Keys, host: Host, host_keys: dict[str, list[str]]) -
         found[TUNNEL] = (keys.text(TUNNEL), 0o600)
         sections.append(
             f"Host learner-{learner.rank}\n    HostName {there.ip}\n    Port {there.port}\n    User {there.user}\n"
-            f"    IdentityFile {HOME}/{run}/{TUNNEL}\n    ExitOnForwardFailure yes\n    StreamLocalBindUnlink yes\n"
-            f"    LocalForward {HOME}/{run}/learner-{learner.rank}.sock 127.0.0.1:{learner.port}\n{common}"
+            f'    IdentityFile "{HOME}/{run}/{TUNNEL}"\n    ExitOnForwardFailure yes\n    StreamLocalBindUnlink yes\n'
+            f'    LocalForward "{HOME}/{run}/learner-{learner.rank}.sock" 127.0.0.1:{learner.port}\n{common}'
         )
         known += _known(there, host_keys)
     if plan.spread() and host.key == plan.head.key:
@@ -113,7 +113,8 @@ def files(plan: Plan, keys: Keys, host: Host, host_keys: dict[str, list[str]]) -
         for learner in plan.learners:
             there = plan.hosts[learner.worker.host]
             sections.append(
-                f"Host {there.ip}\n    Port {there.port}\n    User {there.user}\n    IdentityFile {HOME}/{run}/{MPI}\n{common}"
+                f"Host {there.ip}\n    Port {there.port}\n    User {there.user}\n"
+                f'    IdentityFile "{HOME}/{run}/{MPI}"\n{common}'
             )
             known += _known(there, host_keys)
     if sections:

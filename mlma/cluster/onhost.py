@@ -114,6 +114,7 @@ class Run:
                 return "tmux refuses to open a window"
             self.tmux("set-option", "-t", f"={self.session}:", "@mlma_run", self.id)
             self.tmux("set-option", "-w", "-t", window.strip(), "@mlma_worker", name)
+            self.tmux("set-option", "-w", "-t", window.strip(), "remain-on-exit", "off")
         end = time.monotonic() + BEGIN
         silent = list(names)
         while silent and time.monotonic() < end:
