@@ -166,7 +166,7 @@ class Run:
             if self.owner() == self.id:
                 left = f"the tmux session {self.session!r} has windows that the run did not make; it was left"
                 self.tmux("set-option", "-u", "-t", f"={self.session}:", "@mlma_run")
-        remove_dead_socket()
+        self.remove_dead_socket()
         authorize(self.id, [])
         if self.folder.is_dir():
             shutil.rmtree(self.workers, ignore_errors=True)
@@ -177,6 +177,19 @@ class Run:
                 with contextlib.suppress(OSError):  # logs stay
                     folder.rmdir()
         return {"forced": forced, "left": left}
+
+    def remove_dead_socket(self) -> None:
+        """What tmux leaves behind when its last session ends, which takes it a moment."""
+        path = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}" / "default"
+        end = time.monotonic() + 2
+        while path.exists() and not self.tmux("list-sessions") and time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(str(path))
+                    time.sleep(0.05)
+                except ConnectionRefusedError:  # nobody listens
+                    path.unlink()
+                    path.parent.rmdir()
 
     # -- look
 
@@ -213,17 +226,6 @@ def missing(request: dict[str, Any]) -> str:
         if not os.path.exists(path):
             return f"lacks {path}: is the code there? (--sync copies it; the column folder names another place)"
     return ""
-
-
-def remove_dead_socket() -> None:
-    """What tmux leaves behind when its last session ends."""
-    path = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}" / "default"
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:  # nobody listens
-            path.unlink()
-            path.parent.rmdir()
 
 
 def load(path: Path) -> dict[str, Any] | None:

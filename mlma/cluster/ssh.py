@@ -112,9 +112,9 @@ class Remote:
                 out = _read(channel.makefile("rb"))
                 err = _read(channel.makefile_stderr("rb"))
                 return Done(channel.recv_exit_status(), out, err)
-        except TimeoutError:
-            raise Fault(f"no answer to a command within {seconds:.0f} s") from None
         except (paramiko.SSHException, OSError, EOFError) as error:
+            if isinstance(error, TimeoutError) or "Timeout" in str(error):
+                raise Fault(f"no answer to a command within {seconds:.0f} s: cut off, stopped, or overloaded") from None
             raise Fault(f"the connection broke: {_first_line(error)}") from None
 
     def put(self, files: dict[str, Path]) -> None:

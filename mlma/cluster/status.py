@@ -6,8 +6,12 @@ What is shown is what the hosts say now; a host that does not answer is shown as
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 from rich.console import Console, Group
@@ -16,14 +20,16 @@ from rich.table import Table
 from rich.text import Text
 
 from mlma.cluster.context import Context, short, sizes
+from mlma.cluster.hosts import AT_ONCE
 from mlma.cluster.plan import LEARNERS, kind
 from mlma.cluster.ssh import Fault
 
 STYLES = {
-    "running": "green", "done": "green", "starting": "yellow", "waiting": "yellow", "stopped": "yellow", "off": "dim",
-    "failed": "bold red", "gone": "bold red", "unreachable": "bold red",
+    "running": "green", "done": "green", "starting": "yellow", "waiting": "yellow", "stopped": "yellow",
+    "failed": "bold red", "gone": "bold red", "unreachable": "bold red", "off": "dim", "asked": "dim",
 }  # fmt: skip
 ANSWER = 10.0  # seconds for a host to answer, at least
+SOON = 2.0  # seconds for which --watch waits for answers before it shows those that it has
 STALE = 60.0  # seconds without a report after which learners are said to be silent
 CLOCK = re.compile(r"^(\d\d:\d\d:\d\d )?((learners|(actor|learner|tunnel)[- ]\d+): )?")
 RATE = re.compile(r"([\d,]+) frames/s")
@@ -40,26 +46,53 @@ class Line(NamedTuple):
     wrong: str = ""
 
 
+class NotYet(Fault):
+    """A host that was asked and has not answered so far."""
+
+
+class Watch:
+    """Asks every host again and again; one that takes its time is shown as it was, and delays no other."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._pool = context, ThreadPoolExecutor(AT_ONCE)
+        self._asked: dict[str, Future[Any]] = {}
+        self._known: dict[str, Any] = {}
+
+    def answers(self, requests: dict[str, Any], seconds: float) -> dict[str, Any]:
+        for key, request in requests.items():
+            if key not in self._asked:
+                self._asked[key] = self._pool.submit(self._context.hosts.ask, {key: request}, seconds)
+        wait(self._asked.values(), SOON if self._known else 2 * SOON)
+        for key, future in list(self._asked.items()):
+            if future.done():
+                self._known |= future.result()
+                del self._asked[key]
+        return {key: self._known.get(key, NotYet("was asked, has not answered yet")) for key in requests}
+
+
 def status(context: Context) -> int:
     console = Console(highlight=False)
     if not context.options.watch:
-        lines, head = look(context)
+        lines, head = look(context, context.hosts.ask)
         console.print(screen(console, lines, head))
         return 0 if all(line.state in ("running", "done", "starting") for line in lines) else 1
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        watch = Watch(context)
         while True:
             try:
-                lines, head = look(context)
+                lines, head = look(context, watch.answers)
                 live.update(screen(console, lines, head, console.height if console.is_terminal else 0), refresh=True)
                 time.sleep(context.options.every_seconds)
             except KeyboardInterrupt:
-                return 0
+                break
+    sys.stdout.flush()
+    os._exit(0)  # threads that wait for a dead host would keep us
 
 
-def look(context: Context) -> tuple[list[Line], str]:
+def look(context: Context, ask: Callable[[dict[str, Any], float], dict[str, Any]]) -> tuple[list[Line], str]:
     plan = context.plan
     requests = {key: context.request("status", logdir=context.logdir() if key == plan.head.key else "") for key in plan.hosts}
-    answers = context.hosts.ask(requests, max(context.options.connect_seconds, ANSWER))
+    answers = ask(requests, max(context.options.connect_seconds, ANSWER))
     head = answers[plan.head.key]
     metrics = head.get("metrics", {}) if isinstance(head, dict) else {}
     lines = learner_lines(context, answers, metrics)
@@ -108,7 +141,9 @@ def learner_lines(context: Context, answers: dict[str, Any], metrics: dict[str, 
         if learner.rank > 0:
             line = line._replace(wrong="")
             answer = answers[learner.worker.host]
-            if isinstance(answer, Fault):
+            if isinstance(answer, NotYet):
+                line = line._replace(state="asked", last=str(answer), up="")
+            elif isinstance(answer, Fault):
                 line = line._replace(state="unreachable", wrong=str(answer), last=str(answer), up="")
         if len(plan.learners) > 1 and line.state == "running":
             own = [text for text in tail if f"learner {learner.rank}: " in text]
@@ -123,6 +158,8 @@ def _number(value: float | None) -> str:
 
 def _line(context: Context, name: str, host: str, answers: dict[str, Any]) -> Line:
     where, answer = short(context.plan.hosts[host]), answers[host]
+    if isinstance(answer, NotYet):
+        return Line(name, where, "asked", "", "", "", str(answer))
     if isinstance(answer, Fault):
         return Line(name, where, "unreachable", "", "", "", str(answer), str(answer))
     record = answer["records"].get(name)
