@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(900)
 BEST = 2 - 2**0.5  # p(right) of the best stochastic policy, .586
 # A sample is 2 x 4 trajectories of 100 steps, so that few frames make enough steps.
 FLAGS = [
-    "--level_name=corridor", "--total_environment_frames=3e5", "--batch_size=4", "--envs_per_actor=4", "--learning_rate=0.003",
+    "--level_name=corridor", "--total_environment_frames=3e5", "--batch_size=4", "--envs_per_actor=4", "--learning_rate=0.002",
     "--report_every_seconds=1",
 ]  # fmt: skip
 

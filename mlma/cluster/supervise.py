@@ -53,7 +53,7 @@ class Supervisor:
         self.spec: dict[str, Any] = json.loads(spec_path.read_text())
         self.spec_path, self.path = spec_path, spec_path.with_suffix(".json")
         self.stop_asked: float | None = None
-        self.kill = self.window_closed = False
+        self.kill = self.window_closed = self.unneeded = False
         self.child: subprocess.Popen[bytes] | None = None
         self.log: Any = None
         self.record: dict[str, Any] = {
@@ -102,6 +102,8 @@ class Supervisor:
             code = self.once()
             history = [*self.record["history"], [begun, time.time(), code]][-HISTORY:]
             self.save(child=0, code=code, history=history, since=time.time())
+            if self.unneeded:
+                return self.end("done", "no worker of this host needs it any more")
             if self.window_closed:
                 return self.end("gone", "its tmux window was closed, or tmux was killed")
             if self.stop_asked is not None:
@@ -120,6 +122,8 @@ class Supervisor:
                 state="waiting", next=time.time() + pause, why=f"ended with code {code}", restarts=self.record["restarts"] + 1
             )
             if not self.wait(pause):
+                if self.stop_asked is None:
+                    return self.end("done", "no worker of this host needs it any more")
                 return self.end("stopped", f"ended with code {code}, then stopped")
             pause = min(2 * pause, longest)
 
@@ -184,8 +188,8 @@ class Supervisor:
                 return self.child.returncode
             if self.spec["serves"] and time.monotonic() - checked > 2:
                 checked = time.monotonic()
-                if not self.needed():
-                    self.stop_asked = self.stop_asked or time.monotonic()
+                if self.stop_asked is None and not self.needed():
+                    self.unneeded, self.stop_asked = True, time.monotonic()
             if self.stop_asked is not None and not signalled:
                 signalled = True
                 with contextlib.suppress(OSError):  # mpirun's ssh must not hear it; the python below a wrapper must
