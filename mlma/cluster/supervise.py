@@ -121,18 +121,20 @@ class Supervisor:
             self.save(
                 state="waiting", next=time.time() + pause, why=f"ended with code {code}", restarts=self.record["restarts"] + 1
             )
-            if not self.wait(pause):
-                if self.stop_asked is None:
-                    return self.end("done", "no worker of this host needs it any more")
-                return self.end("stopped", f"ended with code {code}, then stopped")
+            if ended := self.wait(pause):
+                return self.end(ended, f"ended with code {code}, then {ended}")
             pause = min(2 * pause, longest)
 
-    def wait(self, seconds: float) -> bool:
-        """False if it was asked to stop meanwhile."""
+    def wait(self, seconds: float) -> str:
+        """The state in which to end, if there is a reason not to go on."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and self.stop_asked is None and self.needed():
+        while time.monotonic() < end:
+            if self.stop_asked is not None:
+                return "gone" if self.window_closed else "stopped"
+            if not self.needed():
+                return "done"
             time.sleep(0.1)
-        return self.stop_asked is None and self.needed()
+        return ""
 
     def needed(self) -> bool:
         """A tunnel ends when no worker on this host needs it any more."""
