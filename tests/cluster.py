@@ -103,12 +103,8 @@ class Cluster:
         """What there is of a run on each host: processes, and files that are no logs."""
         found = {}
         for host in self.hosts:
-            files = host.run("find", str(host.home), "/tmp/", "-maxdepth", "4", "-user", host.name, check=False).split()
-            odd = [
-                path
-                for path in files
-                if "/.mlma/" in path and "/logs" not in path and path.count("/.mlma/") and not path.endswith("/run")
-            ]
+            files = host.run("find", str(host.home), "/tmp/", "-maxdepth", "5", "-user", host.name, check=False).split()
+            odd = [path for path in files if "/.mlma/" in path and "/logs" not in path and not path.endswith(("/run", host.ip))]
             odd += [path for path in files if path.startswith("/tmp/tmux-") or "/prte." in path or "/ompi." in path]
             odd += [line for line in (host.home / ".ssh/authorized_keys").read_text().splitlines() if " mlma-" in line]
             found[host.name] = host.processes() + odd

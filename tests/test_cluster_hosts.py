@@ -36,7 +36,7 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         cluster.until("running")
         processes = {host.name: sorted(host.pids()) for host in hosts}
         assert len(cluster.states()) == 8
-        modes = {host.run("stat", "-c", "%a", f"{host.home}/.mlma/run/token").strip() for host in hosts}
+        modes = {host.run("stat", "-c", "%a", f"{host.home}/.mlma/run/{host.ip}/token").strip() for host in hosts}
         assert modes == {"600"}
         calls = [threading.Thread(target=cluster.call, args=["up"]) for _ in range(2)]
         for call in calls:
@@ -58,7 +58,7 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         assert "mine" in hosts[1].run("tmux", "list-sessions", user=True)
         assert bystander.poll() is None
         assert [(host.home / ".ssh/authorized_keys").read_text() for host in hosts] == keys
-        assert (hosts[2].home / ".mlma/run/logs/actor-2.log").exists(), "logs stay"
+        assert (hosts[2].home / f".mlma/run/{hosts[2].ip}/logs/actor-2.log").exists(), "logs stay"
         assert not list((cluster.logdir / "cluster").glob("*key*")) + list((cluster.logdir / "cluster").glob("token"))
         assert "nothing to end" in cluster.call("down")
         assert "off" in cluster.call("status", code=1)
@@ -73,7 +73,7 @@ def test_what_crashes_comes_back_and_what_is_asked_for_happens(cluster: Cluster,
     cluster.until("running")
 
     def child(name: str, host: int) -> int:
-        found = hosts[host].run("cat", f"{hosts[host].home}/.mlma/run/workers/{name}.json")
+        found = hosts[host].run("cat", f"{hosts[host].home}/.mlma/run/{hosts[host].ip}/workers/{name}.json")
         return int(found.partition('"child": ')[2].partition(",")[0])
 
     before = child("actor-2", 2)
@@ -132,20 +132,20 @@ def test_a_tunnel_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) 
     keys = [(host.home / ".ssh/authorized_keys").read_text() for host in hosts]
     cluster.call("up", cluster.two_learners(), "--tunnel")
     for index, host in enumerate((hosts[1], hosts[1], hosts[2], hosts[2], hosts[3], hosts[3])):
-        path = host.home / f".mlma/run/logs/actor-{index}.log"
+        path = host.home / f".mlma/run/{host.ip}/logs/actor-{index}.log"
         wait_for(lambda path=path: "reached the learner" in path.read_text(), 60, lambda: cluster.call("logs"))  # type: ignore[misc]
     for host in hosts:  # what mpirun opens between learners' hosts aside
         places = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
         assert not any(place.endswith(":8001") and not place.startswith("127.0.0.1:") for place in places), places
         assert host in (hosts[0], hosts[1]) or places == [f"{host.ip}:22"], places
-    assert (hosts[2].home / ".mlma/run/tunnel_key").stat().st_mode & 0o777 == 0o600
-    ssh = ["ssh", "-F", f"{hosts[2].home}/.mlma/run/ssh_config", "-o", "ClearAllForwardings=yes"]
+    assert (hosts[2].home / f".mlma/run/{hosts[2].ip}/tunnel_key").stat().st_mode & 0o777 == 0o600
+    ssh = ["ssh", "-F", f"{hosts[2].home}/.mlma/run/{hosts[2].ip}/ssh_config", "-o", "ClearAllForwardings=yes"]
     for words in ([*ssh, "learner-0", "true"], [*ssh, "-W", f"{hosts[1].ip}:22", "learner-0"]):
         said = hosts[2].run("sh", "-c", '"$@" </dev/null; echo code $?', "sh", *words, user=True, check=False)
         assert "code 0" not in said, "the tunnel's key opens nothing but the learner's port"
     (tunnel,) = [pid for pid in hosts[3].pids() if command(pid).endswith("-N learner-0")]
     os.kill(tunnel, signal.SIGKILL)
-    log, heard = (hosts[3].home / f".mlma/run/logs/{name}.log" for name in ("tunnel-0", "actor-4"))
+    log, heard = (hosts[3].home / f".mlma/run/{hosts[3].ip}/logs/{name}.log" for name in ("tunnel-0", "actor-4"))
     wait_for(lambda: "ended with code -9; starting it again" in log.read_text(), 20, log.read_text)
     wait_for(lambda: any(command(pid).endswith("-N learner-0") for pid in hosts[3].pids()), 20, log.read_text)
     before = len(heard.read_text())

@@ -49,7 +49,7 @@ def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
     (home / "workers.csv").write_text("\n".join(rows) + "\n")
     (home / "my run").mkdir()
     assert "started learners, actor-0, actor-1; 1 host" in call(home, "--workers_csv_path=workers.csv", "--tunnel")
-    assert (home / ".mlma/my-run/token").stat().st_mode & 0o777 == 0o600
+    assert (home / ".mlma/my-run/localhost/token").stat().st_mode & 0o777 == 0o600
     wait_for(lambda: "reached the learner" in call(home, "logs", "actor-1"), 30, lambda: call(home, "logs"))
     said = call(home, "status")
     assert said.count(" localhost running ") == 3
@@ -62,4 +62,4 @@ def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
     assert "1 host left clean" in call(home, "down")
     assert (home / "my run/saved-0").exists()
     left = {str(path.relative_to(home)) for path in home.rglob("*") if ".mlma" in path.parts or "tmux" in path.name}
-    assert {path for path in left if not path.startswith(".mlma/my-run/logs")} <= {".mlma", ".mlma/my-run"}, left
+    assert {path for path in left if "/logs" not in path} <= {".mlma", ".mlma/my-run", ".mlma/my-run/localhost"}, left

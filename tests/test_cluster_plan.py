@@ -132,7 +132,7 @@ def test_actors_are_dealt_to_learners_in_turn_and_each_gets_its_command(tmp_path
         task=1,
         learner_host="10.9.0.2:8001",
         envs_per_actor=7,
-        token_file=".mlma/pong-1/token",
+        token_file=".mlma/pong-1/10.9.0.4/token",
     )
     assert windows["actor-0"].words[0] == "mlma/.venv/bin/python"
     assert [window.name for window in made.on("bob@10.9.0.3:22")] == ["actor-0", "actor-1", "actor-2", "actor-3"]
@@ -149,7 +149,11 @@ def test_learners_are_one_mpirun_across_their_hosts(tmp_path: Path) -> None:
     assert "CUDA_VISIBLE_DEVICES=1 /env/bin/python /code/experiment.py" in segments[1]
     assert "--learner_host=10.9.0.1:8002 --actor_hosts=10.9.0.3:9002,10.9.0.4:9005 " in segments[1]
     assert all("--num_learners=3" in segment for segment in segments)
-    assert window.env["PRTE_MCA_plm_ssh_agent"] == window.env["OMPI_MCA_plm_rsh_agent"] == "ssh -F .mlma/pong-1/ssh_config"
+    assert (
+        window.env["PRTE_MCA_plm_ssh_agent"]
+        == window.env["OMPI_MCA_plm_rsh_agent"]
+        == "ssh -F .mlma/pong-1/10.9.0.1-2222/ssh_config"
+    )
 
 
 def test_one_learner_needs_no_mpirun(tmp_path: Path) -> None:
@@ -164,7 +168,7 @@ def test_with_a_tunnel_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
     text = " ".join(word for window in made.windows for word in window.words)
     assert "--learner_host=10." not in text
     assert "--learner_host=127.0.0.1:8002" in text
-    assert "--learner_host=unix:.mlma/pong-1/learner-2.sock" in text
+    assert "--learner_host=unix:.mlma/pong-1/10.9.0.3/learner-2.sock" in text
     tunnels = [window for window in made.on("bob@10.9.0.3:22") if window.name.startswith("tunnel")]
     assert [window.name for window in tunnels] == ["tunnel-0", "tunnel-1", "tunnel-2"]
     assert tunnels[0].serves == ("actor-0", "actor-3")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlma.cluster.plan import Host
+from mlma.cluster.plan import Host, run_folder
 from mlma.cluster.ssh import Connection, Fault, Login, connect
 
 T = TypeVar("T")
@@ -75,6 +75,8 @@ def ask(
 ) -> dict[str, Any]:
     """Runs mlma/cluster/SOURCE.py there; source and request go over stdin, so that no process list shows them."""
     words = python or host.python
+    if "session" in request:
+        request = request | {"folder": run_folder(request["session"], host.key)}
     message = {"name": source, "source": (SOURCES / f"{source}.py").read_text(), "request": request}
     done = connection.run([*words, "-c", LOADER], json.dumps(message), seconds)
     marked = [line for line in done.out.splitlines() if line.startswith(MARK)]

@@ -76,17 +76,14 @@ def authorized(plan: Plan, keys: Keys, run_id: str) -> dict[str, list[str]]:
     """Host -> lines for its authorized_keys."""
     lines: dict[str, list[str]] = {}
     tunnelled = {learner.rank for host in plan.hosts for learner in plan.tunnels(host)}
+    # All ports in every line: hosts that share a home share authorized_keys, and sshd takes the first line that has the key.
+    ports = sorted({learner.port for learner in plan.learners})
+    allowed = ",".join(f'permitopen="127.0.0.1:{port}"' for port in ports)
     for learner in plan.learners:
         key = learner.worker.host
         here = lines.setdefault(key, [])
-        if learner.rank in tunnelled:
-            allowed = f'restrict,port-forwarding,permitopen="127.0.0.1:{learner.port}",command="/bin/false"'
-            same = [line for line in here if 'permitopen="' in line]
-            if same:  # one line for all learners of this host: sshd takes the first that has the key
-                here.remove(same[0])
-                allowed = same[0].partition(',command="/bin/false"')[0]
-                allowed += f',permitopen="127.0.0.1:{learner.port}",command="/bin/false"'
-            here.append(f"{allowed} {keys.public(TUNNEL)}")
+        if learner.rank in tunnelled and not any("permitopen" in line for line in here):
+            here.append(f'restrict,port-forwarding,{allowed},command="/bin/false" {keys.public(TUNNEL)}')
         if plan.spread() and key != plan.head.key and not any("SSH_ORIGINAL_COMMAND" in line for line in here):
             command = f'exec env MLMA_RUN={run_id} sh -c \\"$SSH_ORIGINAL_COMMAND\\"'
             here.append(f'restrict,command="{command}" {keys.public(MPI)}')
@@ -97,7 +94,7 @@ def files(plan: Plan, keys: Keys, host: Host, host_keys: dict[str, list[str]]) -
     """Name in the run's folder on this host -> text and mode."""
     found = {TOKEN: (keys.text(TOKEN), 0o600)}
     sections, known = [], []
-    run = run_folder(plan.session)
+    run = run_folder(plan.session, host.key)
     common = COMMON.format(home=HOME, run=run)
     for learner in plan.tunnels(host.key):
         there = plan.hosts[learner.worker.host]

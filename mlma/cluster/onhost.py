@@ -1,7 +1,7 @@
 """What the frontend has done on a host: start, status, stop, logs, authorize. Its source travels with each request.
 
 Runs under any Python 3.8 or later without anything installed, in the home of the account, and answers in JSON. The folder of a
-run is .mlma/SESSION; for each worker NAME, workers/NAME.spec says what to run and workers/NAME.json what became of it. A
+run is .mlma/SESSION/HOST; for each worker NAME, workers/NAME.spec says what to run and workers/NAME.json what became of it. A
 process is ours if a supervisor of the run recorded it (id and birth), or if MLMA_RUN in its environment is this run: nothing
 else is touched. Not here: restarts (mlma/cluster/supervise.py), the questions of `check` (mlma/cluster/probe.py).
 """
@@ -28,9 +28,9 @@ COLUMNS = ("frames", "frames_per_second", "lag/mean", "return/mean", "eta_second
 
 
 class Run:
-    def __init__(self, session: str, run_id: str) -> None:
+    def __init__(self, session: str, run_id: str, folder: str) -> None:
         self.session, self.id = session, run_id
-        self.folder = Path(".mlma") / session
+        self.folder = Path(folder)  # relative: windows begin in the home, too
         self.workers = self.folder / "workers"
 
     # -- what is there
@@ -65,7 +65,7 @@ class Run:
         lacking = missing(request)
         if lacking:
             return {"problem": lacking}
-        for folder in (self.folder.parent, self.folder, self.folder / "logs", self.workers):
+        for folder in (*reversed(self.folder.parents[:2]), self.folder, self.folder / "logs", self.workers):
             folder.mkdir(mode=0o700, exist_ok=True)
         with open(self.folder / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two frontends at once
@@ -104,7 +104,7 @@ class Run:
     def open_windows(self, names: list[str], python: list[str]) -> str:
         """What went wrong, or nothing."""
         for name in names:
-            command = [*python, f".mlma/{self.session}/supervise.py", f".mlma/{self.session}/workers/{name}.spec"]
+            command = [*python, f"{self.folder}/supervise.py", f"{self.workers}/{name}.spec"]
             if self.owner() is None:
                 new = ["new-session", "-d", "-x", "160", "-y", "48", "-s", self.session]
             else:
@@ -167,13 +167,13 @@ class Run:
                 left = f"the tmux session {self.session!r} has windows that the run did not make; it was left"
                 self.tmux("set-option", "-u", "-t", f"={self.session}:", "@mlma_run")
         self.remove_dead_socket()
-        authorize(self.id, [])
+        authorize(f"{self.id}-{self.folder.name}", [])
         if self.folder.is_dir():
             shutil.rmtree(self.workers, ignore_errors=True)
             for path in self.folder.iterdir():
                 if path.name != "logs":
                     path.unlink()
-            for folder in (self.folder / "logs", self.folder, self.folder.parent):
+            for folder in (self.folder / "logs", self.folder, *self.folder.parents[:2]):
                 with contextlib.suppress(OSError):  # logs stay
                     folder.rmdir()
         return {"forced": forced, "left": left}
@@ -280,17 +280,23 @@ def marked(run_id: str) -> list[int]:
     return found
 
 
-def authorize(run_id: str, lines: list[str]) -> dict[str, Any]:
-    """Makes these the lines of this run in authorized_keys; every other line stays as it is."""
+def authorize(mark: str, lines: list[str]) -> dict[str, Any]:
+    """Makes these the lines of this run and host in authorized_keys; every other line stays as it is."""
     path = Path(os.path.realpath(".ssh/authorized_keys"))
-    before = path.read_text() if path.exists() else ""
-    kept = [line for line in before.splitlines(True) if not line.rstrip().endswith(f" mlma-{run_id}")]
-    if kept and not kept[-1].endswith("\n"):
-        kept[-1] += "\n"
-    after = "".join(kept) + "".join(f"{line} mlma-{run_id}\n" for line in lines)
-    if after.rstrip("\n") != before.rstrip("\n"):
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        write(path, after, 0o600)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # hosts that share a home are asked at the same time; some file systems know no locks
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        before = path.read_text() if path.exists() else ""
+        kept = [line for line in before.splitlines(True) if not line.rstrip().endswith(f" mlma-{mark}")]
+        if kept and not kept[-1].endswith("\n"):
+            kept[-1] += "\n"
+        after = "".join(kept) + "".join(f"{line} mlma-{mark}\n" for line in lines)
+        if after.rstrip("\n") != before.rstrip("\n"):
+            write(path, after, 0o600)
+    finally:
+        os.close(folder)
     return {}
 
 
@@ -323,6 +329,6 @@ def last_row(logdir: str) -> dict[str, float]:
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     os.chdir(Path.home())
     if request["verb"] == "authorize":
-        return authorize(request["id"], request["lines"])
-    run = Run(request["session"], request["id"])
+        return authorize(f"{request['id']}-{Path(request['folder']).name}", request["lines"])
+    run = Run(request["session"], request["id"], request["folder"])
     return {"start": run.start, "stop": run.stop, "status": run.status, "logs": run.logs}[request["verb"]](request)

@@ -1,7 +1,8 @@
 """Rows and flags -> worker sets -> what runs on which host, as lists of words. Pure: `dry-run` prints it, `up` starts it.
 
 Actors are dealt to learners in turn; a learner and its actors are a worker set. On a host everything is relative to the home
-there: the folder of the run is .mlma/SESSION, and every worker runs in the home. Not here: talking to hosts.
+there: the folder of the run is .mlma/SESSION/HOST, since hosts may share a home, and every
+worker runs in the home. Not here: talking to hosts.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Window:
     group: bool = True  # what asks it to end goes to all of its processes
 
     def spec(self, session: str) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"log": f"{run_folder(session)}/logs/{self.name}.log"}
+        return dataclasses.asdict(self) | {"log": f"{run_folder(session, self.host)}/logs/{self.name}.log"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +100,9 @@ class Plan:
         return [learner for learner in self.learners if learner.rank in wanted]
 
 
-def run_folder(session: str) -> str:
-    return f".mlma/{session}"
+def run_folder(session: str, host: str) -> str:
+    """Of a host, given by its key."""
+    return f".mlma/{session}/{host.rpartition('@')[2].removesuffix(':22').replace(':', '-')}"
 
 
 def session_name(options: Options, config: Config) -> str:
@@ -175,7 +177,7 @@ def _check_learners(learners: list[Learner], options: Options) -> None:
 
 
 def _worker_words(worker: Worker, config: Config, options: Options, session: str, **own: Any) -> tuple[str, ...]:
-    own["token_file"] = f"{run_folder(session)}/token"
+    own["token_file"] = f"{run_folder(session, worker.host)}/token"
     if worker.job == "learner" and worker.local:
         own["logdir"] = str(Path(config.logdir).absolute())
     if worker.envs_per_actor:
@@ -209,7 +211,7 @@ def _learners_window(learners: list[Learner], placed: list[Worker], config: Conf
         words = [_mpirun(head, options), *shlex.split(options.mpirun_args), "--oversubscribe", "--bind-to", "none"]
         for number, segment in enumerate(segments):
             words += [":"] * bool(number) + segment
-        env |= _mpi_environment(session, spread)
+        env |= _mpi_environment(run_folder(session, head.host), spread)
     pause = (options.restart_seconds, *PAUSE)
     return Window(
         head.host,
@@ -231,13 +233,13 @@ def _mpirun(head: Worker, options: Options) -> str:
     return str(Path(python).parent / "mpirun") if "/" in python else "mpirun"
 
 
-def _mpi_environment(session: str, spread: bool) -> dict[str, str]:
+def _mpi_environment(folder: str, spread: bool) -> dict[str, str]:
     """What Open MPI must know, under the names of its versions 5 and 4."""
     env = {"OMPI_MCA_mpi_yield_when_idle": "1"}
     for prefix in ("OMPI", "PRTE"):
         env |= {f"{prefix}_ALLOW_RUN_AS_ROOT": "1", f"{prefix}_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if spread:
-        agent = f"ssh -F {run_folder(session)}/ssh_config"
+        agent = f"ssh -F {folder}/ssh_config"
         env |= {"PRTE_MCA_plm_ssh_agent": agent, "PRTE_MCA_plm_ssh_no_tree_spawn": "1"}
         env |= {"OMPI_MCA_plm_rsh_agent": agent, "OMPI_MCA_plm_rsh_no_tree_spawn": "1"}
     return env
@@ -249,7 +251,7 @@ def _learner_address(worker: Worker, learner: Learner, options: Options, session
         return f"{learner.worker.ip}:{learner.port}"
     if worker.host == learner.worker.host:
         return f"127.0.0.1:{learner.port}"
-    return f"unix:{run_folder(session)}/learner-{learner.rank}.sock"
+    return f"unix:{run_folder(session, worker.host)}/learner-{learner.rank}.sock"
 
 
 def _actor_window(
@@ -272,7 +274,7 @@ def _tunnel_windows(placed: list[Worker], learners: list[Learner], options: Opti
             hosts.setdefault(placed[index].host, []).append(f"actor-{index}")
         for host, actors in hosts.items():
             if host != learner.worker.host:
-                words = ("ssh", "-F", f"{run_folder(session)}/ssh_config", "-N", f"learner-{learner.rank}")
+                words = ("ssh", "-F", f"{run_folder(session, host)}/ssh_config", "-N", f"learner-{learner.rank}")
                 pause = (1.0, 10.0, 30.0)
                 windows.append(
                     Window(host, f"tunnel-{learner.rank}", words, {}, int(signal.SIGTERM), 5.0, ALWAYS, pause, tuple(actors))

@@ -1,6 +1,6 @@
 """Runs on a host, in a tmux window of its own: starts one worker, keeps its log, starts it again when it crashes.
 
-    python supervise.py .mlma/SESSION/workers/NAME.spec
+    python supervise.py .mlma/SESSION/HOST/workers/NAME.spec
 
 The frontend copies this file to the host, so it needs nothing but Python's own library. What it knows is in NAME.json at any
 time. A worker that ends with code 0 is done. SIGTERM, SIGINT, or the end of the window (SIGHUP) ask the worker to end, and
