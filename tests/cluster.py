@@ -104,7 +104,9 @@ class Cluster:
         found = {}
         for host in self.hosts:
             files = host.run("find", str(host.home), "/tmp/", "-maxdepth", "5", "-user", host.name, check=False).split()
-            odd = [path for path in files if "/.mlma/" in path and "/logs" not in path and not path.endswith(("/run", host.ip))]
+            odd = [
+                path for path in files if "/.mlma/" in path and "/logs" not in path and not re.search(r"/run(/[\d.-]+)?$", path)
+            ]
             odd += [path for path in files if path.startswith("/tmp/tmux-") or "/prte." in path or "/ompi." in path]
             odd += [line for line in (host.home / ".ssh/authorized_keys").read_text().splitlines() if " mlma-" in line]
             found[host.name] = host.processes() + odd

@@ -140,6 +140,7 @@ def _enter(host: Host) -> str:
 
 
 SSHD_CONFIG = """Port 22
+Port 2222
 ListenAddress {ip}
 HostKey {folder}/host_key
 AuthorizedKeysFile {home}/.ssh/authorized_keys
@@ -222,7 +223,7 @@ class Hosts:
     def known_hosts(self, path: Path) -> Path:
         """A file that knows all of them."""
         keys = [(host.ip, (host.folder / "host_key.pub").read_text().split()[:2]) for host in self.all]
-        path.write_text("".join(f"{ip} {' '.join(key)}\n" for ip, key in keys))
+        path.write_text("".join(f"{ip},[{ip}]:2222 {' '.join(key)}\n" for ip, key in keys))
         return path
 
     def janitor(self) -> subprocess.Popen[bytes]:

@@ -137,7 +137,7 @@ def test_a_tunnel_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) 
     for host in hosts:  # what mpirun opens between learners' hosts aside
         places = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
         assert not any(place.endswith(":8001") and not place.startswith("127.0.0.1:") for place in places), places
-        assert host in (hosts[0], hosts[1]) or places == [f"{host.ip}:22"], places
+        assert host in (hosts[0], hosts[1]) or set(places) == {f"{host.ip}:22", f"{host.ip}:2222"}, places
     assert (hosts[2].home / f".mlma/run/{hosts[2].ip}/tunnel_key").stat().st_mode & 0o777 == 0o600
     ssh = ["ssh", "-F", f"{hosts[2].home}/.mlma/run/{hosts[2].ip}/ssh_config", "-o", "ClearAllForwardings=yes"]
     for words in ([*ssh, "learner-0", "true"], [*ssh, "-W", f"{hosts[1].ip}:22", "learner-0"]):
@@ -181,6 +181,23 @@ def test_sync_copies_what_differs_and_check_says_who_does(cluster: Cluster, host
     assert "1 file copied to 2 hosts" in cluster.call("up", path, "--sync")
     cluster.call("check")
     cluster.call("down")
+
+
+def test_hosts_that_share_a_home_do_not_meet(cluster: Cluster, hosts: Hosts) -> None:
+    """One host under two ports is two hosts with one home, as with a network file system."""
+    keys = (hosts[2].home / ".ssh/authorized_keys").read_text()
+    learner = [cluster.row("learner", hosts[2]), cluster.row("learner", hosts[3], tf_port=8009)]
+    twice = [cluster.row("actor", hosts[2], ssh_port=port, num_actors=2) for port in (22, 2222)]
+    said = cluster.call("up", cluster.csv([*learner, *twice]), "--tunnel")
+    assert "actor-0, actor-1, actor-2, actor-3" in said
+    cluster.until("running")
+    assert "already running: learners, actor-0, actor-1, actor-2, actor-3" in cluster.call("up")
+    assert "stopped actor-3" in cluster.call("scale", "3")
+    cluster.until("running")
+    assert len(cluster.states()) == 5
+    cluster.call("down")
+    assert cluster.left() == {}
+    assert (hosts[2].home / ".ssh/authorized_keys").read_text() == keys
 
 
 def test_another_run_of_the_same_name_is_left_alone(cluster: Cluster, hosts: Hosts) -> None:

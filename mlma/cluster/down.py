@@ -44,7 +44,7 @@ def down(context: Context) -> int:
         context.keys.remove()
     state.save()
     clean = len(answers) - len(problems)
-    logs = f"logs stay in ~/.mlma/{context.plan.session}/logs"
+    logs = f"logs stay in ~/.mlma/{context.plan.session}/*/logs"
     print(f"{count(clean, 'host')} left clean, in {time.monotonic() - begun:.1f} s; {logs}")
     if problems:
         print(f"{count(len(problems), 'host')} not; `down` again, when they are back, ends what is left there")

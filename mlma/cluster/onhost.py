@@ -189,7 +189,8 @@ class Run:
                     time.sleep(0.05)
                 except ConnectionRefusedError:  # nobody listens
                     path.unlink()
-                    path.parent.rmdir()
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
     # -- look
 
