@@ -79,6 +79,21 @@ def _time_first(array: Any) -> Any:
     return None if array is None else tf.constant(np.ascontiguousarray(array.swapaxes(0, 1)))
 
 
+class Speed:
+    """Says now and then how fast this actor plays; `mlma.cluster.status` reads it."""
+
+    def __init__(self, frames: int, say: Callable[[str], None]) -> None:
+        """`frames` are those of one `add`."""
+        self._frames, self._say = frames, say
+        self._count, self._since = 0, time.monotonic()
+
+    def add(self) -> None:
+        self._count += 1
+        if (seconds := time.monotonic() - self._since) > SAY_EVERY:
+            self._say(f"{self._count * self._frames / seconds:,.0f} frames/s")
+            self._count, self._since = 0, time.monotonic()
+
+
 def _fill(field: Any, value: Any) -> None:
     if field is not None:
         field[:] = value
@@ -107,7 +122,8 @@ def run(
             mine = places(answer["actor"], answer["actors"], env.num_envs)
             agent.explore(mine, answer["actors"] * env.num_envs)
             trajectories = Trajectories(layout, env.num_envs, config.unroll_length, config.task, mine, answer["seed"], errors)
-            _act_until_over(env, agent, act, weights, trajectories, client, config.task)
+            speed = Speed(env.num_envs * config.unroll_length * spec.action_repeats, say)
+            _act_until_over(env, agent, act, weights, trajectories, client, config.task, speed)
             say("training is over")
             return
         except LearnerLost as error:
@@ -118,7 +134,14 @@ def run(
 
 
 def _act_until_over(
-    env: VectorEnv, agent: Agent, act: Any, weights: FlatWeights, trajectories: Trajectories, client: Client, task: int
+    env: VectorEnv,
+    agent: Agent,
+    act: Any,
+    weights: FlatWeights,
+    trajectories: Trajectories,
+    client: Client,
+    task: int,
+    speed: Speed,
 ) -> None:
     """The loop."""
     version, data = client.fetch(have=NONE)
@@ -134,6 +157,7 @@ def _act_until_over(
             for payload in trajectories.messages():
                 for message in wire.messages({"task": task, "waited": client.waited}, payload, PART):
                     client.put(message)
+            speed.add()
             version, data = client.fetch(version)
             if version == FINISHED:
                 return

@@ -230,13 +230,13 @@ class Flag:
 
 
 @functools.cache
-def flags() -> dict[str, Flag]:
-    """All flags by name, in order, read from the source of `Config`."""
-    types = typing.get_type_hints(Config)
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+def flags(of: type = Config) -> dict[str, Flag]:
+    """All flags by name, in order, read from the source of `Config`, or of another dataclass that is written like it."""
+    types = typing.get_type_hints(of)
+    defaults = {field.name: field.default for field in dataclasses.fields(of)}
     found: dict[str, Flag] = {}
     group, comment = "", []
-    for line in inspect.getsource(Config).splitlines():
+    for line in inspect.getsource(of).splitlines():
         if match := re.match(r"    # == (.*)", line):
             group = match[1]
         elif match := re.match(r"    # (.*)", line):
@@ -254,7 +254,13 @@ def nearest(word: str, words: typing.Iterable[str], say: str = "; nearest: {}") 
 
 def parse(argv: list[str]) -> Config:
     """The configuration that a command line asks for; --config=FILE first, flags override it. ValueError in one line."""
-    given = _split(argv)
+    return parse_with(argv, None)[0]
+
+
+def parse_with(argv: list[str], others: type | None) -> tuple[Config, dict[str, Any]]:
+    """The configuration, and what was given of the flags of another dataclass, which must have other names."""
+    known = flags() | (flags(others) if others else {})
+    given = _split(argv, known)
     values: dict[str, Any] = {}
     if "config" in given:
         path = given.pop("config")
@@ -262,18 +268,18 @@ def parse(argv: list[str]) -> Config:
             raise ValueError("--config: needs a value, the name of a file")
         values |= load(path)
     for name, text in given.items():
-        flag = flags()[name]
+        flag = known[name]
         if text is None:
             if flag.type is not bool:
                 raise ValueError(f"--{name}: needs a value, {flag.allowed}")
             text = "true"
         values[name] = flag.parse(text)
-    config = Config(**values)
+    config = Config(**{name: value for name, value in values.items() if name in flags()})
     _check(config)
-    return config
+    return config, {name: value for name, value in values.items() if name not in flags()}
 
 
-def _split(argv: list[str]) -> dict[str, str | None]:
+def _split(argv: list[str], known: dict[str, Flag]) -> dict[str, str | None]:
     """--name=value, --name value and --noname, as a dictionary of known names."""
     given: dict[str, str | None] = {}
     rest = list(argv)
@@ -283,16 +289,10 @@ def _split(argv: list[str]) -> dict[str, str | None]:
             raise ValueError(f"{word}: not a flag; flags look like --level_name=PongNoFrameskip-v4")
         name, equals, text = word[2:].partition("=")
         name = name.replace("-", "_")
-        if (
-            name not in flags()
-            and not equals
-            and name.startswith("no")
-            and flags().get(name[2:], None)
-            and flags()[name[2:]].type is bool
-        ):
+        if name not in known and not equals and name.startswith("no") and known.get(name[2:]) and known[name[2:]].type is bool:
             name, equals, text = name[2:], "=", "false"
-        if name not in flags() and name != "config":
-            raise ValueError(f"--{name}: no such flag{nearest(name, flags(), '; nearest: --{}').replace(', ', ', --')}")
+        if name not in known and name != "config":
+            raise ValueError(f"--{name}: no such flag{nearest(name, known, '; nearest: --{}').replace(', ', ', --')}")
         if equals:
             given[name] = text
         elif rest and not rest[0].startswith("--"):
@@ -367,15 +367,13 @@ def to_argv(config: Config) -> list[str]:
     return words
 
 
-def help_text() -> str:
-    lines = [
-        "usage: python experiment.py [--flag=value ...]",
-        "",
-        "  --config=FILE",
-        "      read flags from a run's logdir/config.json; flags on the command line go before it",
-    ]
+def help_text(of: type = Config, usage: tuple[str, ...] = ("usage: python experiment.py [--flag=value ...]",)) -> str:
+    lines = [*usage]
+    if of is Config:
+        lines += ["", "  --config=FILE"]
+        lines += ["      read flags from a run's logdir/config.json; flags on the command line go before it"]
     group = ""
-    for flag in flags().values():
+    for flag in flags(of).values():
         if flag.group != group:
             group = flag.group
             lines += ["", f"{group}:"]

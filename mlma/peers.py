@@ -25,6 +25,8 @@ from mlma.mpirun import HUNG, World
 ANSWER = 3.0  # seconds for which an answer is waited for
 PRINTED = 2.0  # seconds between naming the culprit and ending, so that every rank has named it
 STUCK = 120.0  # seconds, at least, after which a call that all ranks have made counts as stuck: a first step takes long
+# in the environment: how the other learners reach this host, where its own name does not resolve there
+ADDRESS = "MLMA_ADDRESS"
 
 
 class Peers:
@@ -42,7 +44,8 @@ class Peers:
             return
         one_host = World.here().local_size == allreduce.size
         listener = socket.create_server(("127.0.0.1" if one_host else "", 0), backlog=2 * allreduce.size)
-        me = {"host": socket.gethostname(), "port": listener.getsockname()[1], "pid": os.getpid(), "key": secrets.token_hex(16)}
+        host = os.environ.get(ADDRESS) or socket.gethostname()
+        me = {"host": host, "port": listener.getsockname()[1], "pid": os.getpid(), "key": secrets.token_hex(16)}
         everyone = [json.loads(data) for data in allreduce.gather(json.dumps(me).encode())]
         self._key = everyone[0]["key"]
         self._others = {rank: peer for rank, peer in enumerate(everyone) if rank != self._rank}

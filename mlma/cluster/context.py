@@ -1,0 +1,130 @@
+"""What every verb works with: the call, the run's state, the plan made from both, the hosts, and how to be let in there."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from mlma import config as flags
+from mlma.cluster import plan as plans
+from mlma.cluster import state as states
+from mlma.cluster import table
+from mlma.cluster.hosts import Hosts
+from mlma.cluster.keys import Keys
+from mlma.cluster.options import Call, Options
+from mlma.cluster.plan import Host, Plan
+from mlma.cluster.ssh import Fault, Login
+from mlma.cluster.state import State
+from mlma.cluster.table import Worker
+
+
+class Context:
+    def __init__(self, call: Call, state: State, options: Options, plan: Plan, workers: list[Worker]) -> None:
+        self.call, self.state, self.options, self.plan = call, state, options, plan
+        self.keys = Keys(state.folder)
+        self._passwords = {worker.host: worker.ssh_password for worker in workers if worker.ssh_password}
+        self._asked: str | None = None
+        self._lock = threading.Lock()
+        self.hosts = Hosts(state.touched | plan.hosts, self.login, options.command_seconds)
+
+    def login(self, host: Host) -> Login:
+        known = Path(self.options.known_hosts).expanduser()
+        return Login(self._password(host), known, self.options.accept_new_host_keys, self.options.connect_seconds)
+
+    def _password(self, host: Host) -> str:
+        if host.key in self._passwords:
+            return self._passwords[host.key]
+        if self.options.ask_password:
+            with self._lock:
+                if self._asked is None:
+                    self._asked = getpass.getpass("ssh password: ")
+                return self._asked
+        return os.environ.get("MLMA_SSH_PASSWORD", "")
+
+    def request(self, verb: str, **values: Any) -> dict[str, Any]:
+        return {"verb": verb, "session": self.plan.session, "id": self.state.id, **values}
+
+    def logdir(self) -> str:
+        """As the head of the learners sees it."""
+        local = self.plan.head.local
+        return str(Path(self.plan.config.logdir).absolute()) if local else self.plan.config.logdir
+
+
+def make(call: Call) -> Context:
+    """ValueError in a line, or in one for each mistake of the CSV."""
+    remembered = states.load(call.config.logdir)
+    config = call.config
+    path = call.given.get("workers_csv_path", "")
+    changes = call.verb in ("up", "check", "dry-run") and (bool(path) or not remembered.workers)
+    if changes or not remembered.workers:
+        if not path:
+            if call.verb not in ("up", "check", "dry-run"):
+                raise ValueError(f"--logdir={config.logdir}: no run was started there by `up`")
+            raise ValueError("--workers_csv_path: is needed, a CSV with a worker in each row (docs/cluster.md)")
+        workers = table.read(path)
+        call.given["workers_csv_path"] = str(Path(path).absolute())
+        for line in table.warnings(path, workers):
+            print(line, file=sys.stderr)
+    else:
+        workers = with_passwords(remembered, path)
+    mine = [word for word in call.argv if not word.startswith("--logdir=")]
+    if remembered.workers and not mine:
+        before = flags.parse(list(remembered.argv))
+        config = dataclasses.replace(before, logdir=config.logdir)
+    elif remembered.up and call.verb not in ("check", "dry-run"):
+        theirs = [word for word in remembered.argv if not word.startswith("--logdir=")]
+        if differ := sorted(set(mine) ^ set(theirs)):
+            raise ValueError(
+                f"the run in {config.logdir} was started with other flags: {', '.join(differ)}; `down` ends it first"
+            )
+    if call.verb in ("restart", "scale") and not remembered.up:
+        raise ValueError(f"--logdir={config.logdir}: the run there is not up; `up` starts it")
+    options = states.options(remembered, call.given)
+    actors = remembered.actors if not changes else 0
+    if call.verb == "scale":
+        actors = _number(call.operands)
+    made = plans.make(workers, config, options, actors)
+    if call.verb in ("up", "scale"):
+        remembered.workers, remembered.argv, remembered.actors = workers, flags.to_argv(config), actors
+        remembered.options |= {name: value for name, value in call.given.items() if name in states.DEFINING}
+    return Context(call, remembered, options, made, workers)
+
+
+def _number(operands: tuple[str, ...]) -> int:
+    if len(operands) != 1 or not operands[0].isdigit() or not 0 < int(operands[0]) <= 100_000:
+        raise ValueError(f"scale {' '.join(operands)}: must be scale N, the number of actors from now on, at least 1")
+    return int(operands[0])
+
+
+def with_passwords(remembered: State, path: str) -> list[Worker]:
+    """The rows of the run; the state has no passwords, the CSV may."""
+    path = path or remembered.options.get("workers_csv_path", "")
+    try:
+        passwords = {worker.host: worker.ssh_password for worker in table.read(path)} if path else {}
+    except ValueError:
+        passwords = {}  # the CSV has gone, or is being edited
+    return [dataclasses.replace(worker, ssh_password=passwords.get(worker.host, "")) for worker in remembered.workers]
+
+
+def short(host: Host) -> str:
+    """For a table."""
+    return "localhost" if host.local else host.ip if host.port == 22 else f"{host.ip}:{host.port}"
+
+
+def faults(answers: dict[str, Any]) -> dict[str, str]:
+    """Host -> why it could not be used."""
+    return {key: str(answer) for key, answer in answers.items() if isinstance(answer, Fault)}
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def sizes(plan: Plan) -> str:
+    actors = sum(len(learner.actors) for learner in plan.learners)
+    return f"{count(len(plan.learners), 'learner')}, {count(actors, 'actor')}, {count(len(plan.hosts), 'host')}"

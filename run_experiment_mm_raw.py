@@ -1,0 +1,15 @@
+"""The frontend: from one CSV of workers to a running experiment on many hosts, and back to nothing. docs/cluster.md
+
+python run_experiment_mm_raw.py --workers_csv_path=workers.csv --level_name=... [any training flag]      starts it
+python run_experiment_mm_raw.py check | status | logs | restart | scale | down | dry-run [--logdir=...]  and the rest
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mlma.cluster import options
+from mlma.cluster.verbs import run
+
+if __name__ == "__main__":
+    sys.exit(run(options.parse_or_exit(sys.argv[1:])))

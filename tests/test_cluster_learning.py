@@ -1,0 +1,51 @@
+"""The real thing on four hosts: two learners under mpirun on two of them and six actors on three train the corridor."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from tests.cluster import Cluster
+from tests.hosts import Hosts
+from tests.runs import rows, wait_for
+
+pytestmark = pytest.mark.timeout(900)
+BEST = 2 - 2**0.5  # p(right) of the best stochastic policy, .586
+# A sample is 2 x 4 trajectories of 100 steps, so that few frames make enough steps.
+FLAGS = [
+    "--level_name=corridor", "--total_environment_frames=3e5", "--batch_size=4", "--envs_per_actor=4", "--learning_rate=0.002",
+    "--report_every_seconds=1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def real(cluster: Cluster) -> Cluster:
+    """With workers that learn."""
+
+    return Cluster(cluster.hosts, cluster.folder, sys.executable)
+
+
+@pytest.mark.parametrize("tunnel", [False, True], ids=["direct", "tunnel"])
+def test_two_learners_and_six_actors_on_four_hosts_leave_the_corridor(real: Cluster, hosts: Hosts, tunnel: bool) -> None:
+    said = real.call("up", real.two_learners(), *FLAGS, *(["--tunnel"] if tunnel else []))
+    assert "started learners, actor-0" in said
+    wait_for(lambda: rows(real.logdir), 240, lambda: real.call("logs", code=None))
+    if tunnel:
+        for host in hosts:
+            ports = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
+            assert not any(port == f"{host.ip}:8001" or port in ("*:8001", "0.0.0.0:8001") for port in ports), ports
+    wait_for(
+        lambda: "learner-0 " in (text := real.call("status", code=None)) and text.count(" done ") >= 2,
+        600,
+        lambda: real.call("logs", code=None),
+    )
+    real.until("done", 60)
+    table = rows(real.logdir)
+    assert table[-1]["frames"] >= 3e5 - 2 * 4 * 100
+    late = [row["policy/p_action_1"] for row in table if row["frames"] > 0.8 * table[-1]["frames"]]
+    print(f"p(right) {np.nanmean(late):.4f} after {table[-1]['seconds']:.0f} s, {table[-1]['frames']:.0f} frames")
+    assert abs(np.nanmean(late) - BEST) < 0.03
+    assert "4 hosts left clean" in real.call("down")
+    assert real.left() == {}

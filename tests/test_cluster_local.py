@@ -1,0 +1,65 @@
+"""Rows of this machine need no ssh: the same life of a run, in the local tmux."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cheap import cheap_python
+from tests.runs import ROOT, wait_for
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("tmux") is None and os.environ.get("CI") != "true", reason="needs tmux: apt-get install tmux"
+)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home of its own, and with it a tmux server of its own; a short path, since sockets have short names."""
+    folder = Path(tempfile.mkdtemp(prefix="mlma-home-"))
+    yield folder
+    subprocess.run(["tmux", "kill-server"], env={**os.environ, "TMUX_TMPDIR": str(folder)}, capture_output=True)
+    shutil.rmtree(folder)
+
+
+def call(home: Path, *words: str, code: int = 0) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "TMUX"} | {"HOME": str(home), "TMUX_TMPDIR": str(home)}
+    command = [sys.executable, str(ROOT / "run_experiment_mm_raw.py"), *words, f"--logdir={home}/my run"]
+    done = subprocess.run(
+        command,
+        cwd=home,
+        env=environment | {"MLMA_TOKEN": "not-this", "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
+    rows = ["job,ip,python,num_actors", f"learner,localhost,{cheap_python(home)},", f"actor,localhost,{home}/cheap-python,2"]
+    (home / "workers.csv").write_text("\n".join(rows) + "\n")
+    (home / "my run").mkdir()
+    assert "started learners, actor-0, actor-1; 1 host" in call(home, "--workers_csv_path=workers.csv", "--tunnel")
+    assert (home / ".mlma/my-run/localhost/token").stat().st_mode & 0o777 == 0o600
+    wait_for(lambda: "reached the learner" in call(home, "logs", "actor-1"), 30, lambda: call(home, "logs"))
+    said = call(home, "status")
+    assert said.count(" localhost running ") == 3
+    assert "already running: learners, actor-0, actor-1" in call(home)
+    tmux = subprocess.run(
+        ["tmux", "list-windows", "-t", "my-run"], env={**os.environ, "TMUX_TMPDIR": str(home)}, capture_output=True
+    )
+    assert [name.decode() in tmux.stdout.decode() for name in (b"learners", b"actor-0", b"actor-1")] == [True] * 3
+    assert "--batch_size=4; `down` ends it first" in call(home, "--batch_size=4", code=2)
+    assert "1 host left clean" in call(home, "down")
+    assert (home / "my run/saved-0").exists()
+    left = {str(path.relative_to(home)) for path in home.rglob("*") if ".mlma" in path.parts or "tmux" in path.name}
+    assert {path for path in left if "/logs" not in path} <= {".mlma", ".mlma/my-run", ".mlma/my-run/localhost"}, left
