@@ -1,8 +1,9 @@
 """How fast the replay is: `python -m mlma.bench_replay`, an entry point like experiment.py. Prints Markdown.
 
 For a replay that holds so many steps of 84x84 frames: insert and sample rates of one thread, the same while another thread
-inserts as fast as it can, and the cost of an update of priorities; the sum tree alone over its size; what compression costs and
-gains on frames of a real game; and how long the learner waits for a sample beside its train step. `--parts` chooses.
+inserts as fast as it can (by the clock; all else is in seconds of CPU), and the cost of an update of priorities; the sum tree
+alone over its size; what compression costs and gains on frames of a real game; and how much of a learner's step is the
+sample. `--parts` chooses.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ BATCH = {"apex": 512, "r2d2": 64}
 
 
 def seconds(call: Callable[[], Any], times: int) -> float:
-    """Median of one call."""
+    """Median of one call: seconds of CPU of all threads, which other work on the machine does not change much."""
     call()
     taken = []
     for _ in range(times):
-        begun = time.perf_counter()
+        begun = time.process_time()
         call()
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.process_time() - begun)
     return statistics.median(taken)
 
 
@@ -97,14 +98,14 @@ class Source:
         return self._records
 
 
-def replay(sizes: list[int]) -> None:
+def replay(algorithms: list[str], sizes: list[int]) -> None:
     print(
         "\n| algorithm | steps held | bytes per step | inserts, steps/s | windows/s | ms per sample | both at once: windows/s,"
     )
     print("steps/s | update of priorities, ms |\n|---|---|---|---|---|---|---|---|")
-    for algorithm, batch in BATCH.items():
+    for algorithm in algorithms:
         for size in sizes:
-            print(f"| {algorithm} | {size:,} | {replay_of(algorithm, batch, size)} |", flush=True)
+            print(f"| {algorithm} | {size:,} | {replay_of(algorithm, BATCH[algorithm], size)} |", flush=True)
 
 
 def replay_of(algorithm: str, batch: int, size: int) -> str:
@@ -118,10 +119,9 @@ def replay_of(algorithm: str, batch: int, size: int) -> str:
         memory.put(source())
         inserts[0] += per_insert
 
-    begun = time.perf_counter()
     while inserts[0] < 1.1 * size:
         insert()
-    rate = inserts[0] / (time.perf_counter() - begun)
+    rate = per_insert / seconds(insert, 20)
     keys, errors = memory.sample(1.0).keys, np.random.default_rng(1).random(batch)
     alone = seconds(lambda: memory.sample(1.0), 20)
     update = seconds(lambda: memory.update_priorities(keys, errors), 100)
@@ -133,8 +133,10 @@ def replay_of(algorithm: str, batch: int, size: int) -> str:
     thread = threading.Thread(target=go_on, daemon=True)
     inserts[0], begun = 0, time.perf_counter()
     thread.start()
-    both = seconds(lambda: memory.sample(1.0), 20)
-    beside = inserts[0] / (time.perf_counter() - begun)
+    for _ in range(20):
+        memory.sample(1.0)
+    elapsed = time.perf_counter() - begun
+    both, beside = elapsed / 20, inserts[0] / elapsed
     stop.set()
     thread.join()
     cells = [f"{memory.bytes_per_step():,.0f}", f"{rate:,.0f}", f"{batch / alone:,.0f}", f"{1e3 * alone:.1f}"]
@@ -186,6 +188,7 @@ def learner(algorithm: str, words: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--parts", default=",".join(PARTS), help="what to measure, with commas between")
+    parser.add_argument("--algorithms", default="apex,r2d2", help="whose replay")
     parser.add_argument("--sizes", default="1e5,1e6", help="steps that the replay holds")
     parser.add_argument("--level_name", default="PongNoFrameskip-v4", help="whose frames are compressed")
     arguments = parser.parse_args()
@@ -197,7 +200,7 @@ def main() -> None:
     if "tree" in parts:
         tree()
     if "replay" in parts:
-        replay([int(float(size)) for size in arguments.sizes.split(",")])
+        replay(arguments.algorithms.split(","), [int(float(size)) for size in arguments.sizes.split(",")])
     if "compression" in parts:
         compression(arguments.level_name)
     if "learner" in parts:

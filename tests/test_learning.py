@@ -42,6 +42,26 @@ def test_small_levels_are_solved(tmp_path: Path, level: str, frames: float, goal
     assert table[-1]["return/mean"] >= goal
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("algorithm", "level", "goal"),
+    [("apex", "catch", 0.95), ("apex", "CartPole-v1", 475), ("r2d2", "catch", 0.95), ("r2d2", "tmaze", 0.95)],
+)
+def test_small_levels_are_solved_by_value_learners(tmp_path: Path, algorithm: str, level: str, goal: float, seed: int) -> None:
+    table = train(tmp_path, 1200, f"--algorithm={algorithm}", f"--level_name={level}", f"--seed={seed}")
+    assert table[-1]["return/greedy"] >= goal
+    with Process(tmp_path, "test", "--mode=test", f"--config={tmp_path}/run/config.json", "--test_num_episodes=100") as run:
+        assert run.wait(600) == 0, run.text()
+        match = re.search(r"mean (\S+)", run.text())
+        assert match and float(match[1]) >= goal
+
+
+@pytest.mark.parametrize(("algorithm", "agent_name"), [("impala", "MLPAgent"), ("apex", "MLPAgent")])
+def test_without_memory_the_t_maze_stays_a_coin_toss(tmp_path: Path, algorithm: str, agent_name: str) -> None:
+    table = train(tmp_path, 900, "--level_name=tmaze", f"--algorithm={algorithm}", f"--agent_name={agent_name}")
+    assert last_fifth(table, "return/mean") < 0.25
+
+
 def test_pong_is_solved_and_its_evaluation_too(tmp_path: Path) -> None:
     table = train(tmp_path, 4 * 3600)
     assert table[-1]["return/mean"] >= 18

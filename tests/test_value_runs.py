@@ -32,14 +32,14 @@ def test_two_learners_with_two_actors_each_fill_their_shards_and_stay_equal(tmp_
     logdir = tmp_path / "run"
     everything = [*flags, "--num_learners=2", "--num_actors=2", f"--logdir={logdir}", "--checkpoint_replay"]
     with Process(tmp_path, "first", *everything) as run:
-        wait_for_progress(run, logdir)
+        wait_for_progress(run, logdir, 200)
         wait_for(lambda: rows(logdir)[-1]["learner_step"] > 40, 120, run.text)  # each report compares checksums of weights
         everyone = descendants(run.process.pid)
         actors = [pid for pid in everyone if b"job_name=actor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(actors) == 4
         os.kill(actors[0], signal.SIGKILL)
         run.expect("ended with code -9; starting it again", 30)
-        wait_for_progress(run, logdir)
+        wait_for_progress(run, logdir, 200)
         wait_for(lambda: rows(logdir)[-1].get("faults/actors_restarted") == 1, 60, run.text)
         run.signal(signal.SIGTERM)
         assert run.wait(60) == 0, run.text()
@@ -64,7 +64,7 @@ def test_a_run_goes_on_with_its_replay_or_fills_it_anew(tmp_path: Path, kept: bo
     flags = [*APEX, "--num_actors=1", f"--logdir={logdir}", *(["--checkpoint_replay"] if kept else [])]
     with Process(tmp_path, "first", *flags) as run:
         run.expect("learning begins at 200", 90)
-        wait_for_progress(run, logdir)
+        wait_for_progress(run, logdir, 200)
         wait_for(lambda: len(saved(logdir)) > 0, 60, run.text)
         if kept:
             run.expect("replay-0.bin with", 60)
