@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import ctypes
 import fcntl
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -93,6 +95,10 @@ class Hosts:
 
     def remove(self) -> None:
         for name in self.names:
+            inside = subprocess.run(["ip", "netns", "pids", name], check=False, capture_output=True, text=True).stdout
+            for pid in inside.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
 
     def agent(self, folder: Path) -> Path:
@@ -123,6 +129,7 @@ def main() -> int:
     parser.add_argument("--delay_ms", type=float, default=0, help="added to what leaves a host")
     parser.add_argument("words", nargs="+", help="what python runs, after --")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left behind
     hosts = Hosts(arguments.hosts, arguments.mbit, arguments.delay_ms)
     try:
         hosts.make()
