@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--goal", type=float, help="a return to draw as a line")
     arguments = parser.parse_args()
     labels = arguments.labels.split(",") if arguments.labels else [str(run) for run in arguments.runs]
+    if len(labels) != len(arguments.runs):
+        parser.error(f"--labels={arguments.labels}: {len(labels)} names for {len(arguments.runs)} runs")
     draw(arguments.runs, arguments.out, arguments.title, labels, arguments.goal, arguments.column)
 
 
