@@ -6,7 +6,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner train evaluate test lint types bench learn clean
+.PHONY: help install install-actor install-learner train evaluate test test-hosts lint types bench learn clean
 
 help:  ## this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -29,6 +29,9 @@ evaluate: install-actor  ## play with the last checkpoint of LOGDIR; ARGS are fl
 
 test: install  ## the default tests; ARGS are arguments of pytest
 	$(PY) -m pytest $(ARGS)
+
+test-hosts: install  ## the frontend on four hosts in network namespaces: minutes, as root; ARGS are arguments of pytest
+	$(PY) -m pytest -m hosts --timeout=900 $(ARGS)
 
 learn: install  ## the long learning runs: hours; ARGS are arguments of pytest
 	$(PY) -m pytest -m learning --timeout=14400 $(ARGS)

@@ -14,7 +14,7 @@ from tests.cluster import Cluster
 from tests.hosts import Hosts
 from tests.runs import wait_for
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.hosts]
 
 
 def command(pid: int) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlma import checkpoint
-from tests.runs import Process, frames, parents, rows, wait_for, wait_for_progress
-from tests.test_learners import descendants
+from tests.runs import Process, descendants, frames, parents, rows, wait_for, wait_for_progress
 
 SMALL = [
     "--envs_per_actor=4", "--batch_size=16", "--unroll_length=5", "--replay_min_fill=200", "--replay_capacity=4000",
