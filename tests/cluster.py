@@ -105,7 +105,9 @@ class Cluster:
         for host in self.hosts:
             files = host.run("find", str(host.home), "/tmp/", "-maxdepth", "5", "-user", host.name, check=False).split()
             odd = [
-                path for path in files if "/.mlma/" in path and "/logs" not in path and not re.search(r"/run(/[\d.-]+)?$", path)
+                path
+                for path in files
+                if "/.mlma/" in path and "/logs" not in path and not re.search(r"/.mlma/[^/]+(/[\d.-]+)?$", path)
             ]
             odd += [path for path in files if path.startswith("/tmp/tmux-") or "/prte." in path or "/ompi." in path]
             odd += [line for line in (host.home / ".ssh/authorized_keys").read_text().splitlines() if " mlma-" in line]

@@ -14,7 +14,7 @@ from tests.cluster import Cluster
 from tests.hosts import Hosts
 from tests.runs import wait_for
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.hosts]
+pytestmark = pytest.mark.timeout(600)
 
 
 def command(pid: int) -> str:
@@ -126,6 +126,7 @@ def test_words_that_a_shell_would_misread_arrive_as_they_are(cluster: Cluster, h
     assert (cluster.logdir / "saved-1").exists()
     for host in hosts:
         assert "pwned" not in host.run("find", str(host.home), "-name", "pwned")
+    assert cluster.left() == {}
 
 
 def test_a_tunnel_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) -> None:
