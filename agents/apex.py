@@ -7,64 +7,25 @@ replay (mlma/replay.py), networks (agents/networks.py).
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from agents import networks
-from agents.exploration import EpsilonGreedy
 from agents.rewards import clip_rewards
+from agents.value_learner import ValueLearner
 from mlma import value_learning
 from mlma.config import Config
-from mlma.types import ActOutput, EnvSpec, LossOutput, NetworkState, Sample, TimeStep, Windows
-from mlma.weights import dummy_timestep
+from mlma.types import EnvSpec, LossOutput, NetworkState, Sample, TimeStep, Windows
 
 
-class Apex:
+class Apex(ValueLearner):
     """See mlma.types.Agent."""
-
-    batch_loss = "mean"
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         """ValueError for a network with memory: a window has no room to warm it up. That is R2D2."""
-        self._config = config
+        super().__init__(config, spec)
         self.windows: Windows | None = Windows(every_step=True, burn_in=0, length=config.n_step)
-        self.network, self._target = (
-            networks.make(config.agent_name, spec, config.num_stacked_frames, dueling=True) for _ in range(2)
-        )
         if self.network.initial_state(1).core is not None:
             raise ValueError(f"--agent_name={config.agent_name}: has an LSTM, which needs --algorithm=r2d2 or impala")
-        for network in (self.network, self._target):
-            network(dummy_timestep(spec, 1, 1), network.initial_state(1))  # Sonnet makes variables at the first call
-        self.slow: list[Any] = list(self._target.variables)
-        self._copy()
-        self._choose = EpsilonGreedy(config.test_epsilon, config.exploration_base, config.exploration_exponent)
-        self.explore = self._choose.explore
-
-    def _copy(self) -> None:
-        for slow, variable in zip(self.slow, self.network.variables, strict=True):
-            slow.assign(variable)
-
-    def after_step(self, step: int) -> None:
-        if step % self._config.target_period == 0:
-            self._copy()
-
-    def initial_state(self, batch_size: int) -> Any:
-        return self.network.initial_state(batch_size)
-
-    def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]:
-        """[E, ...] -> an action for each environment; its q-values travel in place of logits."""
-        one_step = tf.nest.map_structure(lambda x: x[tf.newaxis], timestep)  # [1, E, ...]
-        output, agent_state = self.network(one_step, agent_state)
-        q = output.logits[0]  # [E, A]
-        return ActOutput(self._choose(q), q, tf.reduce_max(q, axis=-1)), agent_state
-
-    def errors(self, timesteps: TimeStep, acted: ActOutput) -> tf.Tensor:
-        """|delta| by the q-values with which the actor acted, both for choosing and for valuing: [T+1, E] -> [T, E].
-
-        The last n - 1 of a trajectory look ahead to its end only.
-        """
-        return tf.abs(self._targets(timesteps, acted.value) - value_learning.of_action(acted.logits, acted.action)[:-1])
 
     def _targets(self, timesteps: TimeStep, values: tf.Tensor) -> tf.Tensor:
         """n-step targets from the values of all steps: [T+1, B] -> [T, B]."""

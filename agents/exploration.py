@@ -1,6 +1,6 @@
 """How the value learners act: the best action but for every so often, by the ladder over all environments of the run.
 
-Shared by agents/apex.py and agents/r2d2.py. Not here: what the ladder is (mlma/value_learning.py).
+Used by agents/value_learner.py. Not here: what the ladder is (mlma/value_learning.py).
 """
 
 from __future__ import annotations

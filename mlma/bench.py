@@ -54,7 +54,7 @@ def part_rate(part: str, config: flags.Config, seconds: float, start_at: float) 
     return count / (time.perf_counter() - begun)
 
 
-def _prepare(config: flags.Config) -> tuple[Any, Any, Any]:
+def prepare(config: flags.Config) -> tuple[Any, Any, Any]:
     """(resolved config, spec, agent)."""
     import agents
     from mlma import envs, weights
@@ -70,7 +70,7 @@ def learner_and_sample(config: flags.Config, learners: Any) -> tuple[Any, Any]:
     """A learner as a run has it, and a sample of zeros."""
     from mlma import learner, memory, wire
 
-    config, spec, agent = _prepare(config)
+    config, spec, agent = prepare(config)
     layout = wire.layout_of(spec, agent, config.unroll_length)
     queue = memory.TrajectoryQueue(layout, config.batch_size, config.batch_size)
     queue.insert(layout.empty(config.batch_size))
@@ -98,7 +98,7 @@ def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
 
     from mlma import envs
 
-    config, _, agent = _prepare(config)
+    config, _, agent = prepare(config)
     env = envs.make(config.level_name, config.envs_per_actor, 1, config)
     timestep, state = env.reset(), [agent.initial_state(env.num_envs)]
     act = tf.function(agent.act)

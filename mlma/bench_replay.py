@@ -57,15 +57,10 @@ def tree_of(size: int) -> tuple[float, float]:
 
 def prepared(algorithm: str, words: list[str]) -> tuple[Any, Any, Any, Any]:
     """(config, agent, layout, spec) of a Pong run."""
-    import agents
+    from mlma import bench, wire
     from mlma import config as flags
-    from mlma import envs, presets, weights, wire
 
-    given = flags.parse([f"--algorithm={algorithm}", *words])
-    spec = envs.spec_of(given)
-    config = presets.resolve(given, spec)
-    agent = agents.make(config, spec)
-    weights.build(agent, spec)
+    config, spec, agent = bench.prepare(flags.parse([f"--algorithm={algorithm}", *words]))
     return config, agent, wire.layout_of(spec, agent, config.unroll_length), spec
 
 

@@ -8,13 +8,14 @@ before anything is changed. See docs/decisions/checkpoints.md.
 from __future__ import annotations
 
 import json
-import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mlma import files
 
 BEST = "best.npz"
 
@@ -53,17 +54,10 @@ class Checkpoints:
         return sorted(p for p in self._folder.glob("checkpoint-*.npz") if re.fullmatch(r"checkpoint-\d+\.npz", p.name))
 
     def _write(self, name: str, variables: dict[str, Any], meta: dict[str, Any]) -> Path:
-        """First beside, then renamed: a reader, a crash and a full disk never see half a file."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        path, beside = self._folder / name, self._folder / f".{name}.{os.getpid()}"
-        try:
-            with beside.open("wb") as file:
-                np.savez(file, __meta__=np.frombuffer(json.dumps(meta).encode(), np.uint8), **variables)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        path = self._folder / name
+        with files.whole(path) as file:
+            np.savez(file, __meta__=np.frombuffer(json.dumps(meta).encode(), np.uint8), **variables)
         return path
 
 

@@ -16,8 +16,11 @@ import re
 import sys
 import textwrap
 import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+Asked = TypeVar("Asked")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,7 +387,12 @@ def help_text(of: type = Config, usage: tuple[str, ...] = ("usage: python experi
 
 
 def parse_or_exit(argv: list[str]) -> Config:
-    """For the entry points: --help prints the flags; a mistake is one line and exit code 2."""
+    """For the entry points that train or measure."""
+    return answer(argv, parse, help_text)
+
+
+def answer(argv: list[str], parse: Callable[[list[str]], Asked], help_text: Callable[[], str]) -> Asked:
+    """What an entry point was asked for: --help prints the flags; a mistake is one line and exit code 2."""
     if any(word in ("-h", "--help") for word in argv):
         print(help_text())
         sys.exit(0)

@@ -8,7 +8,6 @@ checkpoints of the network (mlma/checkpoint.py).
 from __future__ import annotations
 
 import json
-import os
 import struct
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mlma import files
 from mlma.replay import PrioritizedReplay
 
 BLOCK = 2**24  # bytes of trajectories in a block
@@ -69,23 +69,16 @@ class Shard:
 def write(replay: PrioritizedReplay, path: Path) -> int:
     """Steps written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     serials = replay.held()
     each = max(1, BLOCK // replay.layout.dtype.itemsize)
     steps = 0
-    try:
-        with beside.open("wb") as file:
-            file.write(json.dumps({"layout": replay.layout.signature}).encode() + b"\n")
-            for i in range(0, len(serials), each):
-                records, leaves = replay.read(serials[i : i + each])
-                if len(records):
-                    _write_block(file, records.tobytes(), leaves.tobytes())
-                    steps += leaves.size
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with files.whole(path) as file:
+        file.write(json.dumps({"layout": replay.layout.signature}).encode() + b"\n")
+        for i in range(0, len(serials), each):
+            records, leaves = replay.read(serials[i : i + each])
+            if len(records):
+                _write_block(file, records.tobytes(), leaves.tobytes())
+                steps += leaves.size
     return steps
 
 

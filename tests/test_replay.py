@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from pathlib import Path
@@ -421,7 +422,7 @@ def test_a_full_disk_leaves_the_replay_before(tmp_path: Path, monkeypatch: pytes
     def full(_: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(replay_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     shard = replay_file.Shard(memory, path, said.append)
     shard.save()
     shard.wait()

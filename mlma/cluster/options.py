@@ -6,7 +6,6 @@ Every training flag is a flag of the frontend too; those in `OURS` follow from t
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import Any
 
 from mlma import config as flags
@@ -127,11 +126,4 @@ def parse(argv: list[str]) -> Call:
 
 
 def parse_or_exit(argv: list[str]) -> Call:
-    if any(word in ("-h", "--help") for word in argv):
-        print(flags.help_text(Options, USAGE))
-        sys.exit(0)
-    try:
-        return parse(argv)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    return flags.answer(argv, parse, lambda: flags.help_text(Options, USAGE))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Any
 
+from mlma import files
 from mlma.cluster.options import Options
 from mlma.cluster.plan import Host
 from mlma.cluster.table import Worker
@@ -43,9 +43,8 @@ class State:
         values = {name: value for name, value in vars(self).items() if name not in ("folder", "workers", "touched")}
         values["workers"] = [dataclasses.asdict(dataclasses.replace(worker, ssh_password="")) for worker in self.workers]
         values["touched"] = {key: dataclasses.asdict(host) for key, host in self.touched.items()}
-        beside = self.path.with_name(f".run.json.{os.getpid()}")
-        beside.write_text(json.dumps(values, indent=1) + "\n")
-        os.replace(beside, self.path)
+        with files.whole(self.path) as file:
+            file.write(json.dumps(values, indent=1).encode() + b"\n")
 
 
 def load(logdir: str) -> State:

@@ -1,0 +1,64 @@
+"""What Ape-X and R2D2 have in common: two dueling networks, of which one follows now and then, and an epsilon-greedy choice.
+
+Not here: what they minimise (agents/apex.py, agents/r2d2.py), the ladder of epsilons (agents/exploration.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from agents import networks
+from agents.exploration import EpsilonGreedy
+from mlma import value_learning
+from mlma.config import Config
+from mlma.types import ActOutput, EnvSpec, TimeStep
+from mlma.weights import dummy_timestep
+
+
+class ValueLearner:
+    """The part of mlma.types.Agent that acts and keeps the target network; a paper adds `windows`, `_targets` and `loss`."""
+
+    batch_loss = "mean"
+
+    def __init__(self, config: Config, spec: EnvSpec) -> None:
+        self._config = config
+        self.network, self._target = (
+            networks.make(config.agent_name, spec, config.num_stacked_frames, dueling=True) for _ in range(2)
+        )
+        for network in (self.network, self._target):
+            network(dummy_timestep(spec, 1, 1), network.initial_state(1))  # Sonnet makes variables at the first call
+        self.slow: list[Any] = list(self._target.variables)
+        self._copy()
+        self._choose = EpsilonGreedy(config.test_epsilon, config.exploration_base, config.exploration_exponent)
+        self.explore = self._choose.explore
+
+    def _copy(self) -> None:
+        for slow, variable in zip(self.slow, self.network.variables, strict=True):
+            slow.assign(variable)
+
+    def after_step(self, step: int) -> None:
+        if step % self._config.target_period == 0:
+            self._copy()
+
+    def initial_state(self, batch_size: int) -> Any:
+        return self.network.initial_state(batch_size)
+
+    def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]:
+        """[E, ...] -> an action for each environment; its q-values travel in place of logits."""
+        one_step = tf.nest.map_structure(lambda x: x[tf.newaxis], timestep)  # [1, E, ...]
+        output, agent_state = self.network(one_step, agent_state)
+        q = output.logits[0]  # [E, A]
+        return ActOutput(self._choose(q), q, tf.reduce_max(q, axis=-1)), agent_state
+
+    def errors(self, timesteps: TimeStep, acted: ActOutput) -> tf.Tensor:
+        """|delta| by the q-values with which the actor acted, both for choosing and for valuing: [T+1, E] -> [T, E].
+
+        The last n - 1 of a trajectory look ahead to its end only.
+        """
+        return tf.abs(self._targets(timesteps, acted.value) - value_learning.of_action(acted.logits, acted.action)[:-1])
+
+    def _targets(self, timesteps: TimeStep, values: tf.Tensor) -> tf.Tensor:
+        """What each step is learned towards, from the values of all steps: [T+1, B] -> [T, B]."""
+        raise NotImplementedError
