@@ -45,6 +45,7 @@ class Trajectories:
         self._view.task[:], self._view.place[:] = task, places
         self._view.stream[:] = seed + np.arange(num_envs)
         self._errors = errors if self._view.errors is not None else None
+        self._broken, self._dropped = np.zeros(num_envs, bool), 0
         self._group = max(1, (2**21) // layout.dtype.itemsize)  # trajectories in a message
 
     def add(self, timestep: Any, output: Any, agent_state: Any, weights_version: int) -> bool:
@@ -53,21 +54,33 @@ class Trajectories:
             tf.nest.map_structure(_fill, self._view.agent_state, agent_state)
             self._view.weights_version[:] = weights_version
         for record, values in ((self._view.timesteps, timestep), (self._view.act_outputs, output)):
-            for field, value in zip(record, values, strict=True):
+            for field, value in zip(tf.nest.flatten(record), tf.nest.flatten(values), strict=True):
                 field[:, self._t] = value
         self._t += 1
         return self._t > self._length
 
     def messages(self) -> list[bytes]:
-        """The complete trajectories as payloads; the next `add` begins new ones."""
+        """The complete trajectories as payloads, but for those that were dropped; the next `add` begins new ones."""
         self._t = 0
         if self._errors:
             steps, acted = self._view.timesteps._replace(observation=None), self._view.act_outputs
             steps, acted = tf.nest.map_structure(_time_first, (steps, acted))  # [T+1, E]
             self._view.errors[:] = self._errors(steps, acted).numpy().T  # [E, T]
-        payloads = [self._records[i : i + self._group].tobytes() for i in range(0, len(self._records), self._group)]
-        self._view.number[:] += 1
+        whole = self._records[~self._broken] if self._broken.any() else self._records
+        self._broken[:] = False
+        payloads = [whole[i : i + self._group].tobytes() for i in range(0, len(whole), self._group)]
+        self._view.number[:] += 1  # also of one that is dropped: no window of a replay crosses the gap
         return payloads
+
+    def drop(self, environments: Any) -> None:
+        """The trajectories that these (bool [E]) are in the middle of are broken and will not be sent."""
+        self._dropped += int((environments & ~self._broken).sum())
+        self._broken |= environments
+
+    def dropped(self) -> int:
+        """How many since it was asked for the last time."""
+        count, self._dropped = self._dropped, 0
+        return count
 
 
 def places(actor: int, actors: int, num_envs: int) -> Any:
@@ -103,12 +116,13 @@ def run(
     config: Config,
     spec: EnvSpec,
     agent: Agent,
-    make_env: Callable[[int], VectorEnv],
+    make_env: Callable[[int, Any], VectorEnv],
     connect: Callable[[], Client],
     hello: Callable[[wire.Layout, FlatWeights], dict[str, Any]],
     say: Callable[[str], None],
 ) -> None:
-    """Acts until the learner says that training is over. `make_env` takes a seed, which the learner hands out."""
+    """Acts until the learner says that training is over. `make_env` takes a seed, which the learner hands out, and which of all
+    environments of the run those are."""
     build(agent, spec)
     weights = FlatWeights(agent.network)
     layout = wire.layout_of(spec, agent, config.unroll_length)
@@ -117,9 +131,9 @@ def run(
     while True:
         client, answer = _handshake(connect, hello(layout, weights), config.reconnect_seconds, say)
         say(f"connected to {config.learner_host}")
-        env = make_env(answer["seed"])
+        mine = places(answer["actor"], answer["actors"], config.envs_per_actor)
+        env = make_env(answer["seed"], mine)
         try:
-            mine = places(answer["actor"], answer["actors"], env.num_envs)
             agent.explore(mine, answer["actors"] * env.num_envs)
             trajectories = Trajectories(layout, env.num_envs, config.unroll_length, config.task, mine, answer["seed"], errors)
             speed = Speed(env.num_envs * config.unroll_length * spec.action_repeats, say)
@@ -155,7 +169,8 @@ def _act_until_over(
         output, next_state = act(timestep, state)
         if trajectories.add(timestep, output, state, version):
             for payload in trajectories.messages():
-                for message in wire.messages({"task": task, "waited": client.waited}, payload, PART):
+                header = {"task": task, "waited": client.waited, "dropped": trajectories.dropped()}
+                for message in wire.messages(header, payload, PART):
                     client.put(message)
             speed.add()
             version, data = client.fetch(version)
@@ -165,6 +180,8 @@ def _act_until_over(
                 weights.write(data)
             trajectories.add(timestep, output, state, version)  # step T is step 0 of the next ones
         timestep, state = env.step(output.action.numpy()), next_state
+        if (lost := getattr(env, "lost", None)) is not None and lost.any():
+            trajectories.drop(lost)
 
 
 def _handshake(

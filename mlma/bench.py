@@ -85,7 +85,7 @@ def _simulation(config: flags.Config) -> tuple[Callable[[], Any], int]:
     from mlma import envs
 
     config = presets.resolve(config, envs.spec_of(config))
-    env = envs.make(config.level_name, config.envs_per_actor, os.getpid(), config)
+    env = _dealt(config, os.getpid())
     env.reset()
     rng = np.random.default_rng(os.getpid())
     actions = rng.integers(env.spec.num_actions, size=(1000, env.num_envs)).astype(np.int32)
@@ -93,13 +93,19 @@ def _simulation(config: flags.Config) -> tuple[Callable[[], Any], int]:
     return lambda: env.step(actions[next(turn) % 1000]), env.num_envs
 
 
+def _dealt(config: flags.Config, seed: int) -> Any:
+    """The environments of an actor, as if it were alone."""
+    from mlma import envs
+
+    count = len(envs.levels(config.level_name))
+    return envs.deal(config, [i % count for i in range(config.envs_per_actor)], seed)
+
+
 def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
     import tensorflow as tf
 
-    from mlma import envs
-
     config, _, agent = prepare(config)
-    env = envs.make(config.level_name, config.envs_per_actor, 1, config)
+    env = _dealt(config, 1)
     timestep, state = env.reset(), [agent.initial_state(env.num_envs)]
     act = tf.function(agent.act)
 

@@ -100,9 +100,16 @@ class Screen:
         return (
             f"{time.strftime('%H:%M:%S')} {row['frames']:>12,.0f} frames ({100 * row['frames'] / self._total:5.1f} %)"
             f"  {row['frames_per_second']:>7,.0f} frames/s  return {number('return/mean', row['return/mean'])}"
-            f" (last {min(100, int(row['episodes']))})  {self._algorithm(row)}"
+            f" (last {min(100, int(row['episodes']))}){self._levels(row)}  {self._algorithm(row)}"
             f"  lag {number('', row.get('lag/mean', math.nan))}"
             f"  learner waits {number('learner/wait', row.get('learner/wait', math.nan))}  left {duration(row['eta_seconds'])}"
+        )
+
+    def _levels(self, row: Row) -> str:
+        if "score/mean" not in row:
+            return ""
+        return (
+            f"  of a human: mean {row['score/mean']:.1f} %, median {row['score/median']:.1f} % ({row['score/levels']} levels)"
         )
 
     def _algorithm(self, row: Row) -> str:

@@ -110,28 +110,35 @@ class Learner:
         with tf.GradientTape() as tape:
             loss = self._agent.loss(sample)
         gradients = tape.gradient(loss.total, self.weights.variables)
-        finite, totals, norm = self._update(gradients, loss.total, mine)
+        finite, totals, norm = self._update(gradients, loss.total, mine, loss.statistics)
         return finite, totals, loss.metrics | {"gradient_norm": norm}, loss.priorities
 
     def _idle_step(self, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return self._update([tf.zeros_like(v) for v in self.weights.variables], tf.constant(0.0), mine)
+        nothing = [tf.zeros_like(v) for v in self.weights.variables]
+        return self._update(nothing, tf.constant(0.0), mine, tf.zeros([self._agent.statistics]))
 
-    def _update(self, gradients: list[tf.Tensor], loss: tf.Tensor, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _update(
+        self, gradients: list[tf.Tensor], loss: tf.Tensor, mine: tf.Tensor, statistics: Any
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The one collective call of a step, and what follows from it. Where losses are sums over the batch, the gradient of
         all learners is the sum of theirs, and for a learner without data the average of the others stands in; where they are
         means, it is the mean of those that have data."""
-        gradients, totals = self._allreduce.reduce(gradients, tf.concat([mine, [loss]], axis=0))
+        scalars = [mine, [loss], statistics] if self._agent.statistics else [mine, [loss]]
+        gradients, totals = self._allreduce.reduce(gradients, tf.concat(scalars, axis=0))
+        totals, statistics = totals[: mine.shape[0] + 1], totals[mine.shape[0] + 1 :]
         contributors = totals[0]
         if self._allreduce.size > 1:
             scale = (self._allreduce.size if self._agent.batch_loss == "sum" else 1.0) / tf.maximum(contributors, 1.0)
             gradients = [gradient * scale for gradient in gradients]
         gradients, norm = optimizers.clip(gradients, self._config.gradients_clipping)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(totals[-1])
-        tf.cond(finite & (contributors > 0), lambda: self._apply(gradients), lambda: tf.constant(0))
+        tf.cond(finite & (contributors > 0), lambda: self._apply(gradients, statistics), lambda: tf.constant(0))
         return finite, totals[:-1], norm
 
-    def _apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
+    def _apply(self, gradients: list[tf.Tensor], statistics: tf.Tensor) -> tf.Tensor:
         self._optimizer.apply(gradients, self.weights.variables)
+        if self._agent.statistics:
+            self._agent.normalise(statistics)
         return tf.constant(0)
 
 

@@ -105,7 +105,6 @@ class TrajectoryQueue:
             timesteps=_tensors(trajectory.timesteps, time_first=True),
             act_outputs=_tensors(trajectory.act_outputs, time_first=True),
             weights_version=trajectory.weights_version.copy(),
-            level=tf.constant(trajectory.level),
             task=tf.constant(trajectory.task),
         )
         zeros = np.zeros(self._batch_size)

@@ -9,18 +9,23 @@ from __future__ import annotations
 import collections
 import contextlib
 import csv
+import itertools
 import json
+import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlma import scores
+
 Row = dict[str, float]
 Gather = Callable[[bytes], list[bytes]]  # what each rank gave, by rank
 WINDOW = 100  # episodes that the statistics are over
+SOME = 5  # episodes of each of several levels, before their mean is compared
 
 
 class Diverged(Exception):
@@ -34,12 +39,20 @@ class Metrics:
     """
 
     def __init__(
-        self, writers: list[Callable[[Row], None]], every: float, total_frames: float, gather: Gather | None = None
+        self,
+        writers: list[Callable[[Row], None]],
+        every: float,
+        total_frames: float,
+        gather: Gather | None = None,
+        levels: Sequence[str] = (),
     ) -> None:
+        """Where there are several levels, what they return is also reported for each of them."""
         self._writers, self._every, self._total_frames = writers, every, total_frames
         self._gather = gather or (lambda data: [data])
         self._lock = threading.Lock()
-        self._episodes: collections.deque[list[float]] = collections.deque(maxlen=WINDOW)  # [return, frames] of all learners
+        self._episodes: collections.deque[list[float]] = collections.deque(maxlen=WINDOW)  # [return, frames, level]
+        self._levels = list(levels) if len(levels) > 1 else []
+        self._by_level = [collections.deque[float](maxlen=WINDOW) for _ in self._levels]  # returns
         self._greedy: collections.deque[float] = collections.deque(maxlen=WINDOW)  # returns of those that explore least
         self._episode_count = 0
         self._ended: list[list[float]] = []  # of this learner, since the last report
@@ -85,10 +98,14 @@ class Metrics:
         yield
         self._seconds[name] += time.monotonic() - started
 
-    def episodes(self, returns: Iterable[float], frames: Iterable[int], greedy: Iterable[bool] = ()) -> None:
-        """`greedy` tells for each whether it was played with little exploration, where there is more and less of it."""
+    def episodes(
+        self, returns: Iterable[float], frames: Iterable[int], greedy: Iterable[bool] = (), levels: Iterable[int] = ()
+    ) -> None:
+        """`greedy` tells for each whether it was played with little exploration, where there is more and less of it;
+        `levels` which one it was, where there are several."""
         with self._lock:
-            self._ended += [[r, f] for r, f in zip(returns, frames, strict=True)]
+            each = itertools.zip_longest(returns, frames, levels, fillvalue=0)
+            self._ended += [[r, f, level] for r, f, level in each]
             self._ended_greedy += [r for r, little in zip(returns, greedy, strict=False) if little]
 
     def actor_waited(self, task: int, seconds: float) -> None:
@@ -100,19 +117,25 @@ class Metrics:
                 self._actor_waits.append(min(1.0, (seconds - before) / (now - when)))
             self._waited[task] = (now, seconds)
 
-    def count(self, fault: str) -> None:
+    def count(self, fault: str, times: int = 1) -> None:
         """Counts what should not happen: messages refused, actors restarted."""
-        with self._lock:
-            self._counts[fault] += 1
+        if times:
+            with self._lock:
+                self._counts[fault] += times
 
     def mean_return(self) -> float:
-        """Of the last games of all learners, as last reported; of those with little exploration if there is a difference."""
+        """Of the last games of all learners, as last reported; of those with little exploration if there is a difference;
+        of several levels their mean score, or where some have none, the mean of their means."""
+        if self._levels:
+            row = self._level_row()
+            return row.get("score/mean", row.get("return/mean_of_levels", math.nan))
         if self._greedy:
             return float(np.mean(self._greedy))
-        return float(np.mean([r for r, _ in self._episodes])) if self._episodes else float("nan")
+        return float(np.mean([r for r, *_ in self._episodes])) if self._episodes else float("nan")
 
     def full_window(self) -> bool:
-        return len(self._episodes) == WINDOW
+        """Whether enough games have ended to compare their mean: a window of them, and of several levels some of each."""
+        return len(self._episodes) == WINDOW and all(len(returns) >= SOME for returns in self._by_level)
 
     def due(self) -> bool:
         """The one that writes decides when."""
@@ -126,12 +149,30 @@ class Metrics:
         check_equal(parts)
         for part in parts:
             self._episodes.extend(part["ended"])
+            for value, _, level in part["ended"]:
+                if self._levels:
+                    self._by_level[int(level)].append(value)
             self._episode_count += len(part["ended"])
             self._greedy.extend(part.get("greedy", []))
         row = self._row(step, frames, elapsed, parts)
         for write in self._writers:
             write(row)
         self._reset(step, frames)
+
+    def _level_row(self) -> Row:
+        """By level, the mean return of its last games and their human-normalised score; over those levels that have one."""
+        means = {name: float(np.mean(r)) for name, r in zip(self._levels, self._by_level, strict=True) if r}
+        if not means:
+            return {}
+        normal = {name: known.normalised(mean) for name, mean in means.items() if (known := scores.of_level(name))}
+        row = {f"level_return/{name}": mean for name, mean in means.items()}
+        row |= {f"level_score/{name}": score for name, score in normal.items()}
+        row["return/mean_of_levels"] = float(np.mean(list(means.values())))
+        if len(normal) == len(means):
+            values = list(normal.values())
+            row |= {"score/mean": float(np.mean(values)), "score/median": float(np.median(values))}
+            row |= {"score/capped": float(np.mean(np.minimum(values, scores.CAP))), "score/levels": len(values)}
+        return row
 
     def _part(self, elapsed: float) -> dict[str, Any]:
         """What this learner has collected since the last report."""
@@ -157,7 +198,7 @@ class Metrics:
             "learner_steps_per_second": (step - self._step) / elapsed,
             "eta_seconds": (self._total_frames - frames) / rate if rate > 0 else float("nan"),
         }
-        row |= _episode_row(self._episodes, self._episode_count)
+        row |= _episode_row(self._episodes, self._episode_count) | self._level_row()
         if self._greedy:
             row["return/greedy"] = float(np.mean(self._greedy))
         waits = [wait for part in parts for wait in part["waits"]]
@@ -192,7 +233,7 @@ def check_equal(parts: list[dict[str, Any]]) -> None:
 
 
 def _episode_row(episodes: Iterable[list[float]], count: int) -> Row:
-    returns = np.array([r for r, _ in episodes])
+    returns = np.array([r for r, *_ in episodes])
     if not len(returns):
         nan = float("nan")
         return {"episodes": count, "return/mean": nan, "return/median": nan, "return/max": nan, "episode_frames": nan}
@@ -201,7 +242,7 @@ def _episode_row(episodes: Iterable[list[float]], count: int) -> Row:
         "return/mean": float(returns.mean()),
         "return/median": float(np.median(returns)),
         "return/max": float(returns.max()),
-        "episode_frames": float(np.mean([f for _, f in episodes])),
+        "episode_frames": float(np.mean([f for _, f, _ in episodes])),
     }
 
 

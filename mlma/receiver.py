@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from mlma import wire
+from mlma.envs.spaces import BUCKETS
 from mlma.metrics import Metrics
+from mlma.types import EnvSpec
 
 
 class Receiver:
@@ -21,7 +23,7 @@ class Receiver:
         receive: Callable[[], bytes | None],
         insert: Callable[[Any], None],
         layout: wire.Layout,
-        num_actions: int,
+        spec: EnvSpec,
         metrics: Metrics,
         failed: Callable[[BaseException], None],
         greedy_from: float = float("inf"),
@@ -29,7 +31,7 @@ class Receiver:
         """Environments from place `greedy_from` on explore little: their returns are reported by themselves."""
         self._receive, self._insert, self._layout = receive, insert, layout
         self._greedy_from = greedy_from
-        self._num_actions, self._metrics, self._failed = num_actions, metrics, failed
+        self._spec, self._metrics, self._failed = spec, metrics, failed
         self._parts: dict[int, list[bytes]] = {}  # actor -> the parts of its message so far
         self.heard: dict[int, float] = {}  # actor -> when its last trajectories came
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
@@ -60,7 +62,9 @@ class Receiver:
         returns = steps.episode_return[:, 1:]  # step 0 was step T of the trajectory before
         ended = ~np.isnan(returns)
         greedy = (trajectories.place >= self._greedy_from)[np.nonzero(ended)[0]]
-        self._metrics.episodes(returns[ended].tolist(), steps.episode_frames[:, 1:][ended].tolist(), greedy.tolist())
+        levels = steps.more["level"][:, 1:][ended].tolist() if "level" in steps.more else ()
+        self._metrics.episodes(returns[ended].tolist(), steps.episode_frames[:, 1:][ended].tolist(), greedy.tolist(), levels)
+        self._metrics.count("trajectories_dropped", int(header.get("dropped", 0)))
         self._metrics.actor_waited(task, float(header["waited"]))
         self.heard[task] = time.monotonic()
         self._insert(records)
@@ -96,9 +100,13 @@ class Receiver:
 
     def _check(self, trajectories: Any) -> None:
         """Values that would crash or poison training. The checksum has passed, so this is about versions and bugs."""
-        acted = trajectories.act_outputs
-        if acted.action.min() < 0 or acted.action.max() >= self._num_actions:
+        acted, more = trajectories.act_outputs, trajectories.timesteps.more
+        if acted.action.min() < 0 or acted.action.max() >= self._spec.num_actions:
             raise ValueError("action out of range")
+        if "level" in more and not (more["level"].min() >= 0 and more["level"].max() < len(self._spec.actions_of)):
+            raise ValueError("level out of range")
+        if "words" in more and not (more["words"].min() >= 0 and more["words"].max() <= BUCKETS):
+            raise ValueError("word out of range")
         if not (np.isfinite(acted.logits).all() and np.isfinite(trajectories.timesteps.reward).all()):
             raise ValueError("logits or rewards are not finite")
         errors = trajectories.errors

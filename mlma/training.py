@@ -21,8 +21,8 @@ import tensorflow as tf
 
 from mlma import allreduce as learners
 from mlma import config as flags
+from mlma import envs, resume, store, transport, wire
 from mlma import learner as learning
-from mlma import resume, store, transport, wire
 from mlma.allreduce import Allreduce
 from mlma.config import Config
 from mlma.console import Screen, error
@@ -112,17 +112,18 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
             config.report_every_seconds,
             config.total_environment_frames,
             allreduce.gather,
+            envs.levels(config.level_name),
         )
         memory, shard = _memory(config, agent, layout, allreduce.rank, say)
         metrics.gauges |= memory.gauges()
         wanted = hello(config, layout, learner.weights)
-        expected = config.num_actors if config.task < 0 else len(config.actor_hosts.split(","))
-        ours = (allreduce.rank, allreduce.size, expected)
+        _check_dealt(config, spec, allreduce.size)
+        ours = (allreduce.rank, allreduce.size, config.num_actors)
         server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, state.seeds, ours, say))
         server.publish(learner.step, learner.weights.read())
         server.start()
-        greedy_from = GREEDY * allreduce.size * expected * config.envs_per_actor if agent.windows else math.inf
-        receiver = Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail, greedy_from)
+        greedy_from = GREEDY * allreduce.size * config.num_actors * config.envs_per_actor if agent.windows else math.inf
+        receiver = Receiver(server.receive, memory.insert, layout, spec, metrics, stop.fail, greedy_from)
         actors = _start_actors(config, allreduce.rank, metrics, stop, say) if config.task < 0 else None
 
         def save() -> bool:
@@ -130,7 +131,9 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
             return state.save(metrics) if first else True
 
         peers = Peers(allreduce, config.hang_seconds, say, last_will=save)
-        patience = learning.Patience(config, allreduce.size == 1, lambda: receiver.missing(expected, config.idle_seconds), say)
+        patience = learning.Patience(
+            config, allreduce.size == 1, lambda: receiver.missing(config.num_actors, config.idle_seconds), say
+        )
         metrics.begin(learner.step, learner.frames, state.seconds)
         say(f"logdir {logdir}; learner at {config.learner_host}; {config.num_actors if actors else 'remote'} actors")
         try:
@@ -150,6 +153,16 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
         error(f"{type(stop.failure).__name__}: {stop.failure}; the last good weights are in {logdir}/checkpoints")
     allreduce.end()
     return 1 if stop.failure or not saved else 0
+
+
+def _check_dealt(config: Config, spec: EnvSpec, learners: int) -> None:
+    """ValueError if some level would be played by nobody."""
+    actors = learners * config.num_actors
+    if (places := actors * config.envs_per_actor) < len(spec.actions_of):
+        raise ValueError(
+            f"--envs_per_actor={config.envs_per_actor}: {actors} actors with so many environments are {places}; "
+            f"{len(spec.actions_of)} levels need one each"
+        )
 
 
 def _memory(config: Config, agent: Agent, layout: wire.Layout, rank: int, say: Say) -> tuple[Memory, Shard]:

@@ -40,13 +40,13 @@ def film(
     chosen = choose(returns)
     folder.mkdir(parents=True, exist_ok=True)
     env: Any = envs.film(config.level_name, len(returns), seed, config)
-    names = getattr(env, "action_names", [])
+    names = env.spec.action_names
     reels = {i: Reel(folder / f"{name}.mp4", fps=60 / config.num_action_repeats) for name, i in chosen.items()}
     timestep = env.reset()
     for t, action in enumerate(tape.actions):
         rolling = {i: reel for i, reel in reels.items() if not reel.over}
         for i, reel in rolling.items():
-            picture = env.picture(i) if hasattr(env, "picture") else bars(timestep.observation[i])
+            picture = env.picture(i) if hasattr(env, "picture") else seen(timestep.observation[i])
             thought = Thought(reel.score, t, float(tape.values[t][i]), tape.logits[t][i], int(action[i]))
             reel.add(draw(picture, thought, config, names))
         timestep = env.step(action)
@@ -105,6 +105,13 @@ class Reel:
             write_gif(self.path.with_suffix(".gif"), list(self._small), self.fps / 2)
         else:
             self.path.unlink()
+
+
+def seen(observation: Any) -> Any:
+    """What the agent sees, as a picture."""
+    if observation.ndim == 1:
+        return bars(observation)
+    return observation if observation.shape[-1] == 3 else observation[..., :1].repeat(3, axis=-1)
 
 
 def bars(observation: Any) -> Any:

@@ -122,7 +122,7 @@ def two_learners(**of_the_other: Any) -> tuple[Metrics, list[Row]]:
 
 def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners() -> None:
     other = {
-        "ended": [[5.0, 8.0], [6.0, 8.0]],
+        "ended": [[5.0, 8.0, 0], [6.0, 8.0, 0]],
         "sums": {"loss": 10.0},
         "adds": 3,
         "maxima": {"lag/max": 9.0},

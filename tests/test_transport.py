@@ -54,14 +54,16 @@ def test_an_actor_never_mixes_two_versions_of_a_network_of_40_mb(tmp_path: Path)
     publisher.join()
 
 
+BIG = EnvSpec(ArraySpec((300, 350, 1), "uint8"), 4, 1)
+
+
 def big_layout() -> wire.Layout:
-    spec = EnvSpec(ArraySpec((300, 350, 1), "uint8"), 4, 1)
-    return wire.Layout(wire.trajectory_spec(spec, None, unroll_length=99))  # 10.5 MB
+    return wire.Layout(wire.trajectory_spec(BIG, None, unroll_length=99))  # 10.5 MB
 
 
 def receive_into(server: transport.Server, layout: wire.Layout, insert: Callable[[Any], None]) -> Metrics:
     metrics = Metrics([], 1.0, 1.0)
-    Receiver(server.receive, insert, layout, 4, metrics, failed=lambda error: None)
+    Receiver(server.receive, insert, layout, BIG, metrics, failed=lambda error: None)
     return metrics
 
 
