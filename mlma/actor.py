@@ -41,6 +41,7 @@ class Trajectories:
         """`errors` is the agent's, wanted where the layout has a field for them; `seed` is the environments'."""
         self._records = layout.empty(num_envs)
         self._view = layout.view(self._records)
+        self._steps = tf.nest.flatten((self._view.timesteps, self._view.act_outputs))
         self._length, self._t = unroll_length, 0
         self._view.task[:], self._view.place[:] = task, places
         self._view.stream[:] = seed + np.arange(num_envs)
@@ -53,9 +54,8 @@ class Trajectories:
         if self._t == 0:
             tf.nest.map_structure(_fill, self._view.agent_state, agent_state)
             self._view.weights_version[:] = weights_version
-        for record, values in ((self._view.timesteps, timestep), (self._view.act_outputs, output)):
-            for field, value in zip(tf.nest.flatten(record), tf.nest.flatten(values), strict=True):
-                field[:, self._t] = value
+        for field, value in zip(self._steps, tf.nest.flatten((timestep, output)), strict=True):
+            field[:, self._t] = value
         self._t += 1
         return self._t > self._length
 

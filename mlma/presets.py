@@ -184,7 +184,7 @@ R2D2_VECTORS: dict[str, Any] = R2D2_IMAGES | dict(
 )
 # Rewards of VizDoom's levels are about 1 as they come (mlma.envs.doom.LEVELS); one frame tells what is seen.
 DOOM: dict[str, Any] = dict(num_stacked_frames=1, reward_clipping="none", total_environment_frames=1e7)
-# IMPALA as in its paper, table D.1 and figure D.1 of the released code's settings.
+# IMPALA as in its paper for DMLab-30, with the example settings of its released code where the paper searched a range.
 DMLAB: dict[str, Any] = dict(
     total_environment_frames=1e9,
     agent_name="ResNetLSTMAgent",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import string
 import time
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 from gymnasium import spaces
 
 LENGTH = 10  # steps of a game
+TEXT = spaces.Text(40, charset=string.ascii_lowercase + " ")
 
 
 class Dark(gymnasium.Env):
     """Says in words, numbers or a picture which of six combinations of buttons pays; three buttons in two groups."""
 
     observation_space = spaces.Dict(
-        screen=spaces.Box(0, 255, (40, 40, 3), np.uint8), step=spaces.Discrete(LENGTH + 1), text=spaces.Text(40)
+        screen=spaces.Box(0, 255, (40, 40, 3), np.uint8), step=spaces.Discrete(LENGTH + 1), text=TEXT
     )
     action_space = spaces.MultiDiscrete([2, 3])
 
@@ -55,7 +57,7 @@ class Dark(gymnasium.Env):
 class Buttons(Dark):
     """The same without a picture."""
 
-    observation_space = spaces.Dict(step=spaces.Discrete(LENGTH + 1), text=spaces.Text(40))
+    observation_space = spaces.Dict(step=spaces.Discrete(LENGTH + 1), text=TEXT)
 
     def _seen(self) -> Any:
         return {name: value for name, value in super()._seen().items() if name != "screen"}

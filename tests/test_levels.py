@@ -150,9 +150,9 @@ def resolved(**flags: Any) -> Config:
 
 
 def test_an_actor_has_environments_enough_for_all_levels_unless_it_is_told() -> None:
-    assert resolved(level_name="atari57", num_actors=1).envs_per_actor == 57
-    assert resolved(level_name="atari57", num_actors=2).envs_per_actor == 32
-    assert resolved(level_name="atari57", num_actors=1, envs_per_actor=8).envs_per_actor == 8
+    spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), 18, 4, actions_of=((0,),) * 57)
+    for flags, wanted in (({"num_actors": 1}, 57), ({"num_actors": 2}, 32), ({"num_actors": 1, "envs_per_actor": 8}, 8)):
+        assert presets.resolve(Config(level_name="atari57", **flags), spec).envs_per_actor == wanted
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def film(level_name: str, num_envs: int, seed: int, config: Config) -> VectorEnv
 
 
 def single(level_name: str, config: Config, evaluation: bool) -> GymSingle:
+    _known(level_name)  # a worker has not imported its module yet
     return GymSingle(level_name, config)
 
 
