@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mlma import wire
 from mlma.config import Config
+from mlma.graph import Flat, graph
 from mlma.transport import FINISHED, PART, Client, LearnerLost
 from mlma.types import Agent, EnvSpec, VectorEnv
 from mlma.weights import FlatWeights, build
@@ -41,8 +42,8 @@ class Trajectories:
         """`errors` is the agent's, wanted where the layout has a field for them; `seed` is the environments'."""
         self._records = layout.empty(num_envs)
         self._view = layout.view(self._records)
-        self._steps = tf.nest.flatten((self._view.timesteps, self._view.act_outputs))
-        self._length, self._t = unroll_length, 0
+        self._steps = [*self._view.timesteps[:-1], *self._view.act_outputs]
+        self._length, self._t, self._number = unroll_length, 0, 0
         self._view.task[:], self._view.place[:] = task, places
         self._view.stream[:] = seed + np.arange(num_envs)
         self._errors = errors if self._view.errors is not None else None
@@ -54,13 +55,17 @@ class Trajectories:
         if self._t == 0:
             tf.nest.map_structure(_fill, self._view.agent_state, agent_state)
             self._view.weights_version[:] = weights_version
-        for field, value in zip(self._steps, tf.nest.flatten((timestep, output)), strict=True):
+            self._view.number[:] = self._number
+            self._number += 1  # also of one that is dropped: no window of a replay crosses the gap
+        for field, value in zip(self._steps, (*timestep[:-1], *output), strict=True):
             field[:, self._t] = value
+        for name, field in self._view.timesteps.more.items():
+            field[:, self._t] = timestep.more[name]
         self._t += 1
         return self._t > self._length
 
-    def messages(self) -> list[bytes]:
-        """The complete trajectories as payloads, but for those that were dropped; the next `add` begins new ones."""
+    def messages(self) -> list[memoryview]:
+        """The complete trajectories as payloads, but for those that were dropped; the next `add` begins to overwrite them."""
         self._t = 0
         if self._errors:
             steps, acted = self._view.timesteps._replace(observation=None), self._view.act_outputs
@@ -68,9 +73,8 @@ class Trajectories:
             self._view.errors[:] = self._errors(steps, acted).numpy().T  # [E, T]
         whole = self._records[~self._broken] if self._broken.any() else self._records
         self._broken[:] = False
-        payloads = [whole[i : i + self._group].tobytes() for i in range(0, len(whole), self._group)]
-        self._view.number[:] += 1  # also of one that is dropped: no window of a replay crosses the gap
-        return payloads
+        raw = [whole[i : i + self._group].view(np.uint8) for i in range(0, len(whole), self._group)]
+        return [memoryview(each) for each in raw]
 
     def drop(self, environments: Any) -> None:
         """The trajectories that these (bool [E]) are in the middle of are broken and will not be sent."""
@@ -126,8 +130,8 @@ def run(
     build(agent, spec)
     weights = FlatWeights(agent.network)
     layout = wire.layout_of(spec, agent, config.unroll_length)
-    errors = tf.function(agent.errors)
-    act = tf.function(agent.act)
+    errors = graph(agent.errors)
+    act = Flat(agent.act)
     while True:
         client, answer = _handshake(connect, hello(layout, weights), config.reconnect_seconds, say)
         say(f"connected to {config.learner_host}")
@@ -166,7 +170,7 @@ def _act_until_over(
     weights.write(data)
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
     while True:
-        output, next_state = act(timestep, state)
+        output, next_state = act(timestep._replace(discount=None, episode_return=None, episode_frames=None), state)
         if trajectories.add(timestep, output, state, version):
             for payload in trajectories.messages():
                 header = {"task": task, "waited": client.waited, "dropped": trajectories.dropped()}

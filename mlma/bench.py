@@ -102,12 +102,12 @@ def _dealt(config: flags.Config, seed: int) -> Any:
 
 
 def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
-    import tensorflow as tf
+    from mlma.graph import Flat
 
     config, _, agent = prepare(config)
     env = _dealt(config, 1)
     timestep, state = env.reset(), [agent.initial_state(env.num_envs)]
-    act = tf.function(agent.act)
+    act = Flat(agent.act)
 
     def step() -> None:
         output, state[0] = act(timestep, state[0])

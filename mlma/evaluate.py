@@ -43,7 +43,7 @@ class Episode(NamedTuple):
 
 def evaluate(config: Config, agent: Agent, act: Any, level: int = 0, tape: Tape | None = None) -> Iterator[Episode]:
     """`test_num_episodes` episodes of one level of the run as they end: the first of each environment, so that short ones are
-    not favoured. `act` is the agent's, as a tf.function."""
+    not favoured. `act` is the agent's, as a graph."""
     name = envs.levels(config.level_name)[level]
     env = envs.deal(config, [level] * config.test_num_episodes, seed_of(config), evaluation=True)
     timestep, state = env.reset(), agent.initial_state(env.num_envs)

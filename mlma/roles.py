@@ -17,6 +17,7 @@ import tensorflow as tf
 from mlma import actor, checkpoint, envs, presets, resume, transport, wire
 from mlma.config import Config
 from mlma.evaluate import Episode, Tape, evaluate, of_level, report, save, seed_of, summary
+from mlma.graph import Flat
 from mlma.types import Agent, EnvSpec
 from mlma.weights import FlatWeights, build, named
 
@@ -81,7 +82,7 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     names = envs.levels(config.level_name)
     each = " of each" if len(names) > 1 else ""
     print(f"{path}: {meta['frames']:,} frames of {config.level_name}; {config.test_num_episodes} episodes{each}", flush=True)
-    act = tf.function(agent.act)
+    act = Flat(agent.act)
     episodes: list[Episode] = []
     reels: list[tuple[str, Tape, list[float]]] = []
     for number, name in enumerate(names):
