@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from agents.popart import SMALLEST, STEP, PopArt
 from mlma import allreduce
+from mlma.graph import graph
 from mlma.learner import Learner
 from mlma.types import ArraySpec, EnvSpec, Sample
 from tests.samples import VECTOR, as_tensors, make_agent, random_sample, small_config
@@ -49,13 +50,15 @@ def test_statistics_are_those_of_the_real_steps_of_each_level() -> None:
 
 def test_the_units_come_to_the_mean_and_the_spread_of_the_returns() -> None:
     made, _ = head(1)
-    rng = np.random.default_rng(0)
-    normalise = tf.function(made.normalise)
-    for _ in range(12_000):
+    rng, steps = np.random.default_rng(0), 4000
+    normalise = graph(made.normalise)
+    for _ in range(steps):
         returns = tf.constant(rng.normal(50, 7, size=(2, 10)).astype(np.float32))
         normalise(made.statistics(returns, tf.ones([2, 10]), None))
-    assert float(made._mean[0]) == pytest.approx(50, rel=0.05)
-    assert float(made.unit(None)) == pytest.approx(7, rel=0.3)  # of what is left of the way from 0: STEP is small
+    left = (1 - STEP) ** steps  # of the way there
+    mean, square = 50 * (1 - left), (50**2 + 7**2) * (1 - left) + left
+    assert float(made._mean[0]) == pytest.approx(mean, rel=0.01)
+    assert float(made.unit(None)) == pytest.approx((square - mean**2) ** 0.5, rel=0.03)
 
 
 def test_a_level_that_always_pays_the_same_does_not_divide_by_nothing() -> None:
