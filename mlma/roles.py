@@ -16,6 +16,7 @@ import tensorflow as tf
 from mlma import actor, checkpoint, envs, presets, resume, transport, wire
 from mlma.config import Config
 from mlma.evaluate import Episode, Tape, evaluate, save, seed_of, summary
+from mlma.health import Pulse
 from mlma.types import Agent, EnvSpec
 from mlma.weights import FlatWeights, build, named
 
@@ -41,6 +42,7 @@ def hello(config: Config, layout: wire.Layout, weights: FlatWeights) -> dict[str
 
 
 def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
+    pulse = Pulse(config.health_folder, f"actor-{config.task}")
     threads(config.actor_threads)
     token = transport.read_token(config.token_file)
     address = transport.check_address(config.learner_host, token)
@@ -57,7 +59,9 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         connect=lambda: transport.Client(address, token, actor.CALL_SECONDS),
         hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task},
         say=say,
+        pulse=pulse,
     )
+    pulse.end()
     return 0
 
 

@@ -1,0 +1,23 @@
+#!/bin/bash
+# One task of sandbox/slurm/train.sbatch: from its number and the learners' hosts to its command line.
+#     worker.sh learner|actor FLAG...
+set -eu
+read -ra hosts <<<"$MLMA_LEARNER_HOSTS"
+read -ra python <<<"$MLMA_PYTHON" # may be several words, such as: apptainer exec mlma.sif /opt/mlma/.venv/bin/python
+on_each=$((MLMA_LEARNERS / ${#hosts[@]}))
+role=$1
+shift
+if [[ $role == learner ]]; then
+    # What mpirun would tell; srun started this instead.
+    export OMPI_COMM_WORLD_RANK=$SLURM_PROCID OMPI_COMM_WORLD_SIZE=$MLMA_LEARNERS
+    export OMPI_COMM_WORLD_LOCAL_RANK=$SLURM_LOCALID OMPI_COMM_WORLD_LOCAL_SIZE=$on_each OMPI_MCA_mpi_yield_when_idle=1
+    host=${hosts[SLURM_PROCID / on_each]}
+    export MLMA_ADDRESS=$host # where the other learners find this one
+    mine=$(((MLMA_ACTORS - SLURM_PROCID + MLMA_LEARNERS - 1) / MLMA_LEARNERS))
+    actors=$(seq -s , "$mine") # only their number counts
+    set -- "$@" --task="$SLURM_PROCID" --num_learners="$MLMA_LEARNERS" --learner_host="$host:$MLMA_PORT" --actor_hosts="$actors"
+else # dealt to learners in turn
+    rank=$((SLURM_PROCID % MLMA_LEARNERS))
+    set -- "$@" --task=$((SLURM_PROCID / MLMA_LEARNERS)) --learner_host="${hosts[rank / on_each]}:$((MLMA_PORT + rank % on_each))"
+fi
+exec "${python[@]}" experiment.py "$@" --job_name="$role"
