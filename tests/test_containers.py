@@ -131,14 +131,11 @@ def test_what_kubernetes_refers_to_is_there() -> None:
             source = entry.get("valueFrom", {})
             assert all(reference["name"] in made for reference in source.values())
         volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
-        assert {
-            volume["persistentVolumeClaim"]["claimName"] for volume in volumes.values() if "persistentVolumeClaim" in volume
-        } <= claims
+        asked = [volume["persistentVolumeClaim"] for volume in volumes.values() if "persistentVolumeClaim" in volume]
+        assert {claim["claimName"] for claim in asked} <= claims
         mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", [])}
         assert set(mounts.values()) == set(volumes)
-        probes = [
-            container[name]["exec"]["command"] for name in container if name.endswith("Probe") and "exec" in container[name]
-        ]
+        probes = [container[name]["exec"]["command"] for name in container if "Probe" in name and "exec" in container[name]]
         assert all(is_a_probe(words) for words in probes)
         assert bool(probes) == (component != "launcher") == ("/run/mlma" in mounts)
     for policy in kinds("NetworkPolicy"):
@@ -171,10 +168,8 @@ def alone(folder: Path, words: list[str]) -> list[str]:
     """Words that run a command as in a container of its own: /run and /srv are private, `learners` is this host."""
     (folder / "hosts").write_text("127.0.0.1 localhost learners\n")
     (folder / "srv").mkdir(exist_ok=True)
-    script = (
-        f"mount --bind {folder}/hosts /etc/hosts; mount --bind {folder}/srv /srv; mount -t tmpfs none /run; mkdir /run/mlma"
-    )
-    return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", f'{script}; exec "$@"', "sh", *words]
+    script = f"mount --bind {folder}/hosts /etc/hosts; mount --bind {folder}/srv /srv; mount -t tmpfs none /run"
+    return ["unshare", "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh", *words]
 
 
 @pytest.mark.hosts
@@ -185,22 +180,20 @@ def test_the_commands_of_compose_train_as_they_stand_outside_of_containers(tmp_p
     services = compose(MLMA_TOKEN="secret", LEVEL="catch")
     env = {"MLMA_TOKEN": "secret", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
-    started = {
-        name: Process(tmp_path, name, command=alone(tmp_path, service["command"]), env=env)
-        for name, service in services.items()
-    }
+    started: dict[str, Process] = {}
     try:
+        for name, service in services.items():
+            started[name] = Process(tmp_path, name, command=alone(tmp_path, service["command"]), env=env)
         learners = started["learners"]
         logdir = tmp_path / "srv/mlma/catch"
         wait_for(lambda: rows(logdir) and rows(logdir)[-1]["frames"] > 2e4, 200, learners.text, learners)
-        child = learners.children()
         probe = services["learners"]["healthcheck"]["test"][1:]
         for name in started:
-            inside = ["nsenter", f"--target={started[name].children()[0]}", "--mount", "--pid", *probe]
+            inside = ["nsenter", f"--target={started[name].process.pid}", "--mount", f"--wd={ROOT}", *probe]
             done = subprocess.run(inside, cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
             assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
             assert "progresses" in done.stdout
-        os.kill(child[0], getattr(signal, services["learners"]["stop_signal"]))
+        learners.signal(getattr(signal, services["learners"]["stop_signal"]))
         assert learners.wait(60) == 0, learners.text()
         assert any((logdir / "checkpoints").glob("checkpoint-*.npz"))
         for name in services.keys() - {"learners"}:

@@ -1,8 +1,8 @@
 """Compares docker/compose.yaml and sandbox/kubernetes with published schemas: `make manifests`, which installs these.
 
-Kubernetes: the schemas of its API, in the package kubernetes-validate, every field known (strict). MPIJob has no schema in a
-package: its own few fields are listed here, as in types.go of kubeflow/mpi-operator (v2beta1), and its pod templates are checked as the pods
-that they become. Compose: compose_spec.json of the package docker-compose. Nothing is contacted.
+Kubernetes: the schemas of its API, in the package kubernetes-validate, every field known (strict). MPIJob has no schema
+in a package: its own few fields are listed here, as in types.go of kubeflow/mpi-operator (v2beta1), and its pod templates are
+checked as the pods that they become. Compose: compose_spec.json of the package docker-compose. Nothing is contacted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ MPIJOB = {
     "launcherCreationPolicy": str, "mpiImplementation": str,
 }  # fmt: skip
 RUN_POLICY = {
-    "cleanPodPolicy", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "backoffLimit", "schedulingPolicy", "suspend", "managedBy",
+    "cleanPodPolicy", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "backoffLimit", "schedulingPolicy", "suspend",
+    "managedBy",
 }  # fmt: skip
 
 

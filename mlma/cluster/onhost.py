@@ -222,7 +222,7 @@ class Run:
 def missing(request: dict[str, Any]) -> str:
     """What this host lacks, in one line."""
     for tool in request["tools"]:
-        if shutil.which(tool) is None:
+        if shutil.which(os.path.expandvars(tool)) is None:
             return f"lacks {tool}"
     for path in request["paths"]:
         if not os.path.exists(path):

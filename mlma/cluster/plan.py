@@ -118,9 +118,9 @@ def session_name(options: Options, config: Config) -> str:
 def python_of(worker: Worker, options: Options) -> tuple[str, ...]:
     if worker.python:
         return tuple(shlex.split(worker.python))
-    if worker.image:
-        return ("python3",)
-    return (sys.executable,) if worker.local and not worker.folder else (f"{folder_of(worker, options)}/.venv/bin/python",)
+    if worker.local and (worker.image or not worker.folder):
+        return (sys.executable,)
+    return ("python3",) if worker.image else (f"{folder_of(worker, options)}/.venv/bin/python",)
 
 
 def folder_of(worker: Worker, options: Options) -> str:
