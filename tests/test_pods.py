@@ -1,4 +1,4 @@
-"""The commands of sandbox/kubernetes as they stand, without Kubernetes: mpirun in a launcher finds learners in other pods by ssh.
+"""The commands of sandbox/kubernetes as they stand, without Kubernetes: mpirun reaches learners in other pods by ssh.
 
 Pods are hosts of tests/hosts.py with the image's paths and its user, under the names that the MPI operator gives them.
 """
@@ -10,10 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from tests.hosts import Host, Hosts, root
+from tests.hosts import Host, Hosts, make_hosts, missing, root
 from tests.runs import ROOT, Process, rows, wait_for
 from tests.test_containers import DOCKERFILE, templates
 
@@ -34,23 +35,30 @@ hostname {name}
 
 
 @pytest.fixture
-def pods(hosts: Hosts) -> list[Host]:
+def pods() -> Iterator[Hosts]:
+    """Hosts of their own, since they will not be the same afterwards."""
+    if reason := missing():
+        pytest.skip(reason)
+    with make_hosts(3) as hosts:
+        furnish(hosts)
+        yield hosts
+
+
+def furnish(hosts: Hosts) -> None:
     """The launcher and two learners' pods. Keys are root's and readable, as those of a Secret are."""
     secret = hosts.folder / "secret"
     secret.mkdir()
     root("ssh-keygen", "-q", "-t", "ecdsa", "-b", "521", "-m", "PEM", "-N", "", "-f", str(secret / "id_rsa"))
     shutil.copy(secret / "id_rsa.pub", secret / "authorized_keys")
-    found = hosts.all[:3]
-    known = "".join(f"{pod.ip} {name} {name.split('.')[0]}\n" for pod, name in zip(found[1:], NAMES, strict=True))
-    for pod, name in zip(found, ["mlma-launcher", *(name.split(".")[0] for name in NAMES)], strict=True):
+    known = "".join(f"{pod.ip} {name} {name.split('.')[0]}\n" for pod, name in zip(hosts.all[1:], NAMES, strict=True))
+    for pod, name in zip(hosts, ["mlma-launcher", *(name.split(".")[0] for name in NAMES)], strict=True):
         table = f"127.0.0.1 localhost\n{known}"
         pod.run("sh", "-ec", POD.format(root=ROOT, venv=sys.prefix, secret=secret, hosts=table, name=name))
-    return found
 
 
-def test_the_launcher_starts_learners_in_their_pods_and_ends_them_with_a_checkpoint(pods: list[Host], hosts: Hosts) -> None:
+def test_the_launcher_starts_learners_in_their_pods_and_ends_them_with_a_checkpoint(pods: Hosts) -> None:
     launcher, *workers = pods
-    folder = hosts.folder / "pods"
+    folder = pods.folder / "pods"
     folder.mkdir()
     folder.chmod(0o777)
     (folder / "hostfile").write_text("".join(f"{name} slots=1\n" for name in NAMES))
