@@ -149,7 +149,8 @@ def test_slurm_deals_actors_to_learners_in_turn(hosts: str, learners: int, actor
     on_each = learners // len(hosts.split())
 
     def start(role: str, task: int) -> Config:
-        numbers = {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task % on_each), "MLMA_PYTHON": "printf %s\\n"}
+        numbers = {"SLURM_PROCID": str(task), "OMPI_COMM_WORLD_RANK": str(task), "MLMA_PYTHON": "printf %s\\n"}
+        numbers["SLURMD_NODENAME"] = hosts.split()[task // on_each] if role == "learner" else "c"
         command = ["sandbox/slurm/worker.sh", role, "--level_name=catch", "--learner_host=overridden:1"]
         done = subprocess.run(command, cwd=ROOT, env=os.environ | env | numbers, capture_output=True, text=True, check=True)
         return flags_of(done.stdout.splitlines())

@@ -109,7 +109,7 @@ class Slurm:
 def slurm() -> Iterator[Slurm]:
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
     if lacking:
-        pytest.skip(f"needs {', '.join(lacking)}: apt-get install slurmctld slurmd slurm-client munge libpmix2")
+        pytest.skip(f"needs {', '.join(lacking)}: apt-get install slurmctld slurmd slurm-client munge")
     with make_hosts(3) as hosts:
         folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=hosts.folder))
         cluster = Slurm(hosts, folder)
@@ -124,8 +124,10 @@ def test_the_job_trains_is_requeued_and_goes_on_where_it_was(slurm: Slurm) -> No
     logdir, log = slurm.folder / "run", slurm.folder / "job.out"
     words = [f"--logdir={logdir}", *FLAGS, "--checkpoint_every_seconds=3600"]
     sizes = ["--cpus-per-task=1", f"--output={log}", ":", "--ntasks=4", "--mem-per-cpu=100M"]
-    python = f"--export=ALL,MLMA_PYTHON={sys.executable}"
-    said = slurm.call("sbatch", python, *sizes, "sandbox/slurm/train.sbatch", *words)
+    env = {"MLMA_PYTHON": sys.executable, "MLMA_MPIRUN": f"{Path(sys.executable).parent}/mpirun"}
+    env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    python = ",".join(["--export=ALL", *(f"{name}={value}" for name, value in env.items())])
+    said = slurm.call("sbatch", python, f"--chdir={ROOT}", *sizes, f"{ROOT}/sandbox/slurm/train.sbatch", *words)
     (job,) = re.findall(r"Submitted batch job (\d+)", said) or [said]
 
     def explain() -> str:

@@ -8,14 +8,16 @@ on_each=$((MLMA_LEARNERS / ${#hosts[@]}))
 role=$1
 shift
 if [[ $role == learner ]]; then
-    # What mpirun would tell; srun started this instead.
-    export OMPI_COMM_WORLD_RANK=$SLURM_PROCID OMPI_COMM_WORLD_SIZE=$MLMA_LEARNERS
-    export OMPI_COMM_WORLD_LOCAL_RANK=$SLURM_LOCALID OMPI_COMM_WORLD_LOCAL_SIZE=$on_each OMPI_MCA_mpi_yield_when_idle=1
-    host=${hosts[SLURM_PROCID / on_each]}
+    rank=$OMPI_COMM_WORLD_RANK
+    host=${hosts[rank / on_each]}
+    if [[ $host != "$SLURMD_NODENAME" ]]; then
+        echo "worker.sh: learner $rank is on $SLURMD_NODENAME; its actors look for it on $host" >&2
+        exit 2
+    fi
     export MLMA_ADDRESS=$host # where the other learners find this one
-    mine=$(((MLMA_ACTORS - SLURM_PROCID + MLMA_LEARNERS - 1) / MLMA_LEARNERS))
+    mine=$(((MLMA_ACTORS - rank + MLMA_LEARNERS - 1) / MLMA_LEARNERS))
     actors=$(seq -s , "$mine") # only their number counts
-    set -- "$@" --task="$SLURM_PROCID" --num_learners="$MLMA_LEARNERS" --learner_host="$host:$MLMA_PORT" --actor_hosts="$actors"
+    set -- "$@" --task="$rank" --num_learners="$MLMA_LEARNERS" --learner_host="$host:$MLMA_PORT" --actor_hosts="$actors"
 else # dealt to learners in turn
     rank=$((SLURM_PROCID % MLMA_LEARNERS))
     set -- "$@" --task=$((SLURM_PROCID / MLMA_LEARNERS)) --learner_host="${hosts[rank / on_each]}:$((MLMA_PORT + rank % on_each))"
