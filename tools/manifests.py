@@ -45,7 +45,8 @@ def pods_of(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for role, replica in spec["mpiReplicaSpecs"].items():
         if set(replica) != {"replicas", "restartPolicy", "template"} or replica["restartPolicy"] not in ("Never", "OnFailure"):
             raise ValueError(f"spec.mpiReplicaSpecs.{role}: must have replicas, restartPolicy (Never or OnFailure), template")
-        yield {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": role.lower()}} | replica["template"]
+        template = replica["template"]
+        yield {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"] | {"name": role}, "spec": template["spec"]}
 
 
 def kubernetes() -> int:
@@ -58,8 +59,9 @@ def kubernetes() -> int:
                 for version in KUBERNETES:
                     try:
                         kubernetes_validate.validate(shown, version, strict=True)
-                    except (kubernetes_validate.ValidationError, jsonschema.ValidationError) as error:
-                        raise ValueError(f"{path.name}: {shown['kind']} {shown['metadata']['name']}: {error}") from None
+                    except jsonschema.ValidationError as error:
+                        where = f"{path.name}: {shown['kind']} {shown['metadata']['name']}, {'.'.join(map(str, error.path))}"
+                        raise ValueError(f"{where}: {error.message} (Kubernetes {version})") from None
                 found += 1
     return found
 
