@@ -6,7 +6,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom train evaluate test test-levels test-hosts lint types bench learn clean
+.PHONY: help install install-actor install-learner install-vizdoom train evaluate test test-levels test-hosts test-slurm lint types manifests bench learn clean
 
 help:  ## this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -39,6 +39,9 @@ test-levels: install install-vizdoom  ## every game of Atari-57 for 1,000 steps,
 test-hosts: install  ## the frontend on four hosts in network namespaces: minutes, as root; ARGS are arguments of pytest
 	$(PY) -m pytest -m hosts --timeout=900 $(ARGS)
 
+test-slurm: install  ## sandbox/slurm on a real Slurm of three nodes in network namespaces: minutes, as root
+	$(PY) -m pytest -m slurm --timeout=1500 $(ARGS)
+
 learn: install  ## the long learning runs: hours; ARGS are arguments of pytest
 	$(PY) -m pytest -m learning --timeout=14400 $(ARGS)
 
@@ -53,6 +56,13 @@ lint:  ## ruff: rules and format
 types:  ## mypy
 	@tools/setup.sh dev
 	$(PY) -m mypy
+
+manifests:  ## docker/compose.yaml and sandbox/kubernetes against published schemas
+	@tools/setup.sh
+	@test -e .tools/schemas/done || { .tools/uv/bin/python -m venv .tools/schemas \
+	    && .tools/schemas/bin/python -m pip install -q kubernetes-validate==1.37.0 \
+	    && .tools/schemas/bin/python -m pip install -q --no-deps docker-compose==1.29.2 && touch .tools/schemas/done; }
+	@.tools/schemas/bin/python tools/manifests.py
 
 clean:  ## remove .venv, .tools and caches; logdir stays
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache

@@ -16,6 +16,7 @@ import tensorflow as tf
 from mlma import wire
 from mlma.config import Config
 from mlma.graph import Flat, graph
+from mlma.health import Pulse
 from mlma.transport import FINISHED, PART, Client, LearnerLost
 from mlma.types import Agent, EnvSpec, VectorEnv
 from mlma.weights import FlatWeights, build
@@ -103,9 +104,11 @@ class Speed:
         """`frames` are those of one `add`."""
         self._frames, self._say = frames, say
         self._count, self._since = 0, time.monotonic()
+        self.total = 0  # frames
 
     def add(self) -> None:
         self._count += 1
+        self.total += self._frames
         if (seconds := time.monotonic() - self._since) > SAY_EVERY:
             self._say(f"{self._count * self._frames / seconds:,.0f} frames/s")
             self._count, self._since = 0, time.monotonic()
@@ -124,6 +127,7 @@ def run(
     connect: Callable[[], Client],
     hello: Callable[[wire.Layout, FlatWeights], dict[str, Any]],
     say: Callable[[str], None],
+    pulse: Pulse,
 ) -> None:
     """Acts until the learner says that training is over. `make_env` takes a seed, which the learner hands out, and which of all
     environments of the run those are."""
@@ -133,7 +137,7 @@ def run(
     errors = graph(agent.errors)
     act = Flat(agent.act)
     while True:
-        client, answer = _handshake(connect, hello(layout, weights), config.reconnect_seconds, say)
+        client, answer = _handshake(connect, hello(layout, weights), config.reconnect_seconds, say, pulse)
         say(f"connected to {config.learner_host}")
         mine = places(answer["actor"], answer["actors"], config.envs_per_actor)
         env = make_env(answer["seed"], mine)
@@ -141,7 +145,7 @@ def run(
             agent.explore(mine, answer["actors"] * env.num_envs)
             trajectories = Trajectories(layout, env.num_envs, config.unroll_length, config.task, mine, answer["seed"], errors)
             speed = Speed(env.num_envs * config.unroll_length * spec.action_repeats, say)
-            _act_until_over(env, agent, act, weights, trajectories, client, config.task, speed)
+            _act_until_over(env, agent, act, weights, trajectories, client, config.task, speed, pulse)
             say("training is over")
             return
         except LearnerLost as error:
@@ -160,6 +164,7 @@ def _act_until_over(
     client: Client,
     task: int,
     speed: Speed,
+    pulse: Pulse,
 ) -> None:
     """The loop."""
     version, data = client.fetch(have=NONE)
@@ -168,6 +173,7 @@ def _act_until_over(
     if data is None:
         raise LearnerLost("it has no weights for us")
     weights.write(data)
+    pulse.works()
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
     while True:
         output, next_state = act(timestep._replace(discount=None, episode_return=None, episode_frames=None), state)
@@ -175,13 +181,15 @@ def _act_until_over(
             for payload in trajectories.messages():
                 header = {"task": task, "waited": client.waited, "dropped": trajectories.dropped()}
                 for message in wire.messages(header, payload, PART):
-                    client.put(message)
+                    client.put(message, waiting=lambda: pulse.waits("the learner to take trajectories"))
             speed.add()
+            pulse.waits("the learner's weights", CALL_SECONDS)
             version, data = client.fetch(version)
             if version == FINISHED:
                 return
             if data is not None:
                 weights.write(data)
+            pulse.progressed(speed.total)
             trajectories.add(timestep, output, state, version)  # step T is step 0 of the next ones
         timestep, state = env.step(output.action.numpy()), next_state
         if (lost := getattr(env, "lost", None)) is not None and lost.any():
@@ -189,12 +197,13 @@ def _act_until_over(
 
 
 def _handshake(
-    connect: Callable[[], Client], hello: dict[str, Any], seconds: float, say: Callable[[str], None]
+    connect: Callable[[], Client], hello: dict[str, Any], seconds: float, say: Callable[[str], None], pulse: Pulse
 ) -> tuple[Client, dict[str, Any]]:
     """A client that the learner accepted, and its answer; tries again, ever more rarely, for `seconds`."""
     begun = said = time.monotonic()
     pause = BACK_OFF[0]
     while True:
+        pulse.waits("its learner", CALL_SECONDS)
         client = connect()
         try:
             return client, client.handshake(hello)

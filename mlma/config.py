@@ -89,6 +89,8 @@ class Config:
     idle_seconds: float = 10.0
     # seconds after which a learner that keeps the others waiting is named, and the run ended
     hang_seconds: float = 60.0
+    # folder on this host where the worker notes how it is, for `python -m mlma.health`; empty is nowhere
+    health_folder: str = ""
     # what gradients travel as between learners
     compression: Literal["none", "fp16"] = "none"
     # seconds for which an actor looks for a learner that it lost or has not found yet, before it gives up

@@ -18,6 +18,7 @@ from mlma import optimizers
 from mlma.allreduce import Allreduce
 from mlma.config import Config
 from mlma.graph import Flat, graph
+from mlma.health import Pulse
 from mlma.memory import Memory
 from mlma.metrics import Metrics
 from mlma.peers import Peers
@@ -153,6 +154,7 @@ def run(
     save: Callable[[], object],
     stop: Any,
     patience: Patience,
+    pulse: Pulse,
 ) -> None:
     """The loop: trains until `total_environment_frames`, or until `stop.wanted` on any rank. `save` is rank 0's."""
     next_save = time.monotonic() + config.checkpoint_every_seconds
@@ -163,12 +165,14 @@ def run(
             save()
         with metrics.phase("wait"), peers.phase("waiting for a sample"):
             sample = patience.sample(memory, stop)
+        pulse.works() if patience.alone else pulse.waits("the other learners", 3 * config.hang_seconds)
         with metrics.phase("train"), peers.phase("step"):
             step = learner.train(sample, stop=stop.wanted, report=metrics.due())
         patience.others_had_data = step.contributors > 0
         if sample is not None:
             memory.update_priorities(sample.keys, learner.priorities)
             metrics.add(step.metrics)
+            pulse.progressed(learner.frames)
         if step.contributors:
             with metrics.phase("publish"):
                 publish(learner.step, learner.weights.read())
@@ -187,9 +191,11 @@ class Patience:
     """How long this learner waits for a sample: `idle_seconds` while the others wait for it, then not at all until it has data
     again; alone, for ever. Says ever again what is missing: a run does not hang silently."""
 
-    def __init__(self, config: Config, alone: bool, missing: Callable[[], str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, alone: bool, missing: Callable[[], str], say: Callable[[str], None], pulse: Pulse
+    ) -> None:
         self.alone = alone
-        self._config, self._missing, self._say = config, missing, say
+        self._config, self._missing, self._say, self._pulse = config, missing, say, pulse
         self._since = time.monotonic()
         self._next = config.starved_seconds
         self._idle = False
@@ -199,6 +205,7 @@ class Patience:
     def sample(self, memory: Memory, stop: Any) -> Sample | None:
         end = time.monotonic() + (0 if self.alone or self._idle else self._patience)
         while True:
+            self._pulse.waits("a sample")
             # An idle rank must not delay those that have data; where nobody has any, nothing is delayed.
             sample = memory.sample(timeout=0.0 if self._idle and self.others_had_data else POLL)
             self._see(sample is not None)

@@ -18,6 +18,7 @@ from mlma import actor, checkpoint, envs, presets, resume, transport, wire
 from mlma.config import Config
 from mlma.evaluate import Episode, Tape, evaluate, of_level, report, save, seed_of, summary
 from mlma.graph import Flat
+from mlma.health import Pulse
 from mlma.types import Agent, EnvSpec
 from mlma.weights import FlatWeights, build, named
 
@@ -43,6 +44,7 @@ def hello(config: Config, layout: wire.Layout, weights: FlatWeights) -> dict[str
 
 
 def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
+    pulse = Pulse(config.health_folder, f"actor-{config.task}")
     threads(config.actor_threads)
     token = transport.read_token(config.token_file)
     address = transport.check_address(config.learner_host, token)
@@ -59,7 +61,9 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         connect=lambda: transport.Client(address, token, actor.CALL_SECONDS),
         hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task},
         say=say,
+        pulse=pulse,
     )
+    pulse.end()
     return 0
 
 

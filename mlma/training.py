@@ -6,6 +6,7 @@ starting several learners (mlma/mpirun.py).
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import shutil
@@ -26,6 +27,7 @@ from mlma import learner as learning
 from mlma.allreduce import Allreduce
 from mlma.config import Config
 from mlma.console import Screen, error
+from mlma.health import Pulse
 from mlma.local import LocalActors
 from mlma.memory import Memory, TrajectoryQueue
 from mlma.metrics import CsvWriter, Diverged, Metrics, Row, TensorBoardWriter
@@ -65,6 +67,7 @@ class Stop:
 
 def learn(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     """A learner; in local training (task -1) with its own actors on a socket that only this user can open."""
+    pulse = Pulse(config.health_folder, f"learner-{World.here().rank}")
     learners.use_own_gpu()
     threads(config.learner_threads)
     token = transport.read_token(config.token_file)
@@ -75,7 +78,9 @@ def learn(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         config = replace(config, learner_host=f"unix:{sockets}/learner")
     config = replace(config, learner_host=own_port(config.learner_host, allreduce))
     try:
-        return _learn(config, spec, make_agent, allreduce, transport.check_address(config.learner_host, token), token)
+        code = _learn(config, spec, make_agent, allreduce, transport.check_address(config.learner_host, token), token, pulse)
+        pulse.end()
+        return code
     finally:
         if sockets:
             shutil.rmtree(sockets, ignore_errors=True)
@@ -90,7 +95,9 @@ def own_port(address: str, allreduce: Allreduce) -> str:
     return f"{host}:{int(port) + local_rank}" if same > 1 and port.isdigit() else address
 
 
-def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allreduce, address: str, token: str) -> int:
+def _learn(
+    config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allreduce, address: str, token: str, pulse: Pulse
+) -> int:
     tf.random.set_seed(config.seed)  # equal on all ranks
     logdir = Path(config.logdir)
     logdir.mkdir(parents=True, exist_ok=True)
@@ -131,13 +138,12 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
             return state.save(metrics) if first else True
 
         peers = Peers(allreduce, config.hang_seconds, say, last_will=save)
-        patience = learning.Patience(
-            config, allreduce.size == 1, lambda: receiver.missing(config.num_actors, config.idle_seconds), say
-        )
+        missing = functools.partial(receiver.missing, expected, config.idle_seconds)
+        patience = learning.Patience(config, allreduce.size == 1, missing, say, pulse)
         metrics.begin(learner.step, learner.frames, state.seconds)
         say(f"logdir {logdir}; learner at {config.learner_host}; {config.num_actors if actors else 'remote'} actors")
         try:
-            learning.run(config, learner, memory, server.publish, metrics, peers, save, stop, patience)
+            learning.run(config, learner, memory, server.publish, metrics, peers, save, stop, patience, pulse)
         except (learning.NonFinite, Diverged) as failure:
             stop.failure = failure
         finally:
@@ -214,7 +220,7 @@ def _welcome(
 
 
 def _start_actors(config: Config, rank: int, metrics: Metrics, stop: Stop, say: Say) -> LocalActors:
-    words = flags.to_argv(replace(config, job_name="actor", task=0))
+    words = flags.to_argv(replace(config, job_name="actor", task=0, health_folder=""))
     command = [sys.executable, str(Path(sys.argv[0]).resolve()), *words]
     return LocalActors(
         lambda task: [*command, f"--task={task}"],

@@ -238,8 +238,8 @@ class Client:
             data.append(answer[2].numpy())
         return version, b"".join(data)
 
-    def put(self, message: bytes) -> None:
-        """Hands a message to the sender; waits while the one before is not accepted yet."""
+    def put(self, message: bytes, waiting: Callable[[], None] = lambda: None) -> None:
+        """Hands a message to the sender; waits while the one before is not accepted yet, calling `waiting` now and then."""
         started = time.monotonic()
         while True:
             if self._failure:
@@ -248,7 +248,7 @@ class Client:
                 self._outbox.put(message, timeout=0.5)
                 break
             except queue.Full:
-                continue
+                waiting()
         self.waited += time.monotonic() - started
 
     def _send(self) -> None:

@@ -63,3 +63,22 @@ def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
     assert (home / "my run/saved-0").exists()
     left = {str(path.relative_to(home)) for path in home.rglob("*") if ".mlma" in path.parts or "tmux" in path.name}
     assert {path for path in left if "/logs" not in path} <= {".mlma", ".mlma/my-run", ".mlma/my-run/localhost"}, left
+
+
+def test_workers_in_images_are_started_by_the_engine_and_find_the_run(home: Path) -> None:
+    """The engine here starts them without a container; the real ones: docker/build_without_daemon.sh."""
+    (home / "image/.venv/bin").mkdir(parents=True)
+    Path(cheap_python(home)).rename(home / "image/.venv/bin/python")
+    (home / "engine").write_text('#!/bin/sh\nimage=$2; shift 2; echo "$image of $HOME"; exec "$@"\n')
+    (home / "engine").chmod(0o755)
+    rows = ["job,ip,image,folder", *(f"{job},localhost,lab/mlma:1,{home}/image" for job in ("learner", "actor"))]
+    (home / "workers.csv").write_text("\n".join(rows) + "\n")
+    (home / "my run").mkdir()
+    assert "lacks no-such-engine" in call(home, "--workers_csv_path=workers.csv", "--container=no-such-engine run", code=1)
+    call(home, "down")
+    call(home, "--workers_csv_path=workers.csv", "--container=$HOME/engine run")
+    wait_for(lambda: "reached the learner" in call(home, "logs", "actor-0"), 30, lambda: call(home, "logs"))
+    assert f"lab/mlma:1 of {home}" in call(home, "logs", "actor-0")
+    said = call(home, "check")
+    assert " image " in said and "nothing wrong" in said
+    assert "1 host left clean" in call(home, "down")

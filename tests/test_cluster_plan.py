@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlma import config as flags
-from mlma.cluster import options, plan, state, table
+from mlma.cluster import options, plan, state, table, up
 from mlma.cluster.options import Options
 from mlma.config import Config
 from tests.runs import ROOT
@@ -101,6 +101,7 @@ learner,10.0.0.4,,,,-oProxyCommand=x,,2
         (f"{ANCESTOR}\nlearner,a,,,,u,x\nactor,a,,,,u,y\n", "row 3, column ssh_password: differs from row 2"),
         (f"{ANCESTOR},ssh_key_file\nlearner,a,,,,,,/no/such\nactor,a,,,,,,\n", "'/no/such': must be a file on this machine"),
         (f'{ANCESTOR},python\nlearner,a,,,,,,"it\'s"\nactor,a,,,,,,\n', "must be a command, quoted as in a shell"),
+        (f"{ANCESTOR},image\nlearner,a,,,,,,--privileged\nactor,a,,,,,,\n", "must be the name or the file of an image"),
         (f"{ANCESTOR},folder\nlearner,a,,,,,,~/code\nactor,a,,,,,,\n", "without ~"),
     ],
 )
@@ -133,6 +134,7 @@ def test_actors_are_dealt_to_learners_in_turn_and_each_gets_its_command(tmp_path
         learner_host="10.9.0.2:8001",
         envs_per_actor=7,
         token_file=".mlma/pong-1/10.9.0.4/token",
+        health_folder=".mlma/pong-1/10.9.0.4/health/actor-5",
     )
     assert windows["actor-0"].words[0] == "mlma/.venv/bin/python"
     assert [window.name for window in made.on("bob@10.9.0.3:22")] == ["actor-0", "actor-1", "actor-2", "actor-3"]
@@ -179,6 +181,27 @@ def test_more_actors_than_rows_go_round_the_rows_and_fewer_are_the_first(tmp_pat
     assert [w.name for w in make(tmp_path, actors=3).windows] == ["learners", "actor-0", "actor-1", "actor-2"]
     with pytest.raises(ValueError, match="2 actors for 3 learners"):
         make(tmp_path, actors=2)
+
+
+def test_a_row_with_an_image_runs_in_a_container_and_its_host_needs_only_a_python(tmp_path: Path) -> None:
+    text = f"{ANCESTOR},image,folder\nlearner,10.0.0.1,,0,,,,lab/learner:2,\nlearner,10.0.0.1,,1,,,,lab/learner:2,\n"
+    made = make(tmp_path, f"{text}actor,10.0.0.2,,,,ann,,mlma-actor,\nactor,10.0.0.3,,,,ann,,mlma.sif,/code\n")
+    learners, first, second = made.windows
+    assert first.words[:3] == ("sh", "-c", f'exec {Options().container} "$@"')
+    assert first.words[3:7] == ("sh", "mlma-actor", "/opt/mlma/.venv/bin/python", "/opt/mlma/experiment.py")
+    assert second.words[4:7] == ("mlma.sif", "/code/.venv/bin/python", "/code/experiment.py")
+    assert flags.parse(list(first.words[7:])).token_file == ".mlma/pong-1/10.0.0.2/token"
+    words = learners.words[learners.words.index("lab/learner:2") + 1 :]
+    assert words[:2] == ("env", "OMPI_MCA_mpi_yield_when_idle=1"), "a container has an environment of its own"
+    assert "/opt/mlma/.venv/bin/mpirun" in words and words.count("/opt/mlma/experiment.py") == 2
+    assert [made.hosts[key].python for key in ("ann@10.0.0.2:22", "ann@10.0.0.3:22")] == [("python3",), ("python3",)]
+    assert up.engines(made, made.hosts["ann@10.0.0.2:22"]) == ["podman"]
+
+
+def test_several_learners_in_images_are_in_one_container(tmp_path: Path) -> None:
+    for rows in ("learner,a,,,,,,x\nlearner,b,,,,,,x\n", "learner,a,,,,,,x\nlearner,a,,,,,,\n"):
+        with pytest.raises(ValueError, match="rows 2, 3, column image: several learners run in one container"):
+            make(tmp_path, f"{ANCESTOR},image\n{rows}actor,c,,,,,,\nactor,c,,,,,,\n")
 
 
 def test_learners_with_different_pythons_are_refused_before_mpirun_fails(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from agents.networks import NetworkState
 from mlma import learner as learning
 from mlma import optimizers, wire
 from mlma.allreduce import Alone
+from mlma.health import Pulse
 from mlma.learner import Learner, NonFinite
 from mlma.memory import TrajectoryQueue
 from mlma.metrics import Metrics
@@ -160,10 +161,10 @@ def run(learner: Learner, trajectories: int, said: list[str]) -> list[int]:
         np.testing.assert_array_equal(weights, learner.weights.read())
         published.append(version)
 
-    patience = learning.Patience(config, alone=True, missing=lambda: "1 of 2 actors", say=said.append)
+    patience = learning.Patience(config, alone=True, missing=lambda: "1 of 2 actors", say=said.append, pulse=Pulse("", ""))
     peers = Peers(Alone(), 60.0, said.append, last_will=lambda: None)
     metrics = Metrics([], 1e9, 400.0)
-    learning.run(config, learner, memory, publish, metrics, peers, lambda: None, Stop(said, 2), patience)
+    learning.run(config, learner, memory, publish, metrics, peers, lambda: None, Stop(said, 2), patience, Pulse("", ""))
     return published
 
 

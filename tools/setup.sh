@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv what pyproject.toml says: `tools/setup.sh [learner] [dev] [vizdoom]`. How and why: docs/install.md.
+# Makes .venv what pyproject.toml says: `tools/setup.sh [learner] [dev] [vizdoom] [cuda]`. How and why: docs/install.md.
 # Answers in milliseconds when nothing has changed. A group asked for once stays, so `make train` takes nothing from `make test`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -83,10 +83,18 @@ export_uv_settings() {
     export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
 }
 
+use_cuda() { # the TensorFlow that uses GPUs takes the place of the one that does not, in the same version; CUDA comes with it as wheels
+    local version
+    version=$(sed -n 's/^ *"tensorflow-cpu==\([0-9.]*\)",$/\1/p' pyproject.toml)
+    .tools/uv/bin/uv pip uninstall --quiet --python .venv/bin/python tensorflow-cpu &&
+        .tools/uv/bin/uv pip install --quiet --python .venv/bin/python "tensorflow[and-cuda]==$version"
+}
+
 main() {
     local group
     for group in "$@"; do
-        [[ $group == learner || $group == dev || $group == vizdoom ]] || fail "$group: no such group; the groups are learner, dev, vizdoom"
+        [[ $group == learner || $group == dev || $group == vizdoom || $group == cuda ]] ||
+            fail "$group: no such group; the groups are learner, dev, vizdoom, cuda"
     done
     up_to_date "$@" && return
     [[ $(uname -sm) == "Linux x86_64" ]] || fail "needs Linux on x86-64, this is $(uname -sm)"
@@ -118,9 +126,12 @@ main() {
     make_uv
     export_uv_settings
     local arguments=(sync)
-    for group in $wanted; do arguments+=(--group "$group"); done
+    for group in $wanted; do
+        if [[ $group != cuda ]]; then arguments+=(--group "$group"); fi
+    done
     if [[ -e $STAMP ]]; then echo "unfinished $wanted" >$STAMP; fi
     .tools/uv/bin/uv "${arguments[@]}" || fail "uv could not install the packages; its message is above, docs/install.md has a table of causes"
+    if [[ " $wanted " == *" cuda "* ]]; then use_cuda || fail "uv could not install TensorFlow for GPUs; its message is above"; fi
     echo "$fingerprint $wanted" >$STAMP
     say "done in $SECONDS s"
 }

@@ -20,6 +20,7 @@ from mlma.cluster.hosts import ask
 from mlma.cluster.plan import ROOT, Host, Plan
 from mlma.cluster.ssh import Connection, Fault
 from mlma.cluster.table import Worker
+from mlma.cluster.up import engines
 
 PACKAGES = ("tensorflow", "tensorflow-cpu", "dm-sonnet", "dm-tree", "numpy", "gymnasium", "ale-py", "rich")
 LEARNER_PACKAGES = ("horovod",)
@@ -42,7 +43,7 @@ def check(context: Context) -> int:
 
     def probe(host: Host, connection: Connection) -> dict[str, Cell]:
         reached = time.monotonic() - begun
-        request = question(context, host) | {"files": list(digests)}
+        request = question(context, host) | {"files": [] if host.image else list(digests)}
         try:
             before = time.time()
             answer = ask(host, connection, request, context.hosts.seconds, "probe")
@@ -70,8 +71,8 @@ def question(context: Context, host: Host) -> dict[str, Any]:
     return {
         "id": context.state.id,
         "folder": host.folder,
-        "packages": [*PACKAGES, *(LEARNER_PACKAGES if learners and several else ())],
-        "tools": ["tmux", *(["ssh"] if ssh else [])],
+        "packages": [] if host.image else [*PACKAGES, *(LEARNER_PACKAGES if learners and several else ())],
+        "tools": ["tmux", *(["ssh"] if ssh else []), *engines(plan, host)],
         "ports": [["127.0.0.1" if options.tunnel else learner.worker.ip, learner.port] for learner in learners],
         "folders": [".", *([context.logdir()] if host == plan.head else [])],
         "gpus": any(learner.worker.cuda_visible_devices not in ("", "-1") for learner in learners),
@@ -81,11 +82,11 @@ def question(context: Context, host: Host) -> dict[str, Any]:
 def judge(plan: Plan, host: Host, answer: dict[str, Any], digests: dict[str, str], learners: list[Worker]) -> dict[str, Cell]:
     cells: dict[str, Cell] = {}
     version = answer["python"]
-    cells["python"] = (version, "" if version.startswith("3.11.") else f"Python {version}; must be 3.11")
+    cells["python"] = (version, "" if host.image or version.startswith("3.11.") else f"Python {version}; must be 3.11")
     if answer["tools"]:
         cells["python"] = (version, f"lacks {', '.join(answer['tools'])}")
-    cells["code"] = _code(answer["code"], digests, host.folder)
-    cells["packages"] = _packages(answer["packages"])
+    cells["code"] = ("image", "") if host.image else _code(answer["code"], digests, host.folder)
+    cells["packages"] = ("image", "") if host.image else _packages(answer["packages"])
     busy = {place: why for place, why in answer["ports"].items() if why and not (answer["ours"] and "in use" in why)}
     cells["ports"] = ("free" if answer["ports"] else "-", "; ".join(f"cannot listen at {p}: {why}" for p, why in busy.items()))
     if busy:

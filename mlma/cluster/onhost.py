@@ -87,7 +87,7 @@ class Run:
                     (self.workers / f"{name}{suffix}").unlink(missing_ok=True)
             begun, already, differ = [], [], []
             for name, spec in wanted.items():
-                spec["env"]["MLMA_RUN"] = self.id
+                spec["env"] |= {"MLMA_RUN": self.id, "MLMA_WORKER": name}
                 if before.get(name, {"state": ""})["state"] in ALIVE:
                     already.append(name)
                     if (load(self.workers / f"{name}.spec") or {}).get("words") != spec["words"]:
@@ -169,7 +169,8 @@ class Run:
         self.remove_dead_socket()
         authorize(f"{self.id}-{self.folder.name}", [])
         if self.folder.is_dir():
-            shutil.rmtree(self.workers, ignore_errors=True)
+            for folder in (self.workers, self.folder / "health"):
+                shutil.rmtree(folder, ignore_errors=True)
             for path in self.folder.iterdir():
                 if path.name != "logs":
                     path.unlink()
@@ -221,7 +222,7 @@ class Run:
 def missing(request: dict[str, Any]) -> str:
     """What this host lacks, in one line."""
     for tool in request["tools"]:
-        if shutil.which(tool) is None:
+        if shutil.which(os.path.expandvars(tool)) is None:
             return f"lacks {tool}"
     for path in request["paths"]:
         if not os.path.exists(path):

@@ -11,6 +11,11 @@ from typing import Any
 from mlma import config as flags
 from mlma.config import Config
 
+PODMAN = (
+    "podman run --rm --network=host --userns=keep-id --volume=$HOME:$HOME --workdir=$HOME "
+    "--env=HOME --env=MLMA_RUN --env=MLMA_WORKER"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -27,6 +32,8 @@ class Options:
     remote_folder: str = "mlma"
     # mpirun on the first learner's host; auto is the one beside its python
     mpirun: str = "auto"
+    # what starts a worker whose row names an image: words for a shell on its host, to which the image and the command are added
+    container: str = PODMAN
     # more words for mpirun, such as "--mca btl_tcp_if_include eth0"
     mpirun_args: str = ""
 
@@ -49,6 +56,8 @@ class Options:
     worker_restarts: int = 10
     # seconds between a crash and the next start, doubled each time up to a minute
     restart_seconds: float = 1.0
+    # seconds without a sign of life after which a worker hangs, and is killed and started again
+    hung_seconds: float = 180.0
     # seconds for learners to save a checkpoint and end; then by force
     stop_seconds: float = 60.0
 
@@ -79,7 +88,7 @@ OURS = {  # flags of experiment.py that follow from the CSV
 }  # fmt: skip
 AT_LEAST = {
     "connect_seconds": 0.1, "command_seconds": 1, "worker_restarts": 0, "restart_seconds": 0.1, "stop_seconds": 1,
-    "every_seconds": 0.2, "lines": 1,
+    "every_seconds": 0.2, "lines": 1, "hung_seconds": 1,
 }  # fmt: skip
 USAGE = (
     "usage: python run_experiment_mm_raw.py [VERB] [--workers_csv_path=FILE] [--logdir=FOLDER] [--flag=value ...]",

@@ -29,6 +29,7 @@ ENVIRONMENT = {"PYTHONUNBUFFERED": "1"}
 HOME = "@HOME@"  # in a file for a host: its home there
 PAUSE = (60.0, 60.0)  # seconds: the longest between two starts, and after which a worker counts as healthy again
 ALWAYS = 10**9
+IN_IMAGE = "/opt/mlma"  # folder of the code in images
 AT_HOME = ("sh", "-c", 'cd && exec "$@"', "sh")  # mpirun starts a remote rank in some folder
 
 
@@ -44,6 +45,7 @@ class Host:
     key_file: str
     python: tuple[str, ...]  # what runs Python there
     folder: str  # of the code
+    image: str = ""  # that its workers run in, if they do; then `python` need only be Python
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,10 @@ class Window:
     restarts: int
     pause: tuple[float, float, float]  # seconds: first, longest, and of life after which the first is used again
     serves: tuple[str, ...] = ()  # windows of this host without which it need not be
+    health: str = ""  # folder where the worker notes how it is
+    hung_seconds: float = 0.0  # after which one that notes nothing is killed
     group: bool = True  # what asks it to end goes to all of its processes
+    image: str = ""
 
     def spec(self, session: str) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"log": f"{run_folder(session, self.host)}/logs/{self.name}.log"}
@@ -113,11 +118,18 @@ def session_name(options: Options, config: Config) -> str:
 def python_of(worker: Worker, options: Options) -> tuple[str, ...]:
     if worker.python:
         return tuple(shlex.split(worker.python))
-    return (sys.executable,) if worker.local and not worker.folder else (f"{folder_of(worker, options)}/.venv/bin/python",)
+    if worker.local and (worker.image or not worker.folder):
+        return (sys.executable,)
+    return ("python3",) if worker.image else (f"{folder_of(worker, options)}/.venv/bin/python",)
 
 
 def folder_of(worker: Worker, options: Options) -> str:
-    return worker.folder or (str(ROOT) if worker.local else options.remote_folder)
+    return worker.folder or (IN_IMAGE if worker.image else str(ROOT) if worker.local else options.remote_folder)
+
+
+def in_image(worker: Worker, words: tuple[str, ...], options: Options) -> tuple[str, ...]:
+    """The same command, in a container if the row names an image. A shell on the host sees the words of --container."""
+    return ("sh", "-c", f'exec {options.container} "$@"', "sh", worker.image, *words) if worker.image else words
 
 
 def make(workers: list[Worker], config: Config, options: Options, actors: int = 0) -> Plan:
@@ -141,7 +153,7 @@ def _hosts(workers: list[Worker], options: Options) -> dict[str, Host]:
     for worker in sorted(workers, key=lambda worker: worker.job != "learner"):  # a learner's python has mpirun beside it
         user = getpass.getuser() if worker.local else worker.host.partition("@")[0]
         key_file = worker.ssh_key_file or options.ssh_key_file
-        there = python_of(worker, options), folder_of(worker, options)
+        there = python_of(worker, options), folder_of(worker, options), worker.image
         hosts.setdefault(worker.host, Host(worker.host, worker.ip, worker.ssh_port or 22, user, worker.local, key_file, *there))
     return hosts
 
@@ -158,7 +170,14 @@ def _learners(workers: list[Worker], actors: int) -> list[Learner]:
 
 
 def _check_learners(learners: list[Learner], options: Options) -> None:
-    if len({learner.worker.host for learner in learners}) == 1:
+    images = {learner.worker.image: learner.worker.row for learner in learners}
+    hosts = {learner.worker.host for learner in learners}
+    if len(images) > 1 or (len(hosts) > 1 and "" not in images):
+        raise ValueError(
+            f"rows {', '.join(str(learner.worker.row) for learner in learners)}, column image: several learners run in one "
+            "container, so they must be on one host and have one image (docs/deploy.md: on several hosts)"
+        )
+    if len(hosts) == 1:
         return
     places: dict[str, Worker] = {}
     for learner in learners:
@@ -176,14 +195,19 @@ def _check_learners(learners: list[Learner], options: Options) -> None:
         )
 
 
-def _worker_words(worker: Worker, config: Config, options: Options, session: str, **own: Any) -> tuple[str, ...]:
-    own["token_file"] = f"{run_folder(session, worker.host)}/token"
+def _worker_words(worker: Worker, config: Config, options: Options, session: str, health: str, **own: Any) -> tuple[str, ...]:
+    own |= {"token_file": f"{run_folder(session, worker.host)}/token", "health_folder": health}
     if worker.job == "learner" and worker.local:
         own["logdir"] = str(Path(config.logdir).absolute())
     if worker.envs_per_actor:
         own["envs_per_actor"] = worker.envs_per_actor
-    experiment = f"{folder_of(worker, options)}/experiment.py"
-    return (*python_of(worker, options), experiment, *flags.to_argv(dataclasses.replace(config, **own)))
+    folder = folder_of(worker, options)
+    python = (f"{folder}/.venv/bin/python",) if worker.image else python_of(worker, options)
+    return (*python, f"{folder}/experiment.py", *flags.to_argv(dataclasses.replace(config, **own)))
+
+
+def _health(session: str, host: str, window: str) -> str:
+    return f"{run_folder(session, host)}/health/{window}"
 
 
 def _learners_window(learners: list[Learner], placed: list[Worker], config: Config, options: Options, session: str) -> Window:
@@ -196,7 +220,8 @@ def _learners_window(learners: list[Learner], placed: list[Worker], config: Conf
         own = {"job_name": "learner", "task": learner.rank, "learner_host": f"{listen}:{learner.port}", "actor_hosts": actors}
         if len(learners) > 1:
             own["num_learners"] = len(learners)
-        words = list(_worker_words(worker, config, options, session, **own))
+        health = _health(session, worker.host, LEARNERS)
+        words = list(_worker_words(worker, config, options, session, health, **own))
         variables = [f"MLMA_ADDRESS={worker.ip}"] if spread else []
         if worker.cuda_visible_devices:
             variables.append(f"CUDA_VISIBLE_DEVICES={worker.cuda_visible_devices}")
@@ -211,25 +236,31 @@ def _learners_window(learners: list[Learner], placed: list[Worker], config: Conf
         words = [_mpirun(head, options), *shlex.split(options.mpirun_args), "--oversubscribe", "--bind-to", "none"]
         for number, segment in enumerate(segments):
             words += [":"] * bool(number) + segment
-        env |= _mpi_environment(run_folder(session, head.host), spread)
+        mpi = _mpi_environment(run_folder(session, head.host), spread)
+        env |= mpi
+        if head.image:
+            words = ["env", *(f"{name}={value}" for name, value in mpi.items()), *words]
     pause = (options.restart_seconds, *PAUSE)
     return Window(
         head.host,
         LEARNERS,
-        tuple(words),
+        in_image(head, tuple(words), options),
         env,
         int(CLEAN_STOP),
         options.stop_seconds,
         options.worker_restarts,
         pause,
+        health=_health(session, head.host, LEARNERS),
+        hung_seconds=options.hung_seconds,
         group=len(learners) == 1,
+        image=head.image,
     )
 
 
 def _mpirun(head: Worker, options: Options) -> str:
-    python = python_of(head, options)[0]
     if options.mpirun != "auto":
         return options.mpirun
+    python = f"{folder_of(head, options)}/.venv/bin/python" if head.image else python_of(head, options)[0]
     return str(Path(python).parent / "mpirun") if "/" in python else "mpirun"
 
 
@@ -260,10 +291,23 @@ def _actor_window(
     learner = learners[index % len(learners)]
     address = _learner_address(worker, learner, options, session)
     own = {"job_name": "actor", "task": index // len(learners), "learner_host": address}
-    words = _worker_words(worker, config, options, session, **own)
+    name = f"actor-{index}"
+    health = _health(session, worker.host, name)
+    words = in_image(worker, _worker_words(worker, config, options, session, health, **own), options)
     pause = (options.restart_seconds, *PAUSE)
-    env = dict(ENVIRONMENT)
-    return Window(worker.host, f"actor-{index}", words, env, int(signal.SIGTERM), 10.0, options.worker_restarts, pause)
+    return Window(
+        worker.host,
+        name,
+        words,
+        dict(ENVIRONMENT),
+        int(signal.SIGTERM),
+        10.0,
+        options.worker_restarts,
+        pause,
+        health=health,
+        hung_seconds=options.hung_seconds,
+        image=worker.image,
+    )
 
 
 def _tunnel_windows(placed: list[Worker], learners: list[Learner], options: Options, session: str) -> list[Window]:

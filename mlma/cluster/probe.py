@@ -20,7 +20,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "python": platform.python_version(),
         "code": {name: digest(Path(request["folder"]) / name) for name in request["files"]},
         "packages": {name: version(name) for name in request["packages"]},
-        "tools": [tool for tool in request["tools"] if shutil.which(tool) is None],
+        "tools": [tool for tool in request["tools"] if shutil.which(os.path.expandvars(tool)) is None],
         "ports": {f"{address}:{port}": busy(address, port) for address, port in request["ports"]},
         "ours": marked(request["id"]),
         "disk": {folder: free(Path(folder)) for folder in request["folders"]},

@@ -18,8 +18,8 @@ from mlma.cluster.plan import Host
 from mlma.cluster.table import Worker
 
 DEFINING = (  # flags of ours that a run keeps from one call to the next
-    "workers_csv_path", "tmux_sess", "tunnel", "remote_folder", "mpirun", "mpirun_args", "ssh_key_file", "known_hosts",
-    "worker_restarts", "restart_seconds", "stop_seconds",
+    "workers_csv_path", "tmux_sess", "tunnel", "remote_folder", "mpirun", "mpirun_args", "container", "ssh_key_file",
+    "known_hosts", "worker_restarts", "restart_seconds", "hung_seconds", "stop_seconds",
 )  # fmt: skip
 
 

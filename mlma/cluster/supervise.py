@@ -3,8 +3,9 @@
     python supervise.py .mlma/SESSION/HOST/workers/NAME.spec
 
 The frontend copies this file to the host, so it needs nothing but Python's own library. What it knows is in NAME.json at any
-time. A worker that ends with code 0 is done. SIGTERM, SIGINT, or the end of the window (SIGHUP) ask the worker to end, and
-kill it after `grace` seconds. Not here: who starts and stops this program (mlma/cluster/onhost.py).
+time. A worker that ends with code 0 is done; one that hangs (mlma/health.py) is killed, and has crashed. SIGTERM, SIGINT, or
+the end of the window (SIGHUP) ask the worker to end, and kill it after `grace` seconds. Not here: who starts and stops this
+program (mlma/cluster/onhost.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,9 +155,33 @@ class Supervisor:
         self.save(state=state, why=why, since=time.time())
         return 0
 
+    def hangs(self) -> str:
+        """Which of its processes has fallen silent, as they note themselves (mlma/health.py)."""
+        for path in Path(self.spec["health"]).glob("*.json") if self.spec["health"] else ():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                record = json.loads(path.read_text())
+                silent = time.monotonic() - record["beat"]
+                if silent > self.spec["hung_seconds"] + record["may_be_silent"]:
+                    return f"{path.stem} hangs, was last heard of {silent:.0f} s ago; killing it"
+        return ""
+
+    def clear(self) -> None:
+        """Ends what an earlier life has left in a container, which outlives the command that started it."""
+        if not self.spec["image"]:
+            return
+        marks = {f"{name}={self.spec['env'][name]}".encode() for name in ("MLMA_RUN", "MLMA_WORKER")}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if int(folder.name) != os.getpid() and marks <= set((folder / "environ").read_bytes().split(b"\0")):
+                    os.kill(int(folder.name), signal.SIGKILL)
+
     def once(self) -> int:
         """One life of the worker: its exit code; that of a signal is negative."""
+        self.kill = False
         environment = {k: v for k, v in os.environ.items() if k not in SECRETS} | self.spec["env"]
+        self.clear()
+        if self.spec["health"]:
+            shutil.rmtree(self.spec["health"], ignore_errors=True)  # what an earlier life has noted
         try:
             self.child = subprocess.Popen(
                 self.spec["words"],
@@ -188,10 +214,13 @@ class Supervisor:
                 self.child.wait()
                 self.child.stdout.close()
                 return self.child.returncode
-            if self.spec["serves"] and time.monotonic() - checked > 2:
+            if time.monotonic() - checked > 2:
                 checked = time.monotonic()
-                if self.stop_asked is None and not self.needed():
+                if self.spec["serves"] and self.stop_asked is None and not self.needed():
                     self.unneeded, self.stop_asked = True, time.monotonic()
+                if not self.kill and (hangs := self.hangs()):
+                    self.say(hangs)
+                    self.kill = True
             if self.stop_asked is not None and not signalled:
                 signalled = True
                 with contextlib.suppress(OSError):  # mpirun's ssh must not hear it; the python below a wrapper must

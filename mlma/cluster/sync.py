@@ -1,7 +1,7 @@
 """--sync: copies the code to the hosts over SFTP, only what differs, and sets up there. Never removes a file.
 
-A host whose row names a python of its own is not set up: that environment is somebody else's. Not here: what set-up does
-(tools/setup.sh, docs/install.md).
+A host whose row names a python of its own is not set up: that environment is somebody else's; one whose row names an image gets
+nothing. Not here: what set-up does (tools/setup.sh, docs/install.md).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sync(context: Context) -> int:
                 raise Fault(f"set-up failed: {said[-1] if said else f'code {done.code}'}")
         return len(changed)
 
-    answers = context.hosts.each([key for key, host in context.plan.hosts.items() if not host.local], bring)
+    answers = context.hosts.each([key for key, host in context.plan.hosts.items() if not (host.local or host.image)], bring)
     problems = faults(answers)
     for key, problem in problems.items():
         print(f"{key}: {problem}")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ANCESTOR = ("job", "ip", "tf_port", "cuda_visible_devices", "ssh_port", "ssh_username", "ssh_password")
-OPTIONAL = ("ssh_key_file", "folder", "python", "envs_per_actor", "num_actors")
+OPTIONAL = ("ssh_key_file", "folder", "python", "envs_per_actor", "num_actors", "image")
 SHOWN = 40  # characters of a bad value
 
 
@@ -42,6 +42,7 @@ class Worker:
     python: str = ""
     envs_per_actor: int = 0
     num_actors: int = 0
+    image: str = ""
 
     @property
     def local(self) -> bool:
@@ -117,6 +118,7 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
     "python": _command,
     "envs_per_actor": _integer(1, 100_000),
     "num_actors": _integer(1, 10_000),
+    "image": _matching(r"[\w/][\w./:@+-]*", "the name or the file of an image, or empty"),
 }
 
 

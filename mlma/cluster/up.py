@@ -7,13 +7,14 @@ happens on a host (mlma/cluster/onhost.py), ending the run (mlma/cluster/down.py
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from typing import Any
 
 from mlma.cluster import down, keys
 from mlma.cluster.context import Context, count, faults
 from mlma.cluster.hosts import SOURCES, ask
-from mlma.cluster.plan import LEARNERS, Host, Window, kind
+from mlma.cluster.plan import LEARNERS, Host, Plan, Window, kind
 from mlma.cluster.ssh import Connection
 
 
@@ -59,6 +60,7 @@ def _request(context: Context, host: Host, host_keys: dict[str, list[str]], supe
     windows = plan.on(host.key)
     files = keys.files(plan, context.keys, host, host_keys) if _has_workers(context, host) else {}
     tools = ["tmux"] if windows else []
+    tools += engines(plan, host)
     tools += ["ssh"] if any(w.name.startswith("tunnel") for w in windows) or (plan.spread() and host == plan.head) else []
     return context.request(
         "start",
@@ -71,6 +73,11 @@ def _request(context: Context, host: Host, host_keys: dict[str, list[str]], supe
     )
 
 
+def engines(plan: Plan, host: Host) -> list[str]:
+    """What starts containers there, if any are."""
+    return shlex.split(plan.options.container)[:1] if any(window.image for window in plan.on(host.key)) else []
+
+
 def _has_workers(context: Context, host: Host) -> bool:
     """Learners that mpirun starts here have no window."""
     return bool(context.plan.on(host.key)) or any(learner.worker.host == host.key for learner in context.plan.learners)
@@ -78,6 +85,8 @@ def _has_workers(context: Context, host: Host) -> bool:
 
 def _code(window: Window) -> list[str]:
     """Paths that a command needs, on its host."""
+    if window.image:
+        return []
     first = [word for word in window.words if word.endswith("/experiment.py")][:1]
     return [*first, window.words[0]] if "/" in window.words[0] else first
 

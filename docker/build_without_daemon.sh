@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Builds the images and trains in them on a machine without a container engine: a base by debootstrap, then buildah in a chroot.
+#     sudo docker/build_without_daemon.sh [STEP...]        steps: base actor learner actor-test learner-test train; default: all
+# Needs root, debootstrap and buildah. Everything lands in $BUILD (default /var/tmp/mlma-build), which may be removed afterwards.
+# The package indexes are those of this machine: pip's configuration files are mounted while building, PIP_INDEX_URL and PIP_CERT are
+# handed over; apt uses $MIRROR.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+BUILD=${BUILD:-/var/tmp/mlma-build}
+MIRROR=${MIRROR:-http://deb.debian.org/debian}
+BASE=localhost/debian:bookworm-slim
+
+fail() {
+    echo "build_without_daemon: $*" >&2
+    exit 1
+}
+[[ $EUID == 0 ]] || fail "needs root, since it makes a file system (debootstrap) and enters it (chroot)"
+for tool in debootstrap buildah; do
+    command -v $tool >/dev/null || fail "needs $tool: apt-get install -y --no-install-recommends debootstrap buildah"
+done
+mkdir -p "$BUILD/tmp"
+export TMPDIR=$BUILD/tmp BUILDAH_ISOLATION=chroot
+image_tool() { buildah --root "$BUILD/images" --runroot "$BUILD/run" "$@"; }
+
+machine=(--network host)
+for file in /etc/pip.conf /root/.config/pip/pip.conf /root/.pip/pip.conf; do
+    if [[ -r $file ]]; then machine+=(--volume "$file:$file:ro"); fi
+done
+if [[ -r /etc/ssl/certs/ca-certificates.crt ]]; then
+    machine+=(--volume /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro)
+fi
+settings=()
+for name in PIP_INDEX_URL PIP_CERT; do
+    if [[ -n ${!name:-} ]]; then settings+=(--build-arg "$name=${!name}"); fi
+done
+
+base() { # what docker.io/library/debian:bookworm-slim is: the smallest Debian, without documentation
+    rm -rf "$BUILD/base"
+    debootstrap --variant=minbase bookworm "$BUILD/base" "$MIRROR" >"$BUILD/debootstrap.log" ||
+        fail "debootstrap failed; its last line: $(tail -1 "$BUILD/debootstrap.log")"
+    rm -rf "$BUILD"/base/var/lib/apt/lists/* "$BUILD"/base/var/cache/apt/*.bin "$BUILD"/base/var/cache/apt/archives/*.deb \
+        "$BUILD"/base/usr/share/{doc,man,info,locale}/* "$BUILD"/base/var/log/*.log
+    local container
+    container=$(image_tool from scratch)
+    image_tool add --quiet "$container" "$BUILD/base" / >/dev/null
+    image_tool config --cmd bash "$container"
+    image_tool commit --quiet --rm "$container" $BASE >/dev/null
+    rm -rf "$BUILD/base"
+}
+
+build() { # build TARGET
+    image_tool bud --quiet --layers --pull-never "${machine[@]}" "${settings[@]}" --build-arg BASE=$BASE \
+        --file docker/Dockerfile --target "$1" --tag "mlma-$1" .
+}
+
+inside() { # inside IMAGE COMMAND...: as its user, with the folder of this run
+    local container=$1
+    shift
+    image_tool run --volume "$BUILD/srv:/srv/mlma" --volume "$BUILD/health-$container:/run/mlma" "$container" -- "$@"
+}
+
+train() { # 2 learners and 2 actors for each in the images; the corridor's best is p(right) = .586
+    local learner actors=() i
+    rm -rf "$BUILD/srv" && install -d -o 1000 -g 1000 "$BUILD/srv"
+    learner=$(image_tool from --pull-never mlma-learner)
+    install -d -o 1000 -g 1000 "$BUILD/health-$learner"
+    trap 'kill $(jobs -p) 2>/dev/null; wait; image_tool rm --all >/dev/null' EXIT
+    inside "$learner" mpirun -np 2 --oversubscribe --bind-to none python experiment.py --job_name=learner --task=0 --num_learners=2 \
+        --learner_host=localhost:8001 --actor_hosts=a,b --level_name=corridor --logdir=/srv/mlma/corridor --health_folder=/run/mlma &
+    local learners=$!
+    for i in 0 1 2 3; do
+        actors[i]=$(image_tool from --pull-never mlma-actor)
+        install -d -o 1000 -g 1000 "$BUILD/health-${actors[i]}"
+        inside "${actors[i]}" python experiment.py --job_name=actor --task=$((i / 2)) --learner_host=localhost:$((8001 + i % 2)) \
+            --level_name=corridor --health_folder=/run/mlma >"$BUILD/actor-$i.log" 2>&1 &
+    done
+    sleep 40
+    inside "$learner" python -m mlma.health --health_folder=/run/mlma
+    inside "${actors[3]}" python -m mlma.health --health_folder=/run/mlma
+    wait $learners || fail "the learners ended with code $?"
+    wait
+    tail -n 1 "$BUILD/actor-3.log"
+    trap - EXIT
+    image_tool rm --all >/dev/null
+}
+
+sizes() {
+    echo "== sizes"
+    image_tool images --format '{{.Name}} {{.Size}}' | sort -u
+    local container
+    container=$(image_tool from --pull-never mlma-actor)
+    image_tool run "$container" -- sh -c 'for tool in gcc g++ cc make; do ! command -v $tool || exit 1; done
+        ! python -c "import horovod" 2>/dev/null || exit 1; echo "actor: no compiler, no Horovod; runs as $(id -un)"' || fail "the actor image has what it should not"
+    image_tool rm "$container" >/dev/null
+}
+
+for step in ${@:-base actor learner actor-test learner-test train sizes}; do
+    begun=$SECONDS
+    echo "== $step"
+    case $step in
+    base | train | sizes) $step ;;
+    actor | learner | actor-test | learner-test) build "$step" ;;
+    *) fail "$step: no such step; allowed: base actor learner actor-test learner-test train sizes" ;;
+    esac
+    echo "== $step: $((SECONDS - begun)) s"
+done
