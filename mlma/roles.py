@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,27 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     threads(config.actor_threads)
     token = transport.read_token(config.token_file)
     address = transport.check_address(config.learner_host, token)
-    tf.random.set_seed(int.from_bytes(os.urandom(7), "little"))
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    tf.random.set_seed(config.seed if config.deterministic else int.from_bytes(os.urandom(7), "little"))
 
     def say(line: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} actor {config.task}: {line}", flush=True)
 
+    recorder = None
+    if config.video_every_episodes:
+        from mlma import video  # what it imports, other actors do without
+
+        recorder = video.Recorder(config, Path(config.logdir) / "videos" / "training", say)
     actor.run(
         config,
         spec,
         make_agent(config, spec),
         make_env=lambda seed: envs.make(config.level_name, config.envs_per_actor, seed, config),
         connect=lambda: transport.Client(address, token, actor.CALL_SECONDS),
-        hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task},
+        hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task, "host": os.uname().nodename},
         say=say,
+        recorder=recorder,
     )
     return 0
 
@@ -68,6 +77,7 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     checkpoints = checkpoint.Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
     path = checkpoints.find(config.test_checkpoint)
     threads(presets.cores())
+    config = replace(config, env_threads=max(config.env_threads, presets.cores()))  # games are stepped in parallel
     agent = make_agent(config, spec)
     build(agent, spec)
     variables, meta = checkpoint.load(path)
@@ -91,7 +101,7 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     record = save(Path(config.logdir) / "evaluation", config, path, meta["frames"], episodes)
     print(f"written to {record}")
     if tape:
-        from mlma import video  # only here, since actors import this file
+        from mlma import video
 
         returns = [episode.value for episode in sorted(episodes)]
         video.film(config, seed_of(config), tape, returns, Path(config.logdir) / "videos" / record.stem, print)
