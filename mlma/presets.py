@@ -202,7 +202,7 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
             f"--agent_name={config.agent_name}: {config.level_name} has {kind} as observations; allowed: {fitting}"
         )
     _check_replay(config)
-    if config.deterministic:
+    if config.deterministic and (config.task < 0 or config.job_name == "learner"):
         config = _in_turns(config)
     # Local training (task -1) makes a socket of its own; learner and actors that are started apart must agree without a word.
     apart = config.learner_host == "auto" and config.task >= 0

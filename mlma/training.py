@@ -145,7 +145,6 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
         if first:
             metrics.record_workers = lambda workers: write_workers(logdir / "workers.json", workers)
         memory, shard = _memory(config, agent, layout, allreduce.rank, say)
-        metrics.gauges |= memory.gauges()
         wanted = hello(config, layout, learner.weights)
         expected = config.num_actors if config.task < 0 else len(config.actor_hosts.split(","))
         ours = (allreduce.rank, allreduce.size, expected)
@@ -156,13 +155,7 @@ def _learn(config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allr
         greedy_from = GREEDY * allreduce.size * expected * config.envs_per_actor if agent.windows else math.inf
         turn = expected * config.envs_per_actor if config.deterministic else 0
         receiver = Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail, greedy_from, turn)
-        metrics.clocks |= {
-            "receiver/wait": lambda: receiver.phases.seconds["wait"],
-            "receiver/full": lambda: memory.waited,
-            "receiver/stack": lambda: receiver.phases.seconds["stack"] - memory.waited,
-        }
-        if config.task < 0:  # learner and actors share these cores
-            metrics.gauges["host/busy"] = Busy()
+        _measure(config, metrics, memory, receiver)
         actors = _start_actors(config, allreduce.rank, metrics, stop, say) if config.task < 0 else None
 
         def save() -> bool:
@@ -219,6 +212,18 @@ def _memory(config: Config, agent: Agent, layout: wire.Layout, rank: int, say: S
     shard.restore()
     say(f"replay of {config.replay_capacity:,} steps of {replay.bytes_per_step():,.0f} bytes")
     return replay, shard
+
+
+def _measure(config: Config, metrics: Metrics, memory: Memory, receiver: Receiver) -> None:
+    """What is reported of this learner beside its own loop."""
+    metrics.gauges |= memory.gauges()
+    metrics.clocks |= {
+        "receiver/wait": lambda: receiver.phases.seconds["wait"],
+        "receiver/full": lambda: memory.waited,
+        "receiver/stack": lambda: receiver.phases.seconds["stack"] - memory.waited,
+    }
+    if config.task < 0:  # learner and actors share these cores
+        metrics.gauges["host/busy"] = Busy()
 
 
 def _beside(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlma import bottleneck
+from tests.runs import ROOT
 
 
 def row(**shares: float) -> dict[str, float]:
@@ -59,3 +66,53 @@ def test_reports_are_averaged_where_they_have_a_number() -> None:
     assert found["actors/wait"] == 0.02
     assert found["actors/count"] == 9
     assert "slowest/wait" not in found
+
+
+@pytest.fixture(scope="module")
+def staged() -> Any:
+    """sandbox/scaling/staged.py: runs of a level that sleeps."""
+    spec = importlib.util.spec_from_file_location("staged", ROOT / "sandbox/scaling/staged.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+needs_network = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+    pytest.mark.skipif(not all(map(shutil.which, ("ip", "tc"))), reason="no ip or tc: apt-get install iproute2"),
+    pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="no tun device"),
+]
+SHORT = {"warm_up": 3.0, "seconds": 6.0}
+
+
+def test_too_few_actors_are_named(staged: Any, tmp_path: Path) -> None:
+    found = staged.local(tmp_path, 2, *staged.SMALL, **SHORT)
+    assert found.sentence.startswith("actor-bound: the learner waits"), (found.sentence, found.row)
+    assert found.row["learner/wait"] > 0.4
+    parts = sum(found.row[f"learner/{name}"] for name in ("wait", "gradient", "allreduce", "apply", "publish"))
+    assert 0.9 < parts < 1.02, "the parts are the whole"
+
+
+def test_a_large_network_is_named(staged: Any, tmp_path: Path) -> None:
+    found = staged.local(tmp_path, 2, *staged.LARGE, **SHORT)
+    assert found.sentence.startswith("learner-bound: gradients take"), (found.sentence, found.row)
+
+
+@pytest.mark.parametrize("mbit", [pytest.param(100, marks=needs_network)])
+def test_a_slow_link_to_the_learner_is_named(staged: Any, mbit: float, tmp_path: Path) -> None:
+    found = staged.behind_a_link(tmp_path, 2, mbit, *staged.SMALL, **SHORT)
+    assert found.sentence.startswith("network-bound: the learner waits"), (found.sentence, found.row)
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("mbit", [pytest.param(100, marks=needs_network)])
+def test_a_slow_link_between_learners_is_named(staged: Any, mbit: float, tmp_path: Path) -> None:
+    found = staged.far_learners(tmp_path, mbit, *staged.SMALL)
+    assert found.sentence.startswith("allreduce-bound"), (found.sentence, found.row)
+
+
+@pytest.mark.learning
+def test_as_many_actors_as_it_says_saturate_the_learner(staged: Any, tmp_path: Path) -> None:
+    words = staged.follow(tmp_path, 2)
+    assert abs(float(re.findall(r"\(([+-]\d+)%\)", words)[0])) <= 25, words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 import time
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mlma import config, writers
 from mlma.metrics import WINDOW, Diverged, Metrics, Row
 from mlma.phases import ACTOR
 from mlma.writers import CsvWriter, TensorBoardWriter
@@ -214,6 +216,30 @@ def test_time_and_rates_go_on_from_where_a_resumed_run_stopped() -> None:
     metrics.report(100, 900, lambda: 0)
     assert rows[0]["frames_per_second"] == 0
     assert math.isnan(rows[0]["eta_seconds"])
+
+
+def test_a_writer_without_its_package_is_one_line(tmp_path: Path) -> None:
+    for name in ("wandb", "mlflow"):
+        if importlib.util.find_spec(name) is None:
+            with pytest.raises(ValueError, match=f"--writers=tensorboard,{name}: the package {name} is not installed"):
+                writers.make(f"tensorboard,{name}", tmp_path, {}, print)
+    assert writers.make("", tmp_path, {}, print) == []
+    with pytest.raises(ValueError, match="--writers=comet: comet: no such writer; allowed: tensorboard, wandb, mlflow"):
+        config.parse(["--writers=comet"])
+
+
+def test_a_service_that_fails_is_said_once_and_ends_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    broken = writers.Patient("mlflow", TensorBoardWriter(tmp_path), said.append)
+    for _ in range(2):
+        broken({"return/mean": 1.0})  # without frames, which every row has
+    assert said == ["mlflow failed: KeyError: 'frames'; training goes on"]
+
+
+def test_a_curve_has_what_does_not_depend_on_the_clock_with_every_digit(tmp_path: Path) -> None:
+    writer = writers.Curve(tmp_path / "curve.csv", 0)
+    writer({"frames": 100, "seconds": 1.5, "learner/wait": 0.1, "actors/wait": 0.2, "loss/total": 0.1 + 0.2})
+    assert read(tmp_path / "curve.csv") == [{"frames": "100", "loss/total": "0.30000000000000004"}]
 
 
 def test_tensorboard_reads_every_number_over_frames(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ FLAGS = [
     "--learner_threads=1", "--report_every_seconds=2", "--total_environment_frames=1e9",
 ]  # fmt: skip
 SMALL = ["--agent_name=SimpleConvNetAgent", "--sample_reuse=2"]
-LARGE = ["--agent_name=ResNetLSTMAgent", "--sample_reuse=1"]
+LARGE = ["--agent_name=ResNetLSTMAgent", "--sample_reuse=3"]
 
 
 class Sleepy(gymnasium.Env[Any, Any]):
@@ -158,8 +158,8 @@ def main() -> int:
     cases: dict[str, Callable[[Path], str]] = {
         "actors": lambda folder: follow(folder, 2),
         "learner": lambda folder: local(folder, 3, *LARGE).sentence,
-        "link": lambda folder: behind_a_link(folder, 2, 20, *SMALL).sentence,
-        "allreduce": lambda folder: far_learners(folder, 50, *SMALL).sentence,
+        "link": lambda folder: behind_a_link(folder, 2, 100, *SMALL).sentence,
+        "allreduce": lambda folder: far_learners(folder, 100, *SMALL).sentence,
     }
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="+", choices=cases)
