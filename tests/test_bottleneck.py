@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from mlma import bottleneck
+from mlma.cluster import onhost
 from tests.runs import ROOT
 
 
@@ -66,6 +68,21 @@ def test_reports_are_averaged_where_they_have_a_number() -> None:
     assert found["actors/wait"] == 0.02
     assert found["actors/count"] == 9
     assert "slowest/wait" not in found
+
+
+def test_status_says_it_of_the_last_reports_of_a_run_on_another_host(tmp_path: Path) -> None:
+    reports = [row(learner__wait=0.0, actors__wait=0.9, frames=1.0)] * 9
+    reports += [row(learner__wait=0.6, learner__gradient=0.3, frames=2.0)] * bottleneck.RECENT
+    with (tmp_path / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, reports[0])
+        writer.writeheader()
+        writer.writerows(reports)
+    rows = onhost.last_rows(str(tmp_path), bottleneck.RECENT)
+    assert len(rows) == bottleneck.RECENT
+    assert bottleneck.sentence(bottleneck.average(rows)).startswith("actor-bound: the learner waits 60 %")
+    assert 0 <= rows[-1]["age"] < 60
+    (tmp_path / "metrics.csv").write_text("frames,learner/wait\n")
+    assert onhost.last_rows(str(tmp_path), 6) == onhost.last_rows(str(tmp_path / "nowhere"), 6) == []
 
 
 @pytest.fixture(scope="module")
