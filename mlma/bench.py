@@ -237,10 +237,13 @@ def scale(arguments: argparse.Namespace, config: flags.Config) -> None:
         rate, sentence = bench_scale.on_hosts(arguments.workers_csv_path, learners, actors, argv, seconds, warm_up)
         return rate / repeats(dataclasses.asdict(config)), sentence
 
-    train, simulate = (here, lambda count: all_cores_rate("simulation", argv, seconds, warm_up, count))
-    if arguments.workers_csv_path:
-        train, simulate = on_hosts, None
-    found = bench_scale.measure(wanted, train, simulate, lambda line: print(line, flush=True))
+    def simulation(processes: int) -> float:
+        return all_cores_rate("simulation", argv, seconds, warm_up, processes)
+
+    away = arguments.workers_csv_path is not None
+    found = bench_scale.measure(
+        wanted, on_hosts if away else here, None if away else simulation, lambda line: print(line, flush=True)
+    )
     print(bench_scale.text(found))
     print(*bench_scale.save(found, arguments.out), sep="\n")
 

@@ -101,7 +101,7 @@ def _status(logdir: str) -> tuple[float, str]:
     """What the title of `status` says: frames per second, and where the time goes."""
     lines = _frontend("status", logdir).splitlines()
     rate = re.search(r"frames, ([\d,]+) frames/s", lines[0]) if lines else None
-    where = lines[1].strip() if (len(lines) > 1 and "-bound:" in lines[1]) or "balanced:" in lines[1] else ""
+    where = next((line.strip() for line in lines[1:2] if "-bound: " in line or line.startswith("balanced: ")), "")
     return (float(rate[1].replace(",", "")) if rate else 0.0), where
 
 
