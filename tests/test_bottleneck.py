@@ -100,11 +100,11 @@ needs_network = [
     pytest.mark.skipif(not all(map(shutil.which, ("ip", "tc"))), reason="no ip or tc: apt-get install iproute2"),
     pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="no tun device"),
 ]
-SHORT = {"warm_up": 3.0, "seconds": 6.0}
+SHORT = {"warm_up": 2.0, "seconds": 5.0}
 
 
 def test_too_few_actors_are_named(staged: Any, tmp_path: Path) -> None:
-    found = staged.local(tmp_path, 2, *staged.SMALL, **SHORT)
+    found = staged.local(tmp_path, 1, *staged.CHEAP, **SHORT)
     assert found.sentence.startswith("actor-bound: the learner waits"), (found.sentence, found.row)
     assert found.row["learner/wait"] > 0.4
     parts = sum(found.row[f"learner/{name}"] for name in ("wait", "gradient", "allreduce", "apply", "publish"))
