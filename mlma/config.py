@@ -45,6 +45,9 @@ class Config:
     total_environment_frames: float = 0.0
     # seed of the weights and of the environments
     seed: int = 1
+    # actors and learners take turns, and all that is drawn follows from seed and actor: the same flags give the same numbers,
+    # in logdir/curve.csv; slower; impala only, and one actor where none is asked for: docs/seeing.md
+    deterministic: bool = False
     # episodes to play in test mode, of each level
     test_num_episodes: int = 10
     # what is played in test mode: actions drawn as in training, or always the one that the network likes best
@@ -208,10 +211,22 @@ class Config:
     # == Records
     # seconds between two reports on the console, to TensorBoard and to metrics.csv
     report_every_seconds: float = 5.0
+    # learner steps between two reports, in place of seconds; 0 is by the clock, and 100 with deterministic
+    report_every_steps: int = 0
     # seconds between two checkpoints
     checkpoint_every_seconds: float = 300.0
     # how many of the last checkpoints to keep, beside the best
     keep_checkpoints: int = 3
+    # frames between two evaluations during training, each a process of its own beside the learner, with the flags of test mode;
+    # 0 is never
+    evaluate_every: float = 0.0
+    # every so many games of its first environment, actor 0 films one: logdir/videos/training on its host; 0 is never
+    video_every_episodes: int = 0
+    # where reports go beside console and CSV: tensorboard, wandb, mlflow, with commas between; the last two need their package
+    writers: str = "tensorboard"
+    # seconds of a TensorFlow profile of the learner and of a trace of it and actor 0 on one time axis, taken early in the run,
+    # in logdir/profile; 0 is none
+    profile: float = 0.0
     # seconds without a trajectory after which the learner says what it waits for
     starved_seconds: float = 60.0
 
@@ -326,13 +341,15 @@ def _split(argv: list[str], known: dict[str, Flag]) -> dict[str, str | None]:
     return given
 
 
+WRITERS = ("tensorboard", "wandb", "mlflow")
 AT_LEAST = {  # the smallest sensible value of a number
     "total_environment_frames": 0, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
     "actor_threads": 1, "learner_threads": 0, "num_action_repeats": 0, "width": 0, "height": 0, "num_stacked_frames": 0,
     "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": -1,
     "vtrace_lambda": -1, "policy_clip": -1,
     "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": -1, "epsilon": 0,
-    "report_every_seconds": 0.1, "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
+    "report_every_seconds": 0.1, "report_every_steps": 0, "evaluate_every": 0, "video_every_episodes": 0, "profile": 0,
+    "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
     "reconnect_seconds": 0, "num_learners": 0, "max_restarts": 0, "idle_seconds": 0.1, "hang_seconds": 1, "momentum": 0,
     "decay": -1, "baseline_cost": -1, "seed": 0, "replay_capacity": 0, "replay_min_fill": 0, "replay_ratio": 0,
     "priority_exponent": -1, "importance_exponent": -1, "priority_eta": 0, "n_step": 0, "target_period": 0, "burn_in": -1,
@@ -355,6 +372,10 @@ def _check(config: Config) -> None:
         raise ValueError(f"--reward_clipping={config.reward_clipping}: must be {allowed}{nearest(wrong[0], CLIPPINGS)}")
     if config.hang_seconds <= config.idle_seconds:
         raise ValueError(f"--hang_seconds={config.hang_seconds}: must be more than --idle_seconds={config.idle_seconds}")
+    for name in config.writers.split(","):
+        if name not in ("", *WRITERS):
+            allowed = f"{', '.join(WRITERS)}, with commas between"
+            raise ValueError(f"--writers={config.writers}: {name}: no such writer; allowed: {allowed}")
     for name, least in AT_LEAST.items():
         if not getattr(config, name) >= least:
             raise ValueError(f"--{name}={getattr(config, name)}: must be at least {least}")

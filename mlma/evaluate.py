@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.metadata
 import json
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlma import envs, scores
+from mlma import envs, provenance, scores
 from mlma.config import Config
 from mlma.types import Agent, EnvSpec
 
 SEED_OFFSET = 1_000_003  # other games than those of training
-PACKAGES = ("tensorflow-cpu", "tensorflow", "dm-sonnet", "numpy", "gymnasium", "ale-py", "vizdoom")
 
 
 class Tape(NamedTuple):
@@ -114,8 +111,8 @@ def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: 
         "actions": config.test_actions,
         **report(config.level_name, episodes),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "commit": commit(),
-        "versions": versions(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
         "config": dataclasses.asdict(config),
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
@@ -124,22 +121,3 @@ def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: 
         writer.writerow(["episode", "return", "frames", "level"])
         writer.writerows(sorted(episodes, key=lambda episode: episode.number))
     return path
-
-
-def commit() -> str | None:
-    """Of the code that runs, with a + where it was changed since; None outside of a checkout."""
-    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def versions() -> dict[str, str]:
-    found: dict[str, Any] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from mlma import optimizers
@@ -22,6 +23,7 @@ from mlma.health import Pulse
 from mlma.memory import Memory
 from mlma.metrics import Metrics
 from mlma.peers import Peers
+from mlma.phases import Event
 from mlma.types import Agent, Sample
 from mlma.weights import FlatWeights, named
 
@@ -39,6 +41,7 @@ class Step(NamedTuple):
     stop: bool  # somebody wishes to stop after this step
     report: bool  # somebody wishes a report after this step
     metrics: dict[str, float]  # of this rank's sample; empty without one
+    events: list[Event]  # where the time went on this rank: gradient, allreduce, apply
 
 
 class Learner:
@@ -85,12 +88,13 @@ class Learner:
         new_steps = sample.new_steps if sample else 0
         mine = tf.constant([sample is not None, stop, report, new_steps], tf.float32)
         values: dict[str, float] = {}
+        began = time.time()  # the clock of tf.timestamp
         if sample is None:
-            finite, totals, _ = self._idle(mine)
+            finite, totals, _, stamps = self._idle(mine)
         else:
             lag = self.step - sample.trajectory.weights_version
             trajectory = sample.trajectory._replace(weights_version=None)
-            finite, totals, metrics, self.priorities = self._train(
+            finite, totals, metrics, stamps, self.priorities = self._train(
                 sample._replace(trajectory=trajectory, keys=None, new_steps=None), mine
             )
             values = {name: float(value) for name, value in metrics.items()}
@@ -106,27 +110,29 @@ class Learner:
             self.step += 1
             self._agent.after_step(self.step)
         self.frames += steps * self._action_repeats
-        return Step(contributors, stops > 0, reports > 0, values)
+        times = [began, *stamps.numpy().tolist(), time.time()]
+        parts = zip(("gradient", "allreduce", "apply"), times[:-1], np.diff(times).tolist(), strict=True)
+        return Step(contributors, stops > 0, reports > 0, values, list(parts))
 
-    def _train_step(self, sample: Sample, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], tf.Tensor]:
+    def _train_step(self, sample: Sample, mine: tf.Tensor) -> tuple[Any, ...]:
         with tf.GradientTape() as tape:
             loss = self._agent.loss(sample)
         gradients = tape.gradient(loss.total, self.weights.variables)
-        finite, totals, norm = self._update(gradients, loss.total, mine, loss.statistics)
-        return finite, totals, loss.metrics | {"gradient_norm": norm}, loss.priorities
+        finite, totals, norm, stamps = self._update(gradients, loss.total, mine, loss.statistics)
+        return finite, totals, loss.metrics | {"gradient_norm": norm}, stamps, loss.priorities
 
-    def _idle_step(self, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _idle_step(self, mine: tf.Tensor) -> tuple[tf.Tensor, ...]:
         nothing = [tf.zeros_like(v) for v in self.weights.variables]
         return self._update(nothing, tf.constant(0.0), mine, tf.zeros([self._agent.statistics]))
 
-    def _update(
-        self, gradients: list[tf.Tensor], loss: tf.Tensor, mine: tf.Tensor, statistics: Any
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _update(self, gradients: list[tf.Tensor], loss: tf.Tensor, mine: tf.Tensor, statistics: Any) -> tuple[tf.Tensor, ...]:
         """The one collective call of a step, and what follows from it. Where losses are sums over the batch, the gradient of
         all learners is the sum of theirs, and for a learner without data the average of the others stands in; where they are
         means, it is the mean of those that have data."""
         scalars = [mine, [loss], statistics] if self._agent.statistics else [mine, [loss]]
+        ready = time_after(gradients)
         gradients, totals = self._allreduce.reduce(gradients, tf.concat(scalars, axis=0))
+        reduced = time_after([*gradients, totals])
         totals, statistics = totals[: mine.shape[0] + 1], totals[mine.shape[0] + 1 :]
         contributors = totals[0]
         if self._allreduce.size > 1:
@@ -135,13 +141,19 @@ class Learner:
         gradients, norm = optimizers.clip(gradients, self._config.gradients_clipping)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(totals[-1])
         tf.cond(finite & (contributors > 0), lambda: self._apply(gradients, statistics), lambda: tf.constant(0))
-        return finite, totals[:-1], norm
+        return finite, totals[:-1], norm, tf.stack([ready, reduced])
 
     def _apply(self, gradients: list[tf.Tensor], statistics: tf.Tensor) -> tf.Tensor:
         self._optimizer.apply(gradients, self.weights.variables)
         if self._agent.statistics:
             self._agent.normalise(statistics)
         return tf.constant(0)
+
+
+def time_after(tensors: list[tf.Tensor]) -> tf.Tensor:
+    """Seconds since 1970 when these were there."""
+    with tf.control_dependencies(tensors):
+        return tf.timestamp()
 
 
 def run(
@@ -167,20 +179,22 @@ def run(
             sample = patience.sample(memory, stop)
         pulse.works() if patience.alone else pulse.waits("the other learners", 3 * config.hang_seconds)
         with metrics.phase("train"), peers.phase("step"):
-            step = learner.train(sample, stop=stop.wanted, report=metrics.due())
+            step = learner.train(sample, stop=stop.wanted, report=metrics.due(learner.step + 1))
+        metrics.spent(step.events)
         patience.others_had_data = step.contributors > 0
         if sample is not None:
+            metrics.spent([("stack", 0.0, memory.stacking), ("wait", 0.0, -memory.stacking)])
             memory.update_priorities(sample.keys, learner.priorities)
             metrics.add(step.metrics)
             pulse.progressed(learner.frames)
-        if step.contributors:
-            with metrics.phase("publish"):
-                publish(learner.step, learner.weights.read())
         if step.report or step.stop or learner.frames >= config.total_environment_frames:
             with peers.phase("step"):
                 metrics.report(learner.step, learner.frames, learner.checksum)
         if step.stop:
             break
+        if step.contributors and (memory.exhausted or not config.deterministic):  # else it is still the learner's turn
+            with metrics.phase("publish"):
+                publish(learner.step, learner.weights.read())
         if time.monotonic() > next_save:
             with peers.phase("saving a checkpoint"):
                 save()

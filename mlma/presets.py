@@ -237,6 +237,8 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
             f"--agent_name={config.agent_name}: {config.level_name} has {kind} as observations; allowed: {fitting}"
         )
     _check_replay(config)
+    if config.deterministic and (config.task < 0 or config.job_name == "learner"):
+        config = _in_turns(config)
     # Local training (task -1) makes a socket of its own; learner and actors that are started apart must agree without a word.
     apart = config.learner_host == "auto" and config.task >= 0
     return dataclasses.replace(
@@ -259,6 +261,27 @@ def _check_levels(config: Config, spec: EnvSpec) -> None:
         raise ValueError(f"--reward_clipping={config.reward_clipping}: is for {clippings} levels; there are {count}")
     if config.popart and config.algorithm != "impala":
         raise ValueError(f"--popart: is for --algorithm=impala, not {config.algorithm}")
+
+
+def _in_turns(config: Config) -> Config:
+    """Takes turns: what all actors of a learner play with one set of weights, a round, is trained on as a whole."""
+    if config.algorithm != "impala":
+        raise ValueError(
+            f"--deterministic: not with --algorithm={config.algorithm}, whose actors fill a replay; allowed: impala"
+        )
+    actors = (config.num_actors or 1) if config.task < 0 else len(config.actor_hosts.split(","))
+    trajectories = actors * config.envs_per_actor
+    if trajectories % config.batch_size:
+        raise ValueError(
+            f"--deterministic: --batch_size={config.batch_size} must divide the {trajectories} trajectories of one turn, "
+            f"which are those of {actors} actors x --envs_per_actor={config.envs_per_actor}"
+        )
+    return dataclasses.replace(
+        config,
+        num_actors=actors,
+        queue_capacity=max(config.queue_capacity, trajectories),
+        report_every_steps=config.report_every_steps or 100,
+    )
 
 
 def _check_replay(config: Config) -> None:

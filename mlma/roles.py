@@ -48,20 +48,28 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     threads(config.actor_threads)
     token = transport.read_token(config.token_file)
     address = transport.check_address(config.learner_host, token)
-    tf.random.set_seed(int.from_bytes(os.urandom(7), "little"))
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    tf.random.set_seed(config.seed if config.deterministic else int.from_bytes(os.urandom(7), "little"))
 
     def say(line: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} actor {config.task}: {line}", flush=True)
 
+    recorder = None
+    if config.video_every_episodes:
+        from mlma import video  # what it imports, other actors do without
+
+        recorder = video.Recorder(config, Path(config.logdir) / "videos" / "training", say)
     actor.run(
         config,
         spec,
         make_agent(config, spec),
         make_env=lambda seed, places: envs.deal(config, places % (len(spec.actions_of) or 1), seed),
         connect=lambda: transport.Client(address, token, actor.CALL_SECONDS),
-        hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task},
+        hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task, "host": os.uname().nodename},
         say=say,
         pulse=pulse,
+        recorder=recorder,
     )
     pulse.end()
     return 0
@@ -74,6 +82,7 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     checkpoints = checkpoint.Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
     path = checkpoints.find(config.test_checkpoint)
     threads(presets.cores())
+    config = replace(config, env_threads=max(config.env_threads, presets.cores()))  # games are stepped in parallel
     agent = make_agent(config, spec)
     build(agent, spec)
     variables, meta = checkpoint.load(path)
@@ -106,7 +115,7 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         )
     print(f"written to {record}")
     for name, tape, returns in reels:
-        from mlma import video  # only here, since actors import this file
+        from mlma import video
 
         folder = Path(config.logdir) / "videos" / record.stem / (name.replace("/", "-") if each else "")
         video.film(replace(config, level_name=name), seed_of(config), tape, returns, folder, print)

@@ -52,6 +52,15 @@ def of_level(level_name: str) -> Range | None:
     return {**table("atari57"), **table("dmlab30")}.get(key(level_name))
 
 
+def published(level_name: str) -> dict[str, float]:
+    """Who -> the return that was published for this level; beside them a human and random play where they are known."""
+    with (FOLDER / "results.csv").open(newline="") as file:
+        found = {row["who"]: float(row["return"]) for row in csv.DictReader(file) if row["level"] == key(level_name)}
+    if known := of_level(level_name):
+        found |= {"human": known.human, "random": known.random}
+    return found
+
+
 class SuiteScore(NamedTuple):
     """Over all levels of a suite, or of a list."""
 

@@ -8,6 +8,7 @@ playing itself (mlma/evaluate.py).
 from __future__ import annotations
 
 import collections
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,6 +113,40 @@ def seen(observation: Any) -> Any:
     if observation.ndim == 1:
         return bars(observation)
     return observation if observation.shape[-1] == 3 else observation[..., :1].repeat(3, axis=-1)
+
+
+class Recorder:
+    """Films every so many games of an actor's first environment while they are played, as the agent sees them."""
+
+    def __init__(self, config: Config, folder: Path, say: Callable[[str], None]) -> None:
+        self._config, self._folder, self._say = config, folder, say
+        self._games = self._steps = 0
+        self._reel: Reel | None = None
+        self._names: Sequence[str] | None = None
+
+    def __call__(self, env: Any, timestep: Any, output: Any) -> None:
+        """The observation before the action, and what was thought of it."""
+        if timestep.first[0] and self._games % self._config.video_every_episodes == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-game-{self._games}.mp4"
+            self._reel, self._steps = Reel(self._folder / name, fps=60 / self._config.num_action_repeats), 0
+        if self._names is None:
+            self._names = getattr(env, "action_names", [])
+        if self._reel:
+            picture = env.picture(0) if hasattr(env, "picture") else timestep.observation[0]
+            if picture.shape[-1] != 3 or picture.ndim != 3:
+                picture = bars(timestep.observation[0])
+            self._reel.score += float(timestep.reward[0])
+            value, logits, action = (np.asarray(x[0]) for x in (output.value, output.logits, output.action))
+            thought = Thought(self._reel.score, self._steps, float(value), logits, int(action))
+            self._reel.add(draw(picture, thought, self._config, self._names))
+            self._steps += 1
+        if not np.isnan(timestep.episode_return[0]):
+            self._games += 1
+            if self._reel:
+                self._reel.end(keep=True)
+                self._say(f"filmed a game, return {timestep.episode_return[0]:g}: {self._reel.path} and .gif")
+                self._reel = None
 
 
 def bars(observation: Any) -> Any:
