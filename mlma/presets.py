@@ -207,7 +207,7 @@ DMLAB: dict[str, Any] = dict(
 )
 # What does not depend on the algorithm, but on what it looks at.
 SIGHT = ("num_stacked_frames", "reward_clipping", "total_environment_frames")
-SUITES = {
+SUITES: dict[str, dict[str, dict[str, Any]]] = {
     "impala": {"doom": DOOM, "dmlab": DMLAB},
     "apex": {"doom": DOOM, "dmlab": {name: DMLAB[name] for name in SIGHT} | dict(envs_per_actor=4)},
     "r2d2": {"doom": DOOM, "dmlab": {name: DMLAB[name] for name in SIGHT} | dict(envs_per_actor=4, reward_clipping="none")},

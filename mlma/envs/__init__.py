@@ -57,16 +57,11 @@ def levels(level_name: str) -> list[str]:
 
 
 def suite_of(level_name: str) -> str:
-    """The suite of the first level, "" if there is none such."""
+    """The suite of the first level, "" if none lists it."""
     first = levels(level_name)[0]
-    for name, suite in SUITES.items():
-        if (
-            first in suite.names()
-            or (suite is dmlab and dmlab.script(first, False))
-            or (suite is atari and atari.game_of(first))
-        ):
-            return name
-    return ""
+    if dmlab.script(first, evaluation=False):
+        return "dmlab"
+    return next((name for name, suite in SUITES.items() if first in suite.names()), "")
 
 
 def spec_of(config: Config) -> EnvSpec:
