@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # Builds the images and trains in them on a machine without a container engine: a base by debootstrap, then buildah in a chroot.
-#     sudo docker/build_without_daemon.sh [STEP...]        steps: base actor learner actor-test learner-test train; default: all
+#     sudo docker/build_without_daemon.sh [STEP...]        steps: base actor learner actor-test learner-test train sizes; default: all
 # Needs root, debootstrap and buildah. Everything lands in $BUILD (default /var/tmp/mlma-build), which may be removed afterwards.
-# The package indexes are those of this machine: pip's configuration files are mounted while building, PIP_INDEX_URL and PIP_CERT are
-# handed over; apt uses $MIRROR.
+# The package indexes are those of this machine: pip's configuration files and certificates are mounted while building,
+# PIP_INDEX_URL is handed over; apt uses $MIRROR, or the mirror that debootstrap knows.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 BUILD=${BUILD:-/var/tmp/mlma-build}
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
 BASE=localhost/debian:bookworm-slim
 
 fail() {
@@ -18,25 +17,26 @@ fail() {
 for tool in debootstrap buildah; do
     command -v $tool >/dev/null || fail "needs $tool: apt-get install -y --no-install-recommends debootstrap buildah"
 done
-mkdir -p "$BUILD/tmp"
+mkdir -p "$BUILD"/{tmp,uv}
 export TMPDIR=$BUILD/tmp BUILDAH_ISOLATION=chroot
 image_tool() { buildah --root "$BUILD/images" --runroot "$BUILD/run" "$@"; }
 
-machine=(--network host)
+machine=(--network host --volume "$BUILD/uv:/root/.cache/uv") # what was fetched or compiled once is there for the next attempt
 for file in /etc/pip.conf /root/.config/pip/pip.conf /root/.pip/pip.conf; do
     if [[ -r $file ]]; then machine+=(--volume "$file:$file:ro"); fi
 done
-if [[ -r /etc/ssl/certs/ca-certificates.crt ]]; then
-    machine+=(--volume /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro)
-fi
 settings=()
-for name in PIP_INDEX_URL PIP_CERT; do
-    if [[ -n ${!name:-} ]]; then settings+=(--build-arg "$name=${!name}"); fi
-done
+if [[ -n ${PIP_INDEX_URL:-} ]]; then settings+=(--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL"); fi
+bundle=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}
+if [[ -r $bundle ]]; then # whom this machine trusts, at a place that no package writes to
+    machine+=(--volume "$bundle:/mnt/certificates.crt:ro")
+    settings+=(--build-arg PIP_CERT=/mnt/certificates.crt)
+fi
 
 base() { # what docker.io/library/debian:bookworm-slim is: the smallest Debian, without documentation
     rm -rf "$BUILD/base"
-    debootstrap --variant=minbase bookworm "$BUILD/base" "$MIRROR" >"$BUILD/debootstrap.log" ||
+    mkdir -p "$BUILD/debs"
+    debootstrap --variant=minbase --cache-dir="$BUILD/debs" bookworm "$BUILD/base" ${MIRROR:-} >"$BUILD/debootstrap.log" ||
         fail "debootstrap failed; its last line: $(tail -1 "$BUILD/debootstrap.log")"
     rm -rf "$BUILD"/base/var/lib/apt/lists/* "$BUILD"/base/var/cache/apt/*.bin "$BUILD"/base/var/cache/apt/archives/*.deb \
         "$BUILD"/base/usr/share/{doc,man,info,locale}/* "$BUILD"/base/var/log/*.log
