@@ -49,6 +49,7 @@ class Learner:
         """The network's variables must exist already (mlma.weights.build)."""
         self._config, self._agent, self._allreduce = config, agent, allreduce
         self._action_repeats = action_repeats
+        self._timed = not config.deterministic  # a graph that may only do what it always does may not look at a clock
         self.weights = FlatWeights(agent.network)
         self._learning_rate = tf.Variable(config.learning_rate, trainable=False, name="learning_rate")
         self._optimizer = optimizers.make(config, self._learning_rate)
@@ -108,8 +109,8 @@ class Learner:
             self.step += 1
             self._agent.after_step(self.step)
         self.frames += steps * self._action_repeats
-        times = [began, *stamps.numpy().tolist(), time.time()]
-        parts = zip(("gradient", "allreduce", "apply"), times[:-1], np.diff(times).tolist(), strict=True)
+        times = [began, *stamps.numpy().tolist(), time.time()] if self._timed else []
+        parts = zip(("gradient", "allreduce", "apply"), times, np.diff(times).tolist(), strict=False)
         return Step(contributors, stops > 0, reports > 0, values, list(parts))
 
     def _train_step(self, sample: Sample, mine: tf.Tensor) -> tuple[Any, ...]:
@@ -126,9 +127,9 @@ class Learner:
         """The one collective call of a step, and what follows from it. Where losses are sums over the batch, the gradient of
         all learners is the sum of theirs, and for a learner without data the average of the others stands in; where they are
         means, it is the mean of those that have data."""
-        ready = time_after(gradients)
+        ready = time_after(gradients, self._timed)
         gradients, totals = self._allreduce.reduce(gradients, tf.concat([mine, [loss]], axis=0))
-        reduced = time_after([*gradients, totals])
+        reduced = time_after([*gradients, totals], self._timed)
         contributors = totals[0]
         if self._allreduce.size > 1:
             scale = (self._allreduce.size if self._agent.batch_loss == "sum" else 1.0) / tf.maximum(contributors, 1.0)
@@ -143,8 +144,10 @@ class Learner:
         return tf.constant(0)
 
 
-def time_after(tensors: list[tf.Tensor]) -> tf.Tensor:
-    """Seconds since 1970 when these were there."""
+def time_after(tensors: list[tf.Tensor], timed: bool = True) -> tf.Tensor:
+    """Seconds since 1970 when these were there; 0 unless `timed`."""
+    if not timed:
+        return tf.constant(0.0, tf.float64)
     with tf.control_dependencies(tensors):
         return tf.timestamp()
 
