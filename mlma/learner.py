@@ -7,6 +7,7 @@ travel (mlma/transport.py), what is reported (mlma/metrics.py).
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -204,7 +205,8 @@ class Patience:
         self._since = time.monotonic()
         self._next = config.starved_seconds
         self._idle = False
-        self._patience = config.hang_seconds / 2  # actors take their time to start
+        # Actors take their time to start. In turns nobody is left out: that would depend on the clock.
+        self._patience = math.inf if config.deterministic else config.hang_seconds / 2
         self.others_had_data = False
 
     def sample(self, memory: Memory, stop: Any) -> Sample | None:
@@ -224,7 +226,7 @@ class Patience:
     def _see(self, got_one: bool) -> None:
         waited = time.monotonic() - self._since
         if got_one:
-            self._patience = self._config.idle_seconds
+            self._patience = math.inf if self._config.deterministic else self._config.idle_seconds
             self._since, self._next = time.monotonic(), self._config.starved_seconds
         elif waited > self._next:
             self._say(f"too few trajectories for a sample for {waited:.0f} s; {self._missing()}")
