@@ -39,7 +39,7 @@ def sentence(row: Mapping[str, float]) -> str:
     share = {name: row.get(f"{of}/{name}", 0.0) for name in LEARNER}
     actors = row.get("actors/count", 0.0)
     waiting, fetching = row.get("actors/wait", math.nan), row.get("actors/fetch", math.nan)
-    if f"{of}/wait" not in row or not actors or math.isnan(waiting):
+    if f"{of}/gradient" not in row or not actors or math.isnan(waiting):  # in turns, all wait for each other
         return ""
     who = f"learner {row['slowest/rank']:.0f}" if of == "slowest" else "the learner"
     if share["wait"] >= WAITS:

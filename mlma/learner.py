@@ -7,6 +7,7 @@ travel (mlma/transport.py), what is reported (mlma/metrics.py).
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -51,6 +52,7 @@ class Learner:
         """The network's variables must exist already (mlma.weights.build)."""
         self._config, self._agent, self._allreduce = config, agent, allreduce
         self._action_repeats = action_repeats
+        self._timed = not config.deterministic  # a graph that may only do what it always does may not look at a clock
         self.weights = FlatWeights(agent.network)
         self._learning_rate = tf.Variable(config.learning_rate, trainable=False, name="learning_rate")
         self._optimizer = optimizers.make(config, self._learning_rate)
@@ -110,8 +112,8 @@ class Learner:
             self.step += 1
             self._agent.after_step(self.step)
         self.frames += steps * self._action_repeats
-        times = [began, *stamps.numpy().tolist(), time.time()]
-        parts = zip(("gradient", "allreduce", "apply"), times[:-1], np.diff(times).tolist(), strict=True)
+        times = [began, *stamps.numpy().tolist(), time.time()] if self._timed else []
+        parts = zip(("gradient", "allreduce", "apply"), times, np.diff(times).tolist(), strict=False)
         return Step(contributors, stops > 0, reports > 0, values, list(parts))
 
     def _train_step(self, sample: Sample, mine: tf.Tensor) -> tuple[Any, ...]:
@@ -130,9 +132,9 @@ class Learner:
         all learners is the sum of theirs, and for a learner without data the average of the others stands in; where they are
         means, it is the mean of those that have data."""
         scalars = [mine, [loss], statistics] if self._agent.statistics else [mine, [loss]]
-        ready = time_after(gradients)
+        ready = time_after(gradients, self._timed)
         gradients, totals = self._allreduce.reduce(gradients, tf.concat(scalars, axis=0))
-        reduced = time_after([*gradients, totals])
+        reduced = time_after([*gradients, totals], self._timed)
         totals, statistics = totals[: mine.shape[0] + 1], totals[mine.shape[0] + 1 :]
         contributors = totals[0]
         if self._allreduce.size > 1:
@@ -150,8 +152,10 @@ class Learner:
         return tf.constant(0)
 
 
-def time_after(tensors: list[tf.Tensor]) -> tf.Tensor:
-    """Seconds since 1970 when these were there."""
+def time_after(tensors: list[tf.Tensor], timed: bool = True) -> tf.Tensor:
+    """Seconds since 1970 when these were there; 0 unless `timed`."""
+    if not timed:
+        return tf.constant(0.0, tf.float64)
     with tf.control_dependencies(tensors):
         return tf.timestamp()
 
@@ -213,7 +217,8 @@ class Patience:
         self._since = time.monotonic()
         self._next = config.starved_seconds
         self._idle = False
-        self._patience = config.hang_seconds / 2  # actors take their time to start
+        # Actors take their time to start. In turns nobody is left out: that would depend on the clock.
+        self._patience = math.inf if config.deterministic else config.hang_seconds / 2
         self.others_had_data = False
 
     def sample(self, memory: Memory, stop: Any) -> Sample | None:
@@ -234,7 +239,7 @@ class Patience:
     def _see(self, got_one: bool) -> None:
         waited = time.monotonic() - self._since
         if got_one:
-            self._patience = self._config.idle_seconds
+            self._patience = math.inf if self._config.deterministic else self._config.idle_seconds
             self._since, self._next = time.monotonic(), self._config.starved_seconds
         elif waited > self._next:
             self._say(f"too few trajectories for a sample for {waited:.0f} s; {self._missing()}")

@@ -255,7 +255,8 @@ class Metrics:
         if len(parts) > 1:  # all but the slowest wait for it in the allreduce: mlma.bottleneck
             rank = min(range(len(parts)), key=lambda r: parts[r]["gauges"].get("learner/allreduce", 0.0))
             row["slowest/rank"] = rank
-            row |= {f"slowest/{name}": parts[rank]["gauges"].get(f"learner/{name}", 0.0) for name in LEARNER}
+            slowest = parts[rank]["gauges"]
+            row |= {f"slowest/{name}": slowest[f"learner/{name}"] for name in LEARNER if f"learner/{name}" in slowest}
         adds = max(1, sum(part["adds"] for part in parts))
         for name in _names(parts, "sums"):
             row[name] = sum(part["sums"].get(name, 0.0) for part in parts) / adds

@@ -41,8 +41,9 @@ FLAGS = [
 ]  # fmt: skip
 SMALL = ["--level_name=sleepy", "--num_stacked_frames=4", "--agent_name=SimpleConvNetAgent", "--sample_reuse=2"]
 LARGE = ["--level_name=sleepy", "--num_stacked_frames=4", "--agent_name=ResNetLSTMAgent", "--sample_reuse=3"]
-# Unrolling its memory costs the learner much and an actor, which makes one step of it, nothing.
-CHEAP = ["--level_name=sleepy_vector", "--agent_name=MLPLSTMAgent", "--sample_reuse=3"]
+# Unrolling its memory again and again costs the learner much, and an actor, which makes one step of it, hardly anything.
+CHEAP = ["--level_name=sleepy_vector", "--agent_name=MLPLSTMAgent", "--sample_reuse=12"]
+FILLED = 16.0  # seconds until samples are used that often
 
 
 class Sleepy(gymnasium.Env[Any, Any]):
@@ -149,13 +150,13 @@ def far_learners(logdir: Path, mbit: float, *flags: str, warm_up: float = 6, sec
 
 def follow(folder: Path, begin: int) -> str:
     """Starts with too few actors, does what the sentence says, and looks how many would have been enough."""
-    few = local(folder / "few", begin, *CHEAP)
+    few = local(folder / "few", begin, *CHEAP, warm_up=FILLED)
     print(f"| {begin} actors | {few.rate:,.0f} | {few.sentence} |", flush=True)
     predicted = begin + int(few.sentence.partition("about ")[2].split()[0])
-    followed = local(folder / "followed", predicted, *CHEAP)
+    followed = local(folder / "followed", predicted, *CHEAP, warm_up=FILLED)
     print(f"| {predicted} actors, as it said | {followed.rate:,.0f} | {followed.sentence} |", flush=True)
     many = math.ceil(1.5 * predicted)
-    most = local(folder / "many", many, *CHEAP)
+    most = local(folder / "many", many, *CHEAP, warm_up=FILLED)
     print(f"| {many} actors | {most.rate:,.0f} | {most.sentence} |", flush=True)
     needed = begin * most.rate / few.rate
     return f"{needed:.1f} actors of this speed saturate the learner; predicted: {predicted} ({predicted / needed - 1:+.0%})"
