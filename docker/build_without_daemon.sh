@@ -74,9 +74,12 @@ train() { # 2 learners and 2 actors for each in the images; the corridor's best 
         inside "${actors[i]}" python experiment.py --job_name=actor --task=$((i / 2)) --learner_host=localhost:$((8001 + i % 2)) \
             --level_name=corridor --health_folder=/run/mlma >"$BUILD/actor-$i.log" 2>&1 &
     done
-    sleep 40
-    inside "$learner" python -m mlma.health --health_folder=/run/mlma
-    inside "${actors[3]}" python -m mlma.health --health_folder=/run/mlma
+    for i in $(seq 60); do # the health command, from inside
+        sleep 5
+        inside "$learner" python -m mlma.health --health_folder=/run/mlma &&
+            inside "${actors[3]}" python -m mlma.health --health_folder=/run/mlma && break
+        [[ $i != 60 ]] || fail "no progress after 5 minutes"
+    done
     wait $learners || fail "the learners ended with code $?"
     wait
     tail -n 1 "$BUILD/actor-3.log"
@@ -90,7 +93,8 @@ sizes() {
     local container
     container=$(image_tool from --pull-never mlma-actor)
     image_tool run "$container" -- sh -c 'for tool in gcc g++ cc make; do ! command -v $tool || exit 1; done
-        ! python -c "import horovod" 2>/dev/null || exit 1; echo "actor: no compiler, no Horovod; runs as $(id -un)"' || fail "the actor image has what it should not"
+        ! python -c "import horovod" 2>/dev/null || exit 1
+        echo "actor: no compiler, no Horovod; runs as $(id -un)"' || fail "the actor image has what it should not"
     image_tool rm "$container" >/dev/null
 }
 
