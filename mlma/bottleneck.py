@@ -66,7 +66,7 @@ def _starved(row: Mapping[str, float], who: str, wait: float, actors: float, wai
     waits = f"{who} waits {_percent(wait)}"
     if row.get("receiver/stack", 0.0) > 1 - WAITS:
         return f"receiver-bound: {waits} for samples that its receiving thread makes; more learners would help"
-    if waiting + fetching >= STALLED:
+    if waiting + fetching >= STALLED and "host/busy" not in row:  # else there is no link between them
         most = "weights" if fetching > waiting else "what they send"
         return (
             f"network-bound: {waits} while actors spend {_percent(waiting + fetching)} of their time on the way to it, most of "
