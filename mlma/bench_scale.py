@@ -78,7 +78,8 @@ def on_hosts(workers: Path, learners: int, actors: int, argv: list[str], seconds
                     raise RuntimeError("the run on the hosts did not start; try the same flags with run_experiment_mm_raw.py")
                 time.sleep(2)
             time.sleep(warm_up)
-            rates, end = [], time.monotonic() + seconds
+            rates: list[float] = []
+            end = time.monotonic() + seconds
             while time.monotonic() < end or not rates:
                 found = _status(logdir)
                 rates.append(found[0])

@@ -66,14 +66,14 @@ def _starved(row: Mapping[str, float], who: str, wait: float, actors: float, wai
     waits = f"{who} waits {_percent(wait)}"
     if row.get("receiver/stack", 0.0) > 1 - WAITS:
         return f"receiver-bound: {waits} for samples that its receiving thread makes; more learners would help"
-    if row.get("host/busy", 0.0) >= FULL:
-        return f"cpu-bound: {waits} while this machine's cores are {_percent(row['host/busy'])} busy; more of them would help"
-    if waiting + fetching >= STALLED and "host/busy" not in row:  # actors on other hosts
+    if waiting + fetching >= STALLED and "host/busy" not in row:  # else there is no link between them
         most = "weights" if fetching > waiting else "what they send"
         return (
             f"network-bound: {waits} while actors spend {_percent(waiting + fetching)} of their time on the way to it, most of "
             f"it for {most}; a faster link would help"
         )
+    if row.get("host/busy", 0.0) >= FULL:
+        return f"cpu-bound: {waits} while this machine's cores are {_percent(row['host/busy'])} busy; more of them would help"
     more = max(1, math.ceil(actors * (1 - waiting) / max(1 - wait, 0.01) - actors))
     return f"actor-bound: {waits}; about {more} more actor{'s' if more > 1 else ''} would saturate it ({actors:.0f} now)"
 

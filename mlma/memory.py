@@ -24,7 +24,6 @@ class Memory(Protocol):
     """What the learner's loop and the receiver know of a memory. The other one is mlma.replay.PrioritizedReplay."""
 
     waited: float  # seconds that `insert` has waited for room, in all
-    exhausted: bool  # whether `sample` has given out all that `insert` was given so far
     stacking: float  # seconds that `sample` took for the last sample after there was one to take
 
     def insert(self, records: Any) -> None: ...
@@ -32,6 +31,11 @@ class Memory(Protocol):
     def sample(self, timeout: float) -> Sample | None: ...
 
     def update_priorities(self, keys: Any, priorities: Any) -> None: ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `sample` has given out all that `insert` was given so far."""
+        ...
 
     @property
     def fill(self) -> float: ...

@@ -46,4 +46,6 @@ def test_rates_efficiencies_and_ceilings_are_written_three_times(tmp_path: Path)
     table, words, picture = bench_scale.save(found, tmp_path)
     assert words.read_text() == text
     assert len(list(csv.DictReader(table.read_text().splitlines()))) == 4
-    assert cv2.imread(str(picture)).std() > 10
+    drawn = cv2.imread(str(picture))
+    assert drawn is not None
+    assert drawn.std() > 10

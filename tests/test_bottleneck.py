@@ -33,6 +33,7 @@ def row(**shares: float) -> dict[str, float]:
         ({"learner__wait": 0.3, "host__busy": 0.99}, "cpu-bound: the learner waits 30 %"),
         ({"learner__wait": 0.6, "actors__wait": 0.5}, "network-bound: the learner waits 60 %"),
         ({"learner__wait": 0.6, "actors__fetch": 0.5}, "most of it for weights"),
+        ({"learner__wait": 0.6, "actors__fetch": 0.5, "host__busy": 0.99}, "cpu-bound: the learner waits 60 %"),
         ({"learner__wait": 0.6, "receiver__stack": 0.95, "actors__wait": 0.9}, "receiver-bound"),
         ({"actors__wait": 0.45}, "learner-bound: gradients take 80 % of its time, actors wait 45 %; 5 of 8 actors would do"),
         ({"learner__stack": 0.5, "learner__gradient": 0.4, "actors__wait": 0.3}, "learner-bound: stacking samples take 50 %"),

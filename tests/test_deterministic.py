@@ -16,7 +16,8 @@ from mlma.types import ArraySpec, EnvSpec
 from tests.runs import SMALL, Process
 
 TURNS = [*SMALL, "--deterministic", "--report_every_steps=20", "--sample_reuse=2"]
-COLUMNS = ("frames", "learner_step", "episodes", "return/mean", "loss/total", "gradient_norm", "policy/entropy", "lag/mean")
+GAMES = ("frames", "learner_step", "episodes", "lag/mean")
+LEARNED = ("loss/total", "loss/value", "gradient_norm", "policy/entropy", "value/mean")
 
 
 def play(folder: Path, name: str, *more: str) -> tuple[bytes, str]:
@@ -38,7 +39,7 @@ def test_the_same_flags_give_the_same_numbers_and_another_seed_others(tmp_path: 
     assert one == two
     rows = table(one[0])
     assert len(rows) == 2 * 100 // 20  # 80 steps of play in a sample, each of which is trained on twice
-    assert np.isfinite([row[name] for row in rows for name in COLUMNS]).all()
+    assert np.isfinite([row[name] for row in rows for name in (*GAMES, *LEARNED, "return/mean")]).all()
     assert rows[-1]["lag/mean"] <= 5, "learner and actor take turns; what is trained on again is four samples old"
     assert play(tmp_path, "other", *flags, "--seed=2")[1] != one[1]
 
@@ -50,9 +51,9 @@ def test_one_learner_with_two_actors_is_two_learners_with_one_each(tmp_path: Pat
     both = table(play(tmp_path, "both", frames, "--num_actors=1", "--batch_size=8", "--num_learners=2")[0])
     assert len(alone) == len(both) >= 3
     for one, two in zip(alone, both, strict=True):
-        assert [one[name] for name in COLUMNS[:4]] == [two[name] for name in COLUMNS[:4]], "the same games"
-        assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-3)
-        assert two["policy/entropy"] == pytest.approx(one["policy/entropy"], rel=1e-4)
+        assert [one[name] for name in GAMES] == [two[name] for name in GAMES]
+        for name in LEARNED:  # sums in another order; one action drawn otherwise would change the third digit
+            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-7), name
 
 
 def test_what_cannot_take_turns_is_refused() -> None:
