@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import operator
 import statistics
 import time
 from collections.abc import Iterator
@@ -119,5 +120,5 @@ def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: 
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["episode", "return", "frames", "level"])
-        writer.writerows(sorted(episodes, key=lambda episode: episode.number))
+        writer.writerows(sorted(episodes, key=operator.attrgetter("number")))
     return path
