@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import importlib.metadata
 import json
+import operator
 import statistics
 import subprocess
 import time
@@ -122,7 +123,7 @@ def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: 
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["episode", "return", "frames", "level"])
-        writer.writerows(sorted(episodes, key=lambda episode: episode.number))
+        writer.writerows(sorted(episodes, key=operator.attrgetter("number")))
     return path
 
 

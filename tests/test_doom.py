@@ -135,4 +135,5 @@ def test_games_are_filmed_as_they_were_played() -> None:
     picture = filmed.picture(1)  # type: ignore[attr-defined]
     assert (picture.shape, picture.dtype) == ((120, 160, 3), np.uint8)
     assert np.ptp(rewards) > 0
-    played.close(), filmed.close()
+    played.close()
+    filmed.close()

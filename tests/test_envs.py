@@ -57,7 +57,8 @@ def tape(env: VectorEnv, actions: Any) -> TimeStep:
     """[T+1, E, ...]: the reset, then one step per row of `actions` [T, E]."""
     steps = [env.reset(), *(env.step(action) for action in actions)]
     env.close()
-    return TimeStep(*(np.stack([np.asarray(field).copy() for field in fields]) for fields in zip(*steps, strict=True)))
+    columns: list[Any] = [np.stack([np.asarray(field).copy() for field in fields]) for fields in zip(*steps, strict=True)]
+    return TimeStep(*columns)
 
 
 @pytest.mark.parametrize(("level", "discount"), [("Counting-v0", 0.0), ("CountingTruncated-v0", 1.0)])
@@ -268,7 +269,8 @@ def test_step_0_of_a_trajectory_is_step_T_of_the_one_before_and_no_step_is_lost(
     steps = tape(env, random_actions(env, 3 * unroll))
     sent = []
     for t in range(3 * unroll + 1):
-        step = TimeStep(*(field[t] for field in steps))
+        fields: list[Any] = [np.asarray(field)[t] for field in steps]
+        step = TimeStep(*fields)
         output = ActOutput(np.array([t % 3, 2]), np.full((2, 3), t, np.float32), np.full(2, t, np.float32))
         state = (np.full((2, 1), t, np.float32),)
         if trajectories.add(step, output, state, weights_version=100 + t):

@@ -151,8 +151,9 @@ def resolved(**flags: Any) -> Config:
 
 def test_an_actor_has_environments_enough_for_all_levels_unless_it_is_told() -> None:
     spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), 18, 4, actions_of=((0,),) * 57)
-    for flags, wanted in (({"num_actors": 1}, 57), ({"num_actors": 2}, 32), ({"num_actors": 1, "envs_per_actor": 8}, 8)):
-        assert presets.resolve(Config(level_name="atari57", **flags), spec).envs_per_actor == wanted
+    for num_actors, asked, wanted in ((1, 0, 57), (2, 0, 32), (1, 8, 8)):
+        config = Config(level_name="atari57", num_actors=num_actors, envs_per_actor=asked)
+        assert presets.resolve(config, spec).envs_per_actor == wanted
 
 
 @pytest.mark.parametrize(

@@ -188,12 +188,9 @@ def test_last_reward_and_action_are_seen_where_the_paper_says_and_the_reward_is_
     assert np.array_equal(logits(1.0, 2), logits(1.0, 3)) != sees
 
 
-TWO_LEVELS = {"more": {"level": ArraySpec((), "int32")}, "actions_of": ((0, 2), (1, 0, 2))}
-
-
 @pytest.mark.parametrize("dueling", [False, True])
 def test_actions_that_a_level_does_not_have_are_never_chosen(dueling: bool) -> None:
-    spec = VECTOR._replace(**TWO_LEVELS)
+    spec = VECTOR._replace(more={"level": ArraySpec((), "int32")}, actions_of=((0, 2), (1, 0, 2)))
     network = networks.make("MLPAgent", spec, stack=1, dueling=dueling)
     steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), VECTOR, 3, 4))
     steps = steps._replace(more={"level": tf.constant([[0, 1, 0, 1]] * 3)})

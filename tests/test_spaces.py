@@ -30,7 +30,7 @@ def test_a_dictionary_becomes_an_image_numbers_and_words() -> None:
     by_name = {name: i for i, name in enumerate(space.spaces)}  # gymnasium sorts them
     pictures = sorted((("screen", 7, 3), ("depth", 9, 1)), key=lambda each: by_name[each[0]])
     np.testing.assert_array_equal(parts["observation"][0, 0], [grey for _, grey, n in pictures for _ in range(n)])
-    numbers = {"speed": [0.5, -1], "gear": [0, 0, 1], "seats": [0, 1, 0, 0, 1], "doors": [0, 1]}
+    numbers: dict[str, list[float]] = {"speed": [0.5, -1], "gear": [0, 0, 1], "seats": [0, 1, 0, 0, 1], "doors": [0, 1]}
     wanted = [number for name in space.spaces for number in numbers.get(name, [])]
     np.testing.assert_array_equal(parts["vector"], wanted)
     np.testing.assert_array_equal(parts["words"], hashed("drive home please"))

@@ -51,13 +51,13 @@ class Dealt:
         """`numbers` are the levels of the environments; `make` takes a level, how many, and how many were made before."""
         self.spec, self.num_envs = spec, len(numbers)
         self.lost = np.zeros(self.num_envs, bool)
-        numbers = np.asarray(numbers)
+        played = np.asarray(numbers)
         self._into = layout(spec).view(layout(spec).empty(self.num_envs))
-        self._into.more["level"][:] = numbers
+        self._into.more["level"][:] = played
         self._groups: list[tuple[Any, Any, Any]] = []  # rows, environments, their actions in ours
         made = 0
-        for number in np.unique(numbers).tolist():
-            rows = np.flatnonzero(numbers == number)
+        for number in np.unique(played).tolist():
+            rows = np.flatnonzero(played == number)
             self._groups.append((rows, make(number, len(rows), made), np.array(spec.actions_of[number])))
             made += len(rows)
         self._own = np.zeros((len(spec.actions_of), spec.num_actions), np.int32)  # ours -> a level's, 0 for what it lacks

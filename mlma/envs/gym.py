@@ -15,7 +15,7 @@ import numpy as np
 from mlma.config import Config
 from mlma.envs import spaces
 from mlma.envs.processes import InProcesses
-from mlma.envs.singles import InTurn
+from mlma.envs.singles import InTurn, Single
 from mlma.envs.spaces import Parts
 from mlma.types import ArraySpec, EnvSpec, VectorEnv
 
@@ -47,7 +47,7 @@ def film(level_name: str, num_envs: int, seed: int, config: Config) -> VectorEnv
     """The same games with pictures; None where the environment cannot draw."""
     if not _known(level_name):
         return None
-    envs = [GymSingle(level_name, config, render_mode="rgb_array") for _ in range(num_envs)]
+    envs: list[Single] = [GymSingle(level_name, config, render_mode="rgb_array") for _ in range(num_envs)]
     env = InTurn(envs, seed, max(0.0, config.sticky_actions))
     try:
         env.reset()

@@ -106,4 +106,5 @@ class InTurn:
 def copied(view: TimeStep) -> TimeStep:
     """What the next step does not overwrite."""
     more = {name: array.copy() for name, array in view.more.items()}
-    return TimeStep(*(field.copy() for field in view[:-1]), more=more)
+    fields: list[Any] = [*(field.copy() for field in view[:-1]), more]
+    return TimeStep(*fields)

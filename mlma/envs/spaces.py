@@ -114,7 +114,8 @@ def _image_shape(space: Any) -> tuple[int, int, int] | None:
         return None
     if min(space.shape[:2]) < SMALLEST:
         return None
-    return space.shape if len(space.shape) == 3 else (*space.shape, 1)
+    height, width, *channels = space.shape
+    return height, width, channels[0] if channels else 1
 
 
 def _numbers(space: Any) -> int:

@@ -26,7 +26,9 @@ def work(task: dict[str, Any]) -> None:
     singles: list[Single] = [suite.single(task["level_name"], config, task["evaluation"]) for _ in range(start, stop)]
     size = os.fstat(task["memory"]).st_size
     view, actions = arrays(mmap.mmap(task["memory"], size), layout(singles[0].spec), task["envs"])
-    mine = TimeStep(*(field[start:stop] for field in view[:-1]), more={k: v[start:stop] for k, v in view.more.items()})
+    more = {name: field[start:stop] for name, field in view.more.items()}
+    fields: list[Any] = [*(field[start:stop] for field in view[:-1]), more]
+    mine = TimeStep(*fields)
     env = InTurn(singles, task["seed"], task["sticky"], mine)
     while command := channel.recv(1):
         env.reset() if command == RESET else env.step(actions[start:stop])
