@@ -33,7 +33,7 @@ class Impala:
 
     def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]:
         """[E, ...] -> an action for each environment, drawn from the policy."""
-        one_step = tf.nest.map_structure(lambda x: x[tf.newaxis], timestep)  # [1, E, ...]
+        one_step = tf.nest.map_structure(lambda x: None if x is None else x[tf.newaxis], timestep)  # [1, E, ...]
         output, agent_state = self.network(one_step, agent_state)
         logits = output.logits[0]  # [E, A]
         # The Gumbel-max trick: an argmax draws from the softmax.

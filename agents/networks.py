@@ -180,17 +180,19 @@ class ResidualTorso(snt.Module):
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__(name=name)
-        self._sections = [
-            (snt.Conv2D(channels, 3), [(snt.Conv2D(channels, 3), snt.Conv2D(channels, 3)) for _ in range(2)])
-            for channels in (16, 32, 32)
-        ]
+        self._sections = [(snt.Conv2D(channels, 3), [self._block(channels) for _ in range(2)]) for channels in (16, 32, 32)]
         self._out = snt.Sequential([tf.nn.relu, snt.Flatten(), snt.Linear(256), tf.nn.relu])
+
+    @staticmethod
+    def _block(channels: int) -> tuple[snt.Module, ...]:
+        return snt.Conv2D(channels, 3), snt.Conv2D(channels, 3, with_bias=False), snt.Bias(bias_dims=[-1])
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         for entry, blocks in self._sections:
             x = tf.nn.max_pool2d(entry(x), 3, 2, "SAME")
-            for conv_1, conv_2 in blocks:
-                x += conv_2(tf.nn.relu(conv_1(tf.nn.relu(x))))
+            for conv_1, conv_2, bias in blocks:
+                # The bias comes last, since TensorFlow 2.21 complains about each graph with convolution, bias, sum and ReLU.
+                x = bias(x + conv_2(tf.nn.relu(conv_1(tf.nn.relu(x)))))
         return self._out(x)
 
 

@@ -47,7 +47,7 @@ class ValueLearner:
 
     def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]:
         """[E, ...] -> an action for each environment; its q-values travel in place of logits."""
-        one_step = tf.nest.map_structure(lambda x: x[tf.newaxis], timestep)  # [1, E, ...]
+        one_step = tf.nest.map_structure(lambda x: None if x is None else x[tf.newaxis], timestep)  # [1, E, ...]
         output, agent_state = self.network(one_step, agent_state)
         q = output.logits[0]  # [E, A]
         return ActOutput(self._choose(q), q, tf.reduce_max(q, axis=-1)), agent_state

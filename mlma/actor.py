@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mlma import wire
 from mlma.config import Config
+from mlma.graph import Flat, graph
 from mlma.health import Pulse
 from mlma.transport import FINISHED, PART, Client, LearnerLost
 from mlma.types import Agent, EnvSpec, VectorEnv
@@ -42,7 +43,7 @@ class Trajectories:
         """`errors` is the agent's, wanted where the layout has a field for them; `seed` is the environments'."""
         self._records = layout.empty(num_envs)
         self._view = layout.view(self._records)
-        self._length, self._t = unroll_length, 0
+        self._length, self._t, self._number = unroll_length, 0, 0
         self._view.task[:], self._view.place[:] = task, places
         self._view.stream[:] = seed + np.arange(num_envs)
         self._errors = errors if self._view.errors is not None else None
@@ -53,22 +54,23 @@ class Trajectories:
         if self._t == 0:
             tf.nest.map_structure(_fill, self._view.agent_state, agent_state)
             self._view.weights_version[:] = weights_version
+            self._view.number[:] = self._number
+            self._number += 1
         for record, values in ((self._view.timesteps, timestep), (self._view.act_outputs, output)):
             for field, value in zip(record, values, strict=True):
                 field[:, self._t] = value
         self._t += 1
         return self._t > self._length
 
-    def messages(self) -> list[bytes]:
-        """The complete trajectories as payloads; the next `add` begins new ones."""
+    def messages(self) -> list[memoryview]:
+        """The complete trajectories as payloads, which the next `add` begins to overwrite."""
         self._t = 0
         if self._errors:
             steps, acted = self._view.timesteps._replace(observation=None), self._view.act_outputs
             steps, acted = tf.nest.map_structure(_time_first, (steps, acted))  # [T+1, E]
             self._view.errors[:] = self._errors(steps, acted).numpy().T  # [E, T]
-        payloads = [self._records[i : i + self._group].tobytes() for i in range(0, len(self._records), self._group)]
-        self._view.number[:] += 1
-        return payloads
+        raw = [self._records[i : i + self._group].view(np.uint8) for i in range(0, len(self._records), self._group)]
+        return [memoryview(each) for each in raw]
 
 
 def places(actor: int, actors: int, num_envs: int) -> Any:
@@ -116,8 +118,8 @@ def run(
     build(agent, spec)
     weights = FlatWeights(agent.network)
     layout = wire.layout_of(spec, agent, config.unroll_length)
-    errors = tf.function(agent.errors)
-    act = tf.function(agent.act)
+    errors = graph(agent.errors)
+    act = Flat(agent.act)
     while True:
         client, answer = _handshake(connect, hello(layout, weights), config.reconnect_seconds, say, pulse)
         say(f"connected to {config.learner_host}")
@@ -158,7 +160,7 @@ def _act_until_over(
     pulse.works()
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
     while True:
-        output, next_state = act(timestep, state)
+        output, next_state = act(timestep._replace(discount=None, episode_return=None, episode_frames=None), state)
         if trajectories.add(timestep, output, state, version):
             for payload in trajectories.messages():
                 for message in wire.messages({"task": task, "waited": client.waited}, payload, PART):

@@ -78,6 +78,9 @@ class Learners:
         os.environ["HOROVOD_CONTROLLER"] = os.environ["HOROVOD_CPU_OPERATIONS"] = "mpi"  # another one makes runs of size 1
         os.environ.setdefault("HOROVOD_STALL_CHECK_DISABLE", "1")  # mlma.peers says it on every rank, and names the one
         os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")  # milliseconds; measured in docs/multi_learner.md
+        if World.here().size > 2:  # around a ring: Open MPI's own choice takes up to three times as long between hosts
+            os.environ.setdefault("OMPI_MCA_coll_tuned_use_dynamic_rules", "1")
+            os.environ.setdefault("OMPI_MCA_coll_tuned_allreduce_algorithm", "4")
         try:
             import horovod.tensorflow as hvd
         except ImportError as problem:

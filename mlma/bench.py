@@ -94,14 +94,13 @@ def _simulation(config: flags.Config) -> tuple[Callable[[], Any], int]:
 
 
 def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
-    import tensorflow as tf
-
     from mlma import envs
+    from mlma.graph import Flat
 
     config, _, agent = prepare(config)
     env = envs.make(config.level_name, config.envs_per_actor, 1, config)
     timestep, state = env.reset(), [agent.initial_state(env.num_envs)]
-    act = tf.function(agent.act)
+    act = Flat(agent.act)
 
     def step() -> None:
         output, state[0] = act(timestep, state[0])

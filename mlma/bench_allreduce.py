@@ -43,6 +43,7 @@ def main() -> None:
     import tensorflow as tf
 
     from mlma import allreduce, roles
+    from mlma.graph import graph
 
     roles.threads(arguments.threads or presets.cores())
     learners = allreduce.connect(given[0])
@@ -51,7 +52,7 @@ def main() -> None:
         alone, sample = bench.learner_and_sample(config, allreduce.Alone())
         together, _ = bench.learner_and_sample(config, learners)
         gradients = [tf.ones_like(v) for v in alone.weights.variables]
-        reduce = tf.function(lambda gradients=gradients: learners.reduce(gradients, tf.zeros([5])))
+        reduce = graph(lambda gradients=gradients: learners.reduce(gradients, tf.zeros([5])))
         cost = milliseconds(reduce, arguments.times)
         step = milliseconds(functools.partial(alone.train, sample), arguments.times)
         learners.gather(b"")  # all begin the next measurement together

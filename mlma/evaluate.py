@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from mlma import envs, scores
 from mlma.config import Config
+from mlma.graph import Flat
 from mlma.types import Agent
 
 SEED_OFFSET = 1_000_003  # other games than those of training
@@ -44,7 +44,7 @@ class Episode(NamedTuple):
 def evaluate(config: Config, agent: Agent, tape: Tape | None = None) -> Iterator[Episode]:
     """`test_num_episodes` episodes as they end: the first of each environment, so that short ones are not favoured."""
     env = envs.make(config.level_name, config.test_num_episodes, seed_of(config), config, evaluation=True)
-    act = tf.function(agent.act)
+    act = Flat(agent.act)
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
     done = np.zeros(env.num_envs, bool)
     while not done.all():

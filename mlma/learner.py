@@ -17,6 +17,7 @@ import tensorflow as tf
 from mlma import optimizers
 from mlma.allreduce import Allreduce
 from mlma.config import Config
+from mlma.graph import Flat, graph
 from mlma.health import Pulse
 from mlma.memory import Memory
 from mlma.metrics import Metrics
@@ -56,8 +57,8 @@ class Learner:
         self.weights.write(before.numpy().tobytes())
         for slot in self._slots():
             slot.assign(tf.zeros_like(slot))
-        self._train = tf.function(self._train_step)
-        self._idle = tf.function(self._idle_step)
+        self._train = Flat(self._train_step)
+        self._idle = graph(self._idle_step)
         self.step, self.frames = 0, 0
         self.priorities: Any = None  # float32 [B], what the last sample is worth now
 

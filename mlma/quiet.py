@@ -1,13 +1,20 @@
-"""Imports TensorFlow without the lines that it prints before it reads any log setting."""
+"""Imports TensorFlow without the lines that it prints before it reads any log setting, and lets malloc keep memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
+
+# For glibc. Trajectories and activations are megabytes: by default each goes back to the kernel and is asked for anew.
+KEEP = {-1: 2**30, -2: 2**26, -3: 2**25}  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
 
 
 def import_tensorflow() -> None:
     """What was printed is shown after all if the import fails."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, size in KEEP.items():
+            libc.mallopt(option, size)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     shown = os.dup(2)
     with tempfile.TemporaryFile() as hidden:

@@ -30,7 +30,7 @@ class Receiver:
         self._receive, self._insert, self._layout = receive, insert, layout
         self._greedy_from = greedy_from
         self._num_actions, self._metrics, self._failed = num_actions, metrics, failed
-        self._parts: dict[int, list[bytes]] = {}  # actor -> the parts of its message so far
+        self._parts: dict[int, list[wire.Buffer]] = {}  # actor -> the parts of its message so far
         self.heard: dict[int, float] = {}  # actor -> when its last trajectories came
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
         self._thread.start()
@@ -47,6 +47,7 @@ class Receiver:
             raise
 
     def _take(self, message: bytes) -> None:
+        payload: wire.Buffer
         header, payload = wire.unpack(message)
         task, part, parts = int(header["task"]), int(header["part"]), int(header["parts"])
         if parts > 1:
@@ -81,7 +82,7 @@ class Receiver:
             + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
         )
 
-    def _join(self, task: int, part: int, parts: int, payload: bytes) -> bytes:
+    def _join(self, task: int, part: int, parts: int, payload: wire.Buffer) -> wire.Buffer:
         """The whole payload once its last part is here, else nothing."""
         if part == 0:
             self._parts[task] = []

@@ -25,6 +25,7 @@ import tensorflow as tf
 from tensorflow.python.distribute.experimental.rpc.rpc_ops import GrpcClient
 
 from mlma import wire
+from mlma.graph import graph
 
 rpc = tf.distribute.experimental.rpc
 
@@ -102,9 +103,9 @@ class Server:
         self._latest = GONE
         self._finished, self._told = False, 0
         self._server = rpc.Server.create("grpc", address)
-        self._server.register("put", tf.function(self._put, input_signature=[_STRING, _STRING]))
-        self._server.register("fetch", tf.function(self._fetch, input_signature=[_STRING, _INT64, _INT64]))
-        self._server.register("handshake", tf.function(self._shake, input_signature=[_STRING, _STRING]))
+        self._server.register("put", graph(self._put, [_STRING, _STRING]))
+        self._server.register("fetch", graph(self._fetch, [_STRING, _INT64, _INT64]))
+        self._server.register("handshake", graph(self._shake, [_STRING, _STRING]))
 
     def start(self) -> None:
         """Serves from now on; the first weights must have been published."""

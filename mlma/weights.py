@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlma.graph import graph
 from mlma.types import EnvSpec, TimeStep
 
 
@@ -46,8 +47,8 @@ class FlatWeights:
         specs = [(v.name, tuple(v.shape), v.dtype.name) for v in self.variables]
         self.count = sum(int(np.prod(v.shape)) for v in self.variables)
         self.signature = hashlib.sha256(repr(specs).encode()).hexdigest()[:16]
-        self.read = tf.function(self._read, input_signature=[])
-        self._write_flat = tf.function(self._write, input_signature=[tf.TensorSpec([self.count], tf.float32)])
+        self.read = graph(self._read, [])
+        self._write_flat = graph(self._write, [tf.TensorSpec([self.count], tf.float32)])
 
     def _read(self) -> tf.Tensor:
         return tf.concat([tf.reshape(v, [-1]) for v in self.variables], axis=0)

@@ -17,6 +17,7 @@ import tree
 
 from mlma.types import ActOutput, Agent, ArraySpec, EnvSpec, TimeStep, Trajectory
 
+Buffer = bytes | memoryview
 MAGIC = b"mlma1"
 _PREFIX = struct.Struct("<5sIII")  # magic, length of the header, length of the payload, crc32 of both
 
@@ -38,7 +39,7 @@ class Layout:
         """The nest of arrays [count, ...] that these records are; writing to it writes the records."""
         return _unflatten(self.spec, [records[name] for name in self.dtype.names or ()])
 
-    def from_bytes(self, data: bytes) -> Any:
+    def from_bytes(self, data: Buffer) -> Any:
         """Records from `tobytes`; ValueError if the length is not that of whole records."""
         if len(data) % self.dtype.itemsize:
             raise ValueError(f"{len(data)} bytes are no whole number of records of {self.dtype.itemsize}")
@@ -100,26 +101,26 @@ def layout_of(env: EnvSpec, agent: Agent, unroll_length: int) -> Layout:
     return Layout(trajectory_spec(env, agent.initial_state(1), unroll_length, errors=agent.windows is not None))
 
 
-def pack(header: dict[str, Any], payload: bytes = b"") -> bytes:
+def pack(header: dict[str, Any], payload: Buffer = b"") -> bytes:
     head = json.dumps(header).encode()
     return b"".join((_PREFIX.pack(MAGIC, len(head), len(payload), zlib.crc32(payload, zlib.crc32(head))), head, payload))
 
 
-def messages(header: dict[str, Any], payload: bytes, part_size: int) -> list[bytes]:
+def messages(header: dict[str, Any], payload: Buffer, part_size: int) -> list[bytes]:
     """One message, or several where the payload is longer than `part_size`."""
     pieces = [payload[i : i + part_size] for i in range(0, len(payload), part_size)]
     return [pack(header | {"part": i, "parts": len(pieces)}, piece) for i, piece in enumerate(pieces)]
 
 
-def unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
-    """The inverse of `pack`; ValueError for anything that `pack` did not make."""
+def unpack(message: bytes) -> tuple[dict[str, Any], memoryview]:
+    """The inverse of `pack`, without copying the payload; ValueError for anything that `pack` did not make."""
     if len(message) < _PREFIX.size:
         raise ValueError(f"message of {len(message)} bytes is too short")
     magic, head_size, payload_size, crc = _PREFIX.unpack_from(message)
     if magic != MAGIC or len(message) != _PREFIX.size + head_size + payload_size:
         raise ValueError("message is not of this protocol or of the wrong length")
     head = message[_PREFIX.size : _PREFIX.size + head_size]
-    payload = message[_PREFIX.size + head_size :]
+    payload = memoryview(message)[_PREFIX.size + head_size :]
     if zlib.crc32(payload, zlib.crc32(head)) != crc:
         raise ValueError("message fails its checksum")
     try:

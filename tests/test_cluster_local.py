@@ -44,6 +44,19 @@ def call(home: Path, *words: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def tmux(home: Path, *words: str) -> str:
+    environment = os.environ | {"TMUX_TMPDIR": str(home)}
+    return subprocess.run(["tmux", *words], env=environment, capture_output=True, text=True).stdout
+
+
+def windows(home: Path, session: str) -> list[str]:
+    return tmux(home, "list-windows", "-t", f"={session}", "-F", "#{window_name}").split()
+
+
+def screen(home: Path, window: str) -> str:
+    return tmux(home, "capture-pane", "-p", "-t", f"=my-run-screens:{window}")
+
+
 def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
     rows = ["job,ip,python,num_actors", f"learner,localhost,{cheap_python(home)},", f"actor,localhost,{home}/cheap-python,2"]
     (home / "workers.csv").write_text("\n".join(rows) + "\n")
@@ -54,12 +67,16 @@ def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
     said = call(home, "status")
     assert said.count(" localhost running ") == 3
     assert "already running: learners, actor-0, actor-1" in call(home)
-    tmux = subprocess.run(
-        ["tmux", "list-windows", "-t", "my-run"], env={**os.environ, "TMUX_TMPDIR": str(home)}, capture_output=True
-    )
-    assert [name.decode() in tmux.stdout.decode() for name in (b"learners", b"actor-0", b"actor-1")] == [True] * 3
+    assert windows(home, "my-run") == ["learners", "actor-0", "actor-1"]
+    for _ in range(2):  # the second call opens nothing
+        assert "tmux attach -t my-run-screens" in call(home, "screens")
+    assert windows(home, "my-run-screens") == ["status", "localhost"]
+    wait_for(lambda: "actor-1" in screen(home, "status"), 30, lambda: screen(home, "status"))
+    wait_for(lambda: "[my-run]" in screen(home, "localhost"), 30, lambda: screen(home, "localhost"))
     assert "--batch_size=4; `down` ends it first" in call(home, "--batch_size=4", code=2)
     assert "1 host left clean" in call(home, "down")
+    assert windows(home, "my-run-screens") == []
+    assert "is not up" in call(home, "screens", code=2)
     assert (home / "my run/saved-0").exists()
     left = {str(path.relative_to(home)) for path in home.rglob("*") if ".mlma" in path.parts or "tmux" in path.name}
     assert {path for path in left if "/logs" not in path} <= {".mlma", ".mlma/my-run", ".mlma/my-run/localhost"}, left

@@ -60,7 +60,7 @@ def test_every_sample_trains_in_one_graph() -> None:
     learner = make_learner()
     for version in range(4):
         learner.train(sample(seed=version, version=version - 1))
-    assert learner._train.experimental_get_tracing_count() == 1
+    assert learner._train.traces == 1
 
 
 @pytest.mark.parametrize("bad", [{"reward": np.nan}, {"observation": np.nan}, {"observation": np.inf}])

@@ -62,7 +62,7 @@ class Counting:
             state = NetworkState(self._frames, (core, core + 0.5))
             acted = ActOutput(self._step.astype(np.int32), np.zeros((ENVS, 200), np.float32), np.zeros(ENVS, np.float32))
             if self._trajectories.add(step, acted, state, weights_version=self._time):
-                found += self._trajectories.messages()
+                found += [bytes(payload) for payload in self._trajectories.messages()]
                 self._trajectories.add(step, acted, state, self._time)
             self._frames, self._time = after, self._time + 1
             ended = self._step == self._length

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from mlma.cluster import screens
 from mlma.cluster.context import Context, count, faults
 from mlma.cluster.plan import LEARNERS
 from mlma.mpirun import CLEAN_STOP
@@ -24,6 +25,7 @@ def down(context: Context) -> int:
         print("nothing to end: no host was touched, or all were left clean")
         return 0
     begun = time.monotonic()
+    screens.close(context)
     said = stop_learners(context)
     if said:
         print(said)

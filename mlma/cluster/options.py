@@ -76,6 +76,7 @@ VERBS = {
     "up": "start what does not run yet (the default)",
     "check": "look at every host: can the run be started there?",
     "status": "what every worker does; --watch",
+    "screens": "open a tmux session here with a window for each host, attached to the run there, and one with status",
     "logs": "logs [WORKER...]: their last lines; --follow, --lines",
     "restart": "restart WORKER | actors | learners: from the last checkpoint",
     "scale": "scale N: run with N actors from now on",

@@ -46,6 +46,10 @@ def _run(verb: str, context: Context) -> int:
             from mlma.cluster import status
 
             return status.status(context)
+        case "screens":
+            from mlma.cluster import screens
+
+            return screens.screens(context)
         case "logs":
             return logs.logs(context)
         case "restart":
