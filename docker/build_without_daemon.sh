@@ -66,7 +66,8 @@ train() { # 2 learners and 2 actors for each in the images; the corridor's best 
     install -d -o 1000 -g 1000 "$BUILD/health-$learner"
     trap 'kill $(jobs -p) 2>/dev/null; wait; image_tool rm --all >/dev/null' EXIT
     inside "$learner" mpirun -np 2 --oversubscribe --bind-to none python experiment.py --job_name=learner --task=0 --num_learners=2 \
-        --learner_host=localhost:8001 --actor_hosts=a,b --level_name=corridor --logdir=/srv/mlma/corridor --health_folder=/run/mlma &
+        --learner_host=localhost:8001 --actor_hosts=a,b --level_name=corridor --logdir=/srv/mlma/corridor \
+        --total_environment_frames=1e6 --health_folder=/run/mlma &
     local learners=$!
     for i in 0 1 2 3; do
         actors[i]=$(image_tool from --pull-never mlma-actor)
@@ -83,6 +84,10 @@ train() { # 2 learners and 2 actors for each in the images; the corridor's best 
     wait $learners || fail "the learners ended with code $?"
     wait
     tail -n 1 "$BUILD/actor-3.log"
+    inside "$learner" python -c 'import csv
+rows = list(csv.DictReader(open("/srv/mlma/corridor/metrics.csv")))
+late = [float(row["policy/p_action_1"]) for row in rows[len(rows) * 4 // 5 :]]
+print("p(right)", round(sum(late) / len(late), 3), "after", rows[-1]["frames"], "frames")'
     trap - EXIT
     image_tool rm --all >/dev/null
 }
