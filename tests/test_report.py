@@ -85,6 +85,8 @@ def test_the_trace_shows_learner_and_actor_on_one_time_axis(run: Any) -> None:
     assert {"wait", "train", "gradient", "publish"} <= {e["name"] for e in spans["learner"]}
     assert {"simulate", "infer", "send", "wait", "fetch"} == {e["name"] for e in spans["actor 0"]}
     ends = {name: (min(e["ts"] for e in found), max(e["ts"] + e["dur"] for e in found)) for name, found in spans.items()}
+    assert min(first for first, _ in ends.values()) >= 0
+    assert max(last for _, last in ends.values()) < 10e6
     for name in ("receiver", "actor 0"):
         shared = min(ends[name][1], ends["learner"][1]) - max(ends[name][0], ends["learner"][0])
         assert shared > 0.3e6, f"{ends}: the same second, in microseconds"
