@@ -168,3 +168,8 @@ def test_what_is_no_run_is_said_in_one_line(words: list[str], answer: str) -> No
     run = subprocess.run([sys.executable, "-m", "mlma.plots", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
     assert answer in run.stderr.splitlines()[-1]
+
+
+def test_a_run_that_has_not_learned_anything_yet_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("frames,seconds,frames_per_second,learner/wait,return/mean\n0,1.5,0,0.0001,nan\n")
+    assert "<h2>Where the time goes</h2>" in report.write(tmp_path).read_text()
