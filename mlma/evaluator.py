@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlma import config as flags
+from mlma.checkpoint import Checkpoints
 from mlma.config import Config
 from mlma.local import PARENT
 from mlma.metrics import Row
@@ -30,8 +32,9 @@ class Evaluator:
     def __init__(self, config: Config, frames: int, save: Callable[[], object], say: Callable[[str], None]) -> None:
         self._every, self._save, self._say = config.evaluate_every, save, say
         self._folder = Path(config.logdir) / "evaluation"
-        test = replace(config, mode="test", test_checkpoint="last", num_learners=0, task=-1, job_name="learner")
-        self._command = [sys.executable, str(Path(sys.argv[0]).resolve()), *flags.to_argv(test)]
+        self._checkpoints = Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
+        self._played = self._folder / "none"  # a copy of a checkpoint, which training may remove meanwhile
+        self._test = replace(config, mode="test", num_learners=0, task=-1, job_name="learner")
         self._next = self._after(frames)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = self._folder / "evaluator.log"
@@ -48,19 +51,25 @@ class Evaluator:
 
     def _start(self) -> None:
         self._save()
+        path = self._checkpoints.last()
+        if path is None:  # the disk is full, which `save` has said
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._played = self._folder / path.name
+        shutil.copyfile(path, self._played)
+        test = replace(self._test, test_checkpoint=str(self._played))
+        command = ["nice", "-n", "10", sys.executable, str(Path(sys.argv[0]).resolve()), *flags.to_argv(test)]
         self._before = set(self._folder.glob("*.json"))
         environment = os.environ | {PARENT: str(os.getpid()), "CUDA_VISIBLE_DEVICES": "-1"}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                ["nice", "-n", "10", *self._command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 
     def _look(self) -> None:
         """Tells what came of an evaluation that has ended."""
         if self._process is None or (code := self._process.poll()) is None:
             return
         self._process = None
+        self._played.unlink(missing_ok=True)
         new = sorted(set(self._folder.glob("*.json")) - self._before)
         if code or not new:
             lines = self._log.read_text(errors="replace").strip().splitlines()
@@ -78,6 +87,7 @@ class Evaluator:
         if not whole:
             if self._process is not None:
                 self._process.terminate()
+                self._played.unlink(missing_ok=True)
             return
         self._wait()
         self._start()

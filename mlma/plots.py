@@ -105,7 +105,8 @@ def draw(
         axes[1].set_ylim(axes[0].get_ylim())
         levels(axes[1], known)
         axes[0].set_ylim(axes[1].get_ylim())
-    axes[0].legend()
+    if axes[0].get_legend_handles_labels()[1]:
+        axes[0].legend()
     figure.suptitle(title)
     figure.savefig(out, dpi=80)
     plt.close(figure)

@@ -201,8 +201,8 @@ def _time(table: plots.Table) -> str:
         ("Receiving thread", [f"receiver/{name}" for name in ("wait", "full", "stack")]),
     ):
         curves = [(name.partition("/")[2], np.clip(table[name], 0, 1)) for name in names if name in table]
-        if curves and any(np.isfinite(y).any() for _label, y in curves):
-            curves = [(label, y) for label, y in curves if np.nanmax(y) > 0.002]
+        curves = [(label, y) for label, y in curves if np.isfinite(y).any() and np.nanmax(y) > 0.002]
+        if curves:
             figures.append(_figure(title, plots.svg(plots.shares(minutes, *curves), "minutes", "% of the time")))
     if "lag/mean" in table:
         curves = [("mean", table["lag/mean"]), ("largest", table["lag/max"])]

@@ -31,7 +31,7 @@ class Profile:
         """`collect(who, events)` makes somebody note in `events` what it does; with None, no more."""
         self._folder, self._seconds = Path(config.logdir) / "profile", config.profile
         self._collect, self._say = collect, say
-        self._warm, self._end = 0, 0.0
+        self._warm, self._began, self._end = 0, 0.0, 0.0
         self._events: dict[str, list[Event]] = {}
 
     def __call__(self, row: Row) -> None:
@@ -43,7 +43,7 @@ class Profile:
 
     def _begin(self) -> None:
         self._say(f"profile of {self._seconds:g} s begins")
-        self._end = time.monotonic() + self._seconds
+        self._began, self._end = time.time(), time.monotonic() + self._seconds
         self._folder.mkdir(parents=True, exist_ok=True)
         tf.profiler.experimental.start(str(self._folder))
         self._events = {who: [] for who in PLACES}
@@ -59,13 +59,12 @@ class Profile:
             self._collect(who, None)
         tf.profiler.experimental.stop()
         path = self._folder / "trace.json"
-        path.write_text(json.dumps(chrome(self._events)))
+        path.write_text(json.dumps(chrome(self._events, self._began)))
         self._say(f"profile written to {self._folder}")
 
 
-def chrome(events: dict[str, list[Event]]) -> dict[str, Any]:
-    """Chrome's trace: times in microseconds from the first event on."""
-    first = min((event[1] for found in events.values() for event in found), default=0.0)
+def chrome(events: dict[str, list[Event]], first: float) -> dict[str, Any]:
+    """Chrome's trace of what began after `first`, in microseconds since then."""
     made: list[dict[str, Any]] = []
     for who, found in events.items():
         pid, tid, process = PLACES[who]
@@ -74,5 +73,6 @@ def chrome(events: dict[str, list[Event]]) -> dict[str, Any]:
         made += [
             {"ph": "X", "name": name, "ts": 1e6 * (began - first), "dur": 1e6 * seconds, "pid": pid, "tid": tid}
             for name, began, seconds in found
+            if began >= first
         ]
     return {"traceEvents": made, "displayTimeUnit": "ms"}

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 
 from mlma import plots, report, scores
@@ -62,9 +61,11 @@ def test_a_run_is_evaluated_beside_training_and_at_its_end(run: Any) -> None:
     told = re.findall(r"evaluation after ([\d,]+) frames: mean (-?[\d.]+)", console)
     assert len(told) == len(records) >= 2
     assert {int(frames.replace(",", "")) for frames, _ in told} == {record["frames"] for record in records}
+    assert len({record["frames"] for record in records}) == len(records), "not the last weights twice"
     assert max(record["frames"] for record in records) >= 60000
     assert all(record["episodes"] == 4 for record in records)
-    assert any(np.isfinite(row.get("evaluation/mean", np.nan)) for row in rows(logdir)) or len(told) == 1
+    assert "evaluation/mean" in rows(logdir)[-1]
+    assert not list((logdir / "evaluation").glob("*.npz"))
 
 
 def test_actor_0_films_games_of_training(run: Any) -> None:
@@ -84,6 +85,8 @@ def test_the_trace_shows_learner_and_actor_on_one_time_axis(run: Any) -> None:
     assert {"wait", "train", "gradient", "publish"} <= {e["name"] for e in spans["learner"]}
     assert {"simulate", "infer", "send", "wait", "fetch"} == {e["name"] for e in spans["actor 0"]}
     ends = {name: (min(e["ts"] for e in found), max(e["ts"] + e["dur"] for e in found)) for name, found in spans.items()}
+    assert min(first for first, _ in ends.values()) >= 0
+    assert max(last for _, last in ends.values()) < 10e6
     for name in ("receiver", "actor 0"):
         shared = min(ends[name][1], ends["learner"][1]) - max(ends[name][0], ends["learner"][0])
         assert shared > 0.3e6, f"{ends}: the same second, in microseconds"
@@ -165,3 +168,8 @@ def test_what_is_no_run_is_said_in_one_line(words: list[str], answer: str) -> No
     run = subprocess.run([sys.executable, "-m", "mlma.plots", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
     assert answer in run.stderr.splitlines()[-1]
+
+
+def test_a_run_that_has_not_learned_anything_yet_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("frames,seconds,frames_per_second,learner/wait,return/mean\n0,1.5,0,0.0001,nan\n")
+    assert "<h2>Where the time goes</h2>" in report.write(tmp_path).read_text()
