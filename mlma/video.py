@@ -42,12 +42,12 @@ def film(
     folder.mkdir(parents=True, exist_ok=True)
     env: Any = envs.film(config.level_name, len(returns), seed, config)
     names = env.spec.action_names
-    reels = {i: Reel(folder / f"{name}.mp4", fps=60 / config.num_action_repeats) for name, i in chosen.items()}
+    reels = {i: Reel(folder / f"{name}.mp4", fps=speed(env)) for name, i in reversed(chosen.items())}
     timestep = env.reset()
     for t, action in enumerate(tape.actions):
         rolling = {i: reel for i, reel in reels.items() if not reel.over}
         for i, reel in rolling.items():
-            picture = env.picture(i) if hasattr(env, "picture") else seen(timestep.observation[i])
+            picture = pictured(env, i, timestep)
             thought = Thought(reel.score, t, float(tape.values[t][i]), tape.logits[t][i], int(action[i]))
             reel.add(draw(picture, thought, config, names))
         timestep = env.step(action)
@@ -108,11 +108,15 @@ class Reel:
             self.path.unlink()
 
 
-def seen(observation: Any) -> Any:
-    """What the agent sees, as a picture."""
-    if observation.ndim == 1:
-        return bars(observation)
-    return observation if observation.shape[-1] == 3 else observation[..., :1].repeat(3, axis=-1)
+def speed(env: Any) -> float:
+    """Pictures per second: consoles make 60 frames; what repeats nothing has no speed of its own."""
+    return 60 / env.spec.action_repeats if env.spec.action_repeats > 1 else 15.0
+
+
+def pictured(env: Any, i: int, timestep: Any) -> Any:
+    """Environment i as it shows itself, else what the agent sees."""
+    picture = env.picture(i) if hasattr(env, "picture") else None
+    return bars(timestep.observation[i]) if picture is None else picture
 
 
 class Recorder:
@@ -122,24 +126,19 @@ class Recorder:
         self._config, self._folder, self._say = config, folder, say
         self._games = self._steps = 0
         self._reel: Reel | None = None
-        self._names: Sequence[str] | None = None
 
     def __call__(self, env: Any, timestep: Any, output: Any) -> None:
         """The observation before the action, and what was thought of it."""
         if timestep.first[0] and self._games % self._config.video_every_episodes == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-game-{self._games}.mp4"
-            self._reel, self._steps = Reel(self._folder / name, fps=60 / self._config.num_action_repeats), 0
-        if self._names is None:
-            self._names = getattr(env, "action_names", [])
+            self._reel, self._steps = Reel(self._folder / name, fps=speed(env)), 0
         if self._reel:
-            picture = env.picture(0) if hasattr(env, "picture") else timestep.observation[0]
-            if picture.shape[-1] != 3 or picture.ndim != 3:
-                picture = bars(timestep.observation[0])
+            picture = pictured(env, 0, timestep)
             self._reel.score += float(timestep.reward[0])
             value, logits, action = (np.asarray(x[0]) for x in (output.value, output.logits, output.action))
             thought = Thought(self._reel.score, self._steps, float(value), logits, int(action))
-            self._reel.add(draw(picture, thought, self._config, self._names))
+            self._reel.add(draw(picture, thought, self._config, env.spec.action_names))
             self._steps += 1
         if not np.isnan(timestep.episode_return[0]):
             self._games += 1

@@ -144,4 +144,5 @@ def test_two_levels_are_trained_on_and_evaluated(log: Path, tmp_path: Path) -> N
     assert record["score"]["capped"] == pytest.approx(np.mean([min(100, score) for score in by_hand]))
     assert f"capped {record['score']['capped']:.1f} %" in run.text()
     assert [line["start"] for line in said(log, "start")].count(f"contributed/dmlab30/{TEST}") == 2, "played, and filmed"
+    assert "no video" not in run.text(), run.text()
     assert sorted(path.parent.name for path in (logdir / "videos").rglob("best.mp4")) == sorted(levels.split(","))

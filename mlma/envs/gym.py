@@ -124,7 +124,7 @@ class GymSingle:
         return parts
 
     def picture(self) -> Any:
-        return np.asarray(self._env.render())
+        return None if self._env.render_mode is None else np.asarray(self._env.render())
 
     def close(self) -> None:
         self._env.close()

@@ -16,7 +16,7 @@ from mlma.types import EnvSpec, TimeStep
 
 
 class Single(Protocol):
-    """One environment. May also have `picture()`, uint8 [H, W, 3]."""
+    """One environment. May also have `picture()`, uint8 [H, W, 3], or None if it cannot draw itself."""
 
     spec: EnvSpec
     reward_scale: float  # of what is learned from; returns are told as they are
@@ -95,7 +95,7 @@ class InTurn:
         return copied(self._into)
 
     def picture(self, i: int) -> Any:
-        """uint8 [H, W, 3]."""
+        """uint8 [H, W, 3], or None."""
         return self._singles[i].picture()  # type: ignore[attr-defined]
 
     def close(self) -> None:
