@@ -224,7 +224,8 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
     images, vectors, levels = PRESETS[config.algorithm]
     preset = images if len(spec.observation.shape) == 3 else vectors
     preset = preset | SUITES[config.algorithm].get(envs.suite_of(config.level_name), {}) | levels.get(config.level_name, {})
-    actors = config.num_actors or (cores() if config.task < 0 else len(config.actor_hosts.split(",")))
+    local = 1 if config.deterministic else cores()
+    actors = config.num_actors or (local if config.task < 0 else len(config.actor_hosts.split(",")))
     config = dataclasses.replace(config, num_actors=actors)
     preset["envs_per_actor"] = max(preset["envs_per_actor"], -(-len(spec.actions_of) // actors))  # each level is played
     chosen = {name: value for name, value in preset.items() if getattr(config, name) == getattr(Config, name)}
@@ -269,16 +270,14 @@ def _in_turns(config: Config) -> Config:
         raise ValueError(
             f"--deterministic: not with --algorithm={config.algorithm}, whose actors fill a replay; allowed: impala"
         )
-    actors = (config.num_actors or 1) if config.task < 0 else len(config.actor_hosts.split(","))
-    trajectories = actors * config.envs_per_actor
+    trajectories = config.num_actors * config.envs_per_actor
     if trajectories % config.batch_size:
         raise ValueError(
             f"--deterministic: --batch_size={config.batch_size} must divide the {trajectories} trajectories of one turn, "
-            f"which are those of {actors} actors x --envs_per_actor={config.envs_per_actor}"
+            f"which are those of {config.num_actors} actors x --envs_per_actor={config.envs_per_actor}"
         )
     return dataclasses.replace(
         config,
-        num_actors=actors,
         queue_capacity=max(config.queue_capacity, trajectories),
         report_every_steps=config.report_every_steps or 100,
     )

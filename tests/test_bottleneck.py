@@ -104,6 +104,7 @@ needs_network = [
 SHORT = {"warm_up": 2.0, "seconds": 5.0}
 
 
+@pytest.mark.learning  # as all that follow: a machine with something else to do has another bottleneck
 def test_too_few_actors_are_named(staged: Any, tmp_path: Path) -> None:
     found = staged.local(tmp_path, 1, *staged.CHEAP, **SHORT)
     assert found.sentence.startswith("actor-bound: the learner waits"), (found.sentence, found.row)
@@ -112,11 +113,13 @@ def test_too_few_actors_are_named(staged: Any, tmp_path: Path) -> None:
     assert 0.9 < parts < 1.02, "the parts are the whole"
 
 
+@pytest.mark.learning
 def test_a_large_network_is_named(staged: Any, tmp_path: Path) -> None:
     found = staged.local(tmp_path, 2, *staged.LARGE, **SHORT)
     assert found.sentence.startswith("learner-bound: gradients take"), (found.sentence, found.row)
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("mbit", [pytest.param(100, marks=needs_network)])
 def test_a_slow_link_to_the_learner_is_named(staged: Any, mbit: float, tmp_path: Path) -> None:
     found = staged.behind_a_link(tmp_path, 2, mbit, *staged.SMALL, **SHORT)
