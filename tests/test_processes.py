@@ -135,7 +135,7 @@ def test_the_trajectory_of_a_lost_environment_is_dropped_and_counted_and_the_cha
             trajectories.drop(np.array([False, True, False]))
             trajectories.drop(np.array([False, True, False]))  # crashed again: the same trajectory
         if trajectories.add(step, acted, state, 0):
-            sent.append([layout.view(layout.from_bytes(data)) for data in trajectories.messages()])
+            sent.append([layout.view(layout.from_bytes(bytes(data))) for data in trajectories.messages()])
     assert [each.stream.tolist() for part in sent for each in part] == [[50, 51, 52], [50, 52], [50, 51, 52]]
     assert [each.number.tolist() for part in sent for each in part] == [[0, 0, 0], [1, 1], [2, 2, 2]]
     assert (trajectories.dropped(), trajectories.dropped()) == (1, 0)
