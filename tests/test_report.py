@@ -128,12 +128,15 @@ def test_a_browser_shows_the_page_on_a_desktop_and_on_a_phone(page: Path, tmp_pa
     threading.Thread(target=server.serve_forever, daemon=True).start()
     words = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--window-size=1900,1000"]
     words += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
-    seen = subprocess.run(
-        [*words, f"http://127.0.0.1:{server.server_port}/look.html"], capture_output=True, text=True, timeout=120, check=True
-    )
+    text = ""
+    for _ in range(3):  # its clock runs ahead of a busy machine: then it looks before the page is there
+        address = f"http://127.0.0.1:{server.server_port}/look.html"
+        seen = subprocess.run([*words, address], capture_output=True, text=True, timeout=120, check=True)
+        assert "CONSOLE" not in seen.stderr, seen.stderr
+        if text := re.findall(r'id="found">(.*?)</pre>', seen.stdout, flags=re.S)[0].strip():
+            break
     server.shutdown()
-    assert "CONSOLE" not in seen.stderr, seen.stderr
-    found = json.loads(re.findall(r'id="found">(.*?)</pre>', seen.stdout, flags=re.S)[0])
+    found = json.loads(text)
     for name, width, columns in (("wide", 1280, 3), ("narrow", 400, 1)):
         assert found[name]["images"] == found[name]["seen"] >= 12, found
         assert found[name]["scroll"] <= width, "nothing sticks out"

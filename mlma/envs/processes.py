@@ -142,8 +142,10 @@ class Worker:
                 env=os.environ | {local.PARENT: str(os.getpid()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         assert self.process.stdin
-        with self.process.stdin as pipe:
-            pipe.write(json.dumps(task).encode())
+        with contextlib.suppress(BrokenPipeError):  # it may be gone already; `wait` tells
+            self.process.stdin.write(json.dumps(task).encode())
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self._socket = ours
 
     def send(self, command: bytes) -> None:
