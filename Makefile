@@ -6,7 +6,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner train evaluate test test-hosts test-slurm lint types manifests bench learn clean
+.PHONY: help install install-actor install-learner install-vizdoom train evaluate test test-levels test-hosts test-slurm lint types manifests bench learn clean
 
 help:  ## this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -21,6 +21,9 @@ install-actor:  ## only what an actor or a single learner needs; nothing is comp
 install-learner:
 	@tools/setup.sh learner
 
+install-vizdoom:  ## VizDoom and its maps, for the levels doom_*; hosts that act need it
+	@tools/setup.sh vizdoom
+
 train: install-$(if $(filter 1,$(LEARNERS)),actor,learner)  ## train on LEVEL into LOGDIR, with LEARNERS learners; ARGS are flags of experiment.py; a run found there is resumed
 	$(PY) experiment.py '--level_name=$(LEVEL)' '--logdir=$(LOGDIR)' $(if $(filter 1,$(LEARNERS)),,--num_learners=$(LEARNERS)) $(ARGS)
 
@@ -29,6 +32,9 @@ evaluate: install-actor  ## play with the last checkpoint of LOGDIR; ARGS are fl
 
 test: install  ## the default tests; ARGS are arguments of pytest
 	$(PY) -m pytest $(ARGS)
+
+test-levels: install install-vizdoom  ## every game of Atari-57 for 1,000 steps, and learning on all at once: minutes; ARGS are arguments of pytest
+	$(PY) -m pytest -m levels $(ARGS)
 
 test-hosts: install  ## the frontend on four hosts in network namespaces: minutes, as root; ARGS are arguments of pytest
 	$(PY) -m pytest -m hosts --timeout=900 $(ARGS)

@@ -19,6 +19,9 @@ from mlma import envs, local, mpirun, presets, quiet
 def main() -> int:
     local.die_with_parent()
     given = flags.parse_or_exit(sys.argv[1:])
+    if given.level_name == envs.HELP:
+        print(envs.help_text())
+        return 0
     try:
         spec = envs.spec_of(given)
         config = presets.resolve(given, spec)

@@ -30,7 +30,7 @@ class Apex(ValueLearner):
     def _targets(self, timesteps: TimeStep, values: tf.Tensor) -> tf.Tensor:
         """n-step targets from the values of all steps: [T+1, B] -> [T, B]."""
         return value_learning.n_step_targets(
-            clip_rewards(timesteps.reward[1:], self._config.reward_clipping),
+            clip_rewards(timesteps.reward, self._config.reward_clipping, timesteps.more.get("level"))[1:],
             self._config.discounting * timesteps.discount[1:],
             tf.logical_not(timesteps.first[1:]),
             values,
@@ -51,12 +51,13 @@ class Apex(ValueLearner):
         value = value_learning.double_q(self.network(later, state)[0].logits[0], self._target(later, state)[0].logits[0])  # [B]
         # Of the values of all steps only the one where the return ends is asked for.
         targets = self._targets(timesteps, tf.repeat(value[tf.newaxis], timesteps.first.shape[0], axis=0))  # [n, B]
-        errors = tf.stop_gradient(targets[0]) - value_learning.of_action(q, trajectory.act_outputs.action[0])  # [B]
+        of_action = value_learning.of_action(q, trajectory.act_outputs.action[0])  # [B]
+        errors = tf.stop_gradient(targets[0]) - of_action
         total = tf.reduce_mean(sample.importance_weights * 0.5 * tf.square(errors))  # section 4.1
         priorities = tf.abs(errors)
         metrics = {
             "loss/total": total,
-            "q/mean": tf.reduce_mean(q),
+            "q/mean": tf.reduce_mean(of_action),
             "q/max": tf.reduce_max(q),
             "replay/error": tf.reduce_mean(priorities),
             "replay/weight": tf.reduce_mean(sample.importance_weights),
@@ -67,5 +68,5 @@ class Apex(ValueLearner):
 def _at(timesteps: TimeStep, steps: tf.Tensor) -> TimeStep:
     """Step `steps` [B] of each window, as a TimeStep [1, B] of what a network reads."""
     where = tf.stack([steps, tf.range(tf.shape(steps)[0])], axis=1)  # [B, 2]
-    read = ("observation", "reward", "first", "last_action")
-    return timesteps._replace(**{name: tf.gather_nd(getattr(timesteps, name), where)[tf.newaxis] for name in read})
+    read = {name: getattr(timesteps, name) for name in ("observation", "reward", "first", "last_action", "more")}
+    return timesteps._replace(**tf.nest.map_structure(lambda x: tf.gather_nd(x, where)[tf.newaxis], read))

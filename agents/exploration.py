@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from agents.networks import MISSING
 from mlma.value_learning import epsilon_ladder
 
 
@@ -27,5 +28,6 @@ class EpsilonGreedy:
         """[E, A] -> int32 [E]."""
         shape = tf.shape(q)
         best = tf.argmax(q, axis=-1, output_type=tf.int32)
-        any_action = tf.random.uniform(shape[:1], maxval=shape[1], dtype=tf.int32)
+        noise = tf.where(q > MISSING, tf.random.uniform(shape), -1.0)  # only among the actions that the level has
+        any_action = tf.argmax(noise, axis=-1, output_type=tf.int32)
         return tf.where(tf.random.uniform(shape[:1]) < self.epsilons, any_action, best)

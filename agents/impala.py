@@ -26,7 +26,8 @@ class Impala:
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         self._config = config
         self.slow: list[Any] = []
-        self.network = networks.make(config.agent_name, spec, config.num_stacked_frames)
+        self.network = networks.make(config.agent_name, spec, config.num_stacked_frames, popart=config.popart)
+        self.statistics = 3 * max(1, len(spec.actions_of)) if config.popart else 0
 
     def initial_state(self, batch_size: int) -> Any:
         return self.network.initial_state(batch_size)
@@ -50,7 +51,7 @@ class Impala:
         logits, values = output.logits[:-1], output.value[:-1]  # [T, B, A], [T, B]
         actions, behaviour_logits = acted.action[:-1], acted.logits[:-1]
         discounts = config.discounting * timesteps.discount[1:]
-        rewards = clip_rewards(timesteps.reward[1:], config.reward_clipping)
+        rewards = clip_rewards(timesteps.reward, config.reward_clipping, timesteps.more.get("level"))[1:]
         # The step into a new game is no transition: with discount 0 and the value as its reward, its delta and advantage are
         # 0 and its target is V(x), from which a truncated game bootstraps.
         real = tf.cast(tf.logical_not(timesteps.first[1:]), tf.float32)  # [T, B]
@@ -69,14 +70,16 @@ class Impala:
         log_pi = tf.nn.log_softmax(logits)
         entropy = -tf.reduce_sum(tf.exp(log_pi) * log_pi, axis=-1)  # [T, B]
         # Section 4.2: policy gradient, value loss and entropy bonus.
-        advantages = returns.pg_advantages * real
+        level = timesteps.more["level"][:-1] if "level" in timesteps.more else None
+        unit = self.network.value_head.unit(level)  # 1 without PopArt, in units of which both losses are
+        advantages = returns.pg_advantages / unit * real
         if config.policy_clip > 0:
             # Deviation: an action whose probability has moved so far already, in the direction of its advantage, moves no
             # further (Schulman et al. 2017), without which a sample that is used again drives the policy about.
             further = returns.log_rhos * tf.sign(advantages)
             advantages = tf.where(further < tf.math.log1p(config.policy_clip), advantages, 0.0)
         policy_loss = -tf.reduce_sum(returns.target_action_log_probs * advantages)
-        value_loss = 0.5 * tf.reduce_sum(tf.square(returns.vs - values) * real)
+        value_loss = 0.5 * tf.reduce_sum(tf.square((returns.vs - values) / unit) * real)
         entropy_loss = -tf.reduce_sum(entropy * real)
         total = policy_loss + config.baseline_cost * value_loss + config.entropy_cost * entropy_loss
 
@@ -93,7 +96,11 @@ class Impala:
         }
         if logits.shape[-1] == 2:
             metrics["policy/p_action_1"] = tf.reduce_sum(tf.exp(log_pi[..., 1]) * real) / steps
-        return LossOutput(total, priorities=tf.reduce_sum(tf.abs(returns.vs - values), axis=0), metrics=metrics)
+        priorities = tf.reduce_sum(tf.abs(returns.vs - values), axis=0)
+        return LossOutput(total, priorities, metrics, self.network.value_head.statistics(returns.vs, real, level))
+
+    def normalise(self, statistics: Any) -> None:
+        self.network.value_head.normalise(statistics)
 
     def explore(self, places: Any, count: int) -> None:
         """Its policy explores by itself."""

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
+from agents.popart import PopArt
+from mlma.envs.spaces import BUCKETS
 from mlma.types import EnvSpec, NetworkState, TimeStep
 
+MISSING = -1e9  # the logit, or the q-value, of an action that a level does not have
 CONTRAST = 64.0  # grey levels from the mean of an image that become 1
 
 
@@ -24,7 +27,8 @@ class NetworkOutput(NamedTuple):
 
 
 class Network(snt.Module):
-    """Stack frames -> torso -> optional reward and action -> optional LSTM -> policy and value, or dueling q-values."""
+    """Stack frames -> torso -> optional numbers, words, reward, action -> optional LSTM -> policy and value, or dueling
+    q-values. Actions that a level does not have are masked."""
 
     def __init__(
         self,
@@ -34,16 +38,22 @@ class Network(snt.Module):
         dueling: int = 0,  # width of the dueling streams; 0 is a policy and a value
         lstm_size: int = 0,
         feed_back: bool = False,
+        popart: bool = False,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self._spec, self._stack, self._feed_back = spec, stack, feed_back
         self._torso = torso
+        self._numbers = snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.more else None
+        self._words = Instruction(name="words") if "words" in spec.more else None
         self._core = ResettingLSTM(lstm_size) if lstm_size else None
+        self._has = None  # float32 [levels, A]
+        if spec.actions_of:
+            self._has = tf.stack([tf.reduce_max(tf.one_hot(own, spec.num_actions), axis=0) for own in spec.actions_of])
         self._dueling = Dueling(spec.num_actions, dueling) if dueling else None
         if not dueling:
             self._policy = snt.Linear(spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy")
-            self._value = snt.Linear(1, name="value")
+            self.value_head = PopArt(max(1, len(spec.actions_of)) if popart else 0, name="value")
 
     def initial_state(self, batch_size: int) -> NetworkState:
         frames = None
@@ -59,6 +69,10 @@ class Network(snt.Module):
             observation = tf.cast(observation, tf.float32)  # [T, B, H, W, C]
             observation = (observation - tf.reduce_mean(observation, axis=[2, 3, 4], keepdims=True)) / CONTRAST
         features = snt.BatchApply(self._torso)(observation)  # [T, B, F]
+        if self._numbers:
+            features = tf.concat([features, snt.BatchApply(self._numbers)(timestep.more["vector"])], axis=-1)
+        if self._words:
+            features = tf.concat([features, snt.BatchApply(self._words)(timestep.more["words"])], axis=-1)
         if self._feed_back:
             reward = tf.clip_by_value(timestep.reward, -1, 1)[..., tf.newaxis]
             action = tf.one_hot(timestep.last_action, self._spec.num_actions)
@@ -70,8 +84,29 @@ class Network(snt.Module):
             logits, value = snt.BatchApply(self._dueling)(features)  # [T, B, A], [T, B]
         else:
             logits = snt.BatchApply(self._policy)(features)  # [T, B, A]
-            value = tf.squeeze(snt.BatchApply(self._value)(features), axis=-1)  # [T, B]
+            value = self.value_head.values(features, timestep.more.get("level"))  # [T, B]
+        if self._has is not None:
+            logits = tf.where(tf.gather(self._has, timestep.more["level"]) > 0, logits, MISSING)
         return NetworkOutput(logits, value), NetworkState(frames, core)
+
+
+class Instruction(snt.Module):
+    """Words as numbers: an embedding of 20, an LSTM of 64, what it says after the last word. Espeholt et al. 2018, figure 3."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self._embedding = snt.Embed(BUCKETS + 1, 20)
+        self._lstm = snt.LSTM(64)
+
+    def __call__(self, words: tf.Tensor) -> tf.Tensor:
+        """int32 [N, W] -> [N, 64]; zeros without words."""
+        embedded = self._embedding(words)  # [N, W, 20]
+        state = self._lstm.initial_state(tf.shape(words)[0])
+        for word, vector in zip(tf.unstack(words, axis=1), tf.unstack(embedded, axis=1), strict=True):
+            _, new = self._lstm(vector, state)
+            there = (word > 0)[:, tf.newaxis]
+            state = tf.nest.map_structure(lambda one, other, there=there: tf.where(there, one, other), new, state)
+        return state.hidden
 
 
 class Dueling(snt.Module):
@@ -221,7 +256,7 @@ def conv_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
 
 
 def resnet_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
-    """IMPALA's deep network, without the language input."""
+    """IMPALA's deep network; with the language input where the level has words."""
     return Network(ResidualTorso("torso"), spec, stack, **head, lstm_size=256, feed_back=True, name="resnet_lstm")
 
 
@@ -246,7 +281,7 @@ NETWORKS = {
 }
 
 
-def make(agent_name: str, spec: EnvSpec, stack: int, dueling: bool = False) -> Network:
+def make(agent_name: str, spec: EnvSpec, stack: int, dueling: bool = False, popart: bool = False) -> Network:
     """With a policy and a value on top, or with dueling q-values."""
     width = 512 if len(spec.observation.shape) == 3 else 64
-    return NETWORKS[agent_name](spec, stack, dueling=width if dueling else 0)
+    return NETWORKS[agent_name](spec, stack, dueling=width if dueling else 0, popart=popart)

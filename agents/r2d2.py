@@ -30,7 +30,7 @@ class R2D2(ValueLearner):
     def _targets(self, timesteps: TimeStep, values: tf.Tensor) -> tf.Tensor:
         """h(r + .. + gamma^n h^-1(Q)) from the values of all steps: [T+1, B] -> [T, B]."""
         targets = value_learning.n_step_targets(
-            clip_rewards(timesteps.reward[1:], self._config.reward_clipping),
+            clip_rewards(timesteps.reward, self._config.reward_clipping, timesteps.more.get("level"))[1:],
             self._config.discounting * timesteps.discount[1:],
             tf.logical_not(timesteps.first[1:]),
             unrescale(values),
@@ -49,13 +49,14 @@ class R2D2(ValueLearner):
         # A sequence ends with its game: what is after it is another sequence's.
         real = tf.cast(tf.logical_not(timesteps.first[1:]), tf.float32)
         mask = tf.math.cumprod(real, axis=0)  # [L, B]
-        errors = (targets - value_learning.of_action(q[:-1], actions)) * mask  # [L, B]
+        of_action = value_learning.of_action(q[:-1], actions)  # [L, B]
+        errors = (targets - of_action) * mask
         losses = 0.5 * tf.reduce_sum(tf.square(errors), axis=0)  # [B]
         total = tf.reduce_mean(sample.importance_weights * losses)
         steps = tf.reduce_sum(mask)
         metrics = {
             "loss/total": total,
-            "q/mean": tf.reduce_sum(tf.reduce_mean(q[:-1], axis=-1) * mask) / steps,
+            "q/mean": tf.reduce_sum(of_action * mask) / steps,
             "q/max": tf.reduce_max(q),
             "replay/error": tf.reduce_sum(tf.abs(errors)) / steps,
             "replay/weight": tf.reduce_mean(sample.importance_weights),

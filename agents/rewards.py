@@ -5,7 +5,16 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def clip_rewards(rewards: tf.Tensor, how: str) -> tf.Tensor:
+def clip_rewards(rewards: tf.Tensor, how: str, level: tf.Tensor | None = None) -> tf.Tensor:
+    """`how` is one word for all levels, or one for each with commas between."""
+    words = how.split(",")
+    if len(words) == 1:
+        return _clipped(rewards, how)
+    each = tf.stack([_clipped(rewards, word) for word in words])  # [levels, ...]
+    return tf.reduce_sum(each * tf.one_hot(level, len(words), axis=0), axis=0)
+
+
+def _clipped(rewards: tf.Tensor, how: str) -> tf.Tensor:
     if how == "abs_one":
         return tf.clip_by_value(rewards, -1.0, 1.0)
     if how == "soft_asymmetric":  # as in IMPALA's released code, from which its figure differs

@@ -21,6 +21,7 @@ class ValueLearner:
     """The part of mlma.types.Agent that acts and keeps the target network; a paper adds `windows`, `_targets` and `loss`."""
 
     batch_loss = "mean"
+    statistics = 0
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         self._config = config
@@ -41,6 +42,9 @@ class ValueLearner:
     def after_step(self, step: int) -> None:
         if step % self._config.target_period == 0:
             self._copy()
+
+    def normalise(self, statistics: Any) -> None:
+        """There are none."""
 
     def initial_state(self, batch_size: int) -> Any:
         return self.network.initial_state(batch_size)

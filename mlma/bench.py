@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -26,8 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlma import bottleneck, presets, quiet
 from mlma import config as flags
-from mlma import presets, quiet
 
 PARTS = ("simulation", "inference", "learning")
 AGENTS = ("ShallowConvNetAgent", "SimpleConvNetAgent", "ResNetLSTMAgent")
@@ -85,7 +86,7 @@ def _simulation(config: flags.Config) -> tuple[Callable[[], Any], int]:
     from mlma import envs
 
     config = presets.resolve(config, envs.spec_of(config))
-    env = envs.make(config.level_name, config.envs_per_actor, os.getpid(), config)
+    env = _dealt(config, os.getpid())
     env.reset()
     rng = np.random.default_rng(os.getpid())
     actions = rng.integers(env.spec.num_actions, size=(1000, env.num_envs)).astype(np.int32)
@@ -93,12 +94,19 @@ def _simulation(config: flags.Config) -> tuple[Callable[[], Any], int]:
     return lambda: env.step(actions[next(turn) % 1000]), env.num_envs
 
 
-def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
+def _dealt(config: flags.Config, seed: int) -> Any:
+    """The environments of an actor, as if it were alone."""
     from mlma import envs
+
+    count = len(envs.levels(config.level_name))
+    return envs.deal(config, [i % count for i in range(config.envs_per_actor)], seed)
+
+
+def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
     from mlma.graph import Flat
 
     config, _, agent = prepare(config)
-    env = envs.make(config.level_name, config.envs_per_actor, 1, config)
+    env = _dealt(config, 1)
     timestep, state = env.reset(), [agent.initial_state(env.num_envs)]
     act = Flat(agent.act)
 
@@ -117,8 +125,8 @@ def _learning(config: flags.Config) -> tuple[Callable[[], Any], float]:
     return lambda: trainer.train(sample), config.batch_size * config.unroll_length / config.sample_reuse
 
 
-def all_cores_rate(part: str, argv: list[str], seconds: float, warm_up: float) -> float:
-    """Agent steps per second of `part` with one copy per core."""
+def all_cores_rate(part: str, argv: list[str], seconds: float, warm_up: float, processes: int = 0) -> float:
+    """Agent steps per second of `part` with one copy per core, or so many."""
     words = [
         sys.executable,
         "-m",
@@ -128,13 +136,14 @@ def all_cores_rate(part: str, argv: list[str], seconds: float, warm_up: float) -
         f"--start_at={time.time() + warm_up}",
     ]
     copies = [
-        subprocess.Popen([*words, "--", *argv], stdout=subprocess.PIPE, cwd=ROOT, text=True) for _ in range(presets.cores())
+        subprocess.Popen([*words, "--", *argv], stdout=subprocess.PIPE, cwd=ROOT, text=True)
+        for _ in range(processes or presets.cores())
     ]
     return sum(float(copy.communicate()[0].strip().splitlines()[-1]) for copy in copies)
 
 
-def training_rate(argv: list[str], seconds: float, warm_up: float) -> float:
-    """Agent steps per second of a real local training, after `warm_up` seconds of it."""
+def training_rate(argv: list[str], seconds: float, warm_up: float) -> tuple[float, str]:
+    """Agent steps per second of a real local training, after `warm_up` seconds of it, and where it says that its time goes."""
     with tempfile.TemporaryDirectory() as logdir:
         command = [sys.executable, "experiment.py", *argv, f"--logdir={logdir}", "--report_every_seconds=1"]
         with open(Path(logdir) / "console", "w") as console:
@@ -143,19 +152,28 @@ def training_rate(argv: list[str], seconds: float, warm_up: float) -> float:
         try:
             _wait_for(lambda: table.exists() and _rows(table) and _rows(table)[-1]["frames"] > 0, 120, run)
             time.sleep(warm_up)
-            first = _rows(table)[-1]
+            begin = len(_rows(table))
             time.sleep(seconds)
-            last = _rows(table)[-1]
+            rows = _rows(table)[begin - 1 :]
         finally:
             run.send_signal(signal.SIGINT)
             run.wait(60)
         config = json.loads((Path(logdir) / "config.json").read_text())
-        return (last["frames"] - first["frames"]) / (last["seconds"] - first["seconds"]) / config["num_action_repeats"]
+        first, last = rows[0], rows[-1]
+        frames = (last["frames"] - first["frames"]) / (last["seconds"] - first["seconds"])
+        return frames / repeats(config), bottleneck.sentence(bottleneck.average(rows))
+
+
+def repeats(config: dict[str, Any]) -> int:
+    """Frames of an agent step, which only Atari has several of."""
+    from mlma import envs
+
+    return envs.spec_of(flags.Config(**config)).action_repeats
 
 
 def _rows(table: Path) -> list[dict[str, float]]:
     with table.open(newline="") as file:
-        return [{k: float(row[k]) for k in ("frames", "seconds")} for row in csv.DictReader(file)]
+        return [{name: float(text or "nan") for name, text in row.items()} for row in csv.DictReader(file)]
 
 
 def _wait_for(condition: Callable[[], Any], seconds: float, run: subprocess.Popen[bytes]) -> None:
@@ -174,13 +192,24 @@ def main() -> None:
     parser.add_argument("--warm_up", type=float, default=15.0, help="seconds before each measurement (15)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; medians are printed (3)")
     parser.add_argument("--agents", default=",".join(AGENTS), help="networks to measure, with commas between")
+    parser.add_argument("--actors", help="table of one learner with so many actors, such as 1,2,4,8")
+    parser.add_argument("--learners", help="table of so many learners, such as 1,2,4")
+    parser.add_argument("--actors_each", type=int, default=1, help="actors of each learner in the table of learners (1)")
+    parser.add_argument("--workers_csv_path", type=Path, help="make these tables on the hosts of this CSV; default: here")
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="folder for these tables as CSV, text and plot (bench)")
     parser.add_argument("flags", nargs="*", help="flags of experiment.py, after --")
     arguments = parser.parse_args()
     if arguments.part:
         print(part_rate(arguments.part, flags.parse_or_exit(arguments.flags), arguments.seconds, arguments.start_at))
         return
+    config = flags.parse_or_exit(arguments.flags)
+    if arguments.actors or arguments.learners:
+        try:
+            scale(arguments, config)
+        except (ValueError, OSError) as problem:
+            parser.error(str(problem))
+        return
     agent_names = arguments.agents.split(",")
-    flags.parse_or_exit(arguments.flags)
     results: dict[tuple[str, str], list[float]] = {}
     for turn in range(arguments.rounds):
         for name in agent_names:
@@ -188,10 +217,41 @@ def main() -> None:
             for part in PARTS:
                 rate = all_cores_rate(part, argv, arguments.seconds, arguments.warm_up)
                 results.setdefault((name, part), []).append(rate)
-            results.setdefault((name, "training"), []).append(training_rate(argv, arguments.seconds, arguments.warm_up))
+            results.setdefault((name, "training"), []).append(training_rate(argv, arguments.seconds, arguments.warm_up)[0])
             last = "  ".join(f"{what} {results[name, what][-1]:,.0f}" for what in (*PARTS, "training"))
             print(f"round {turn + 1} {name}: {last} steps/s", flush=True)
     print(table(agent_names, results))
+
+
+def scale(arguments: argparse.Namespace, config: flags.Config) -> None:
+    """The tables of actors and learners: mlma.bench_scale."""
+    from mlma import bench_scale
+
+    counts = {}
+    for name in ("actors", "learners"):
+        words = (getattr(arguments, name) or "").split(",")
+        if not all(word.isdigit() and int(word) > 0 for word in words if word):
+            raise ValueError(f"--{name}={getattr(arguments, name)}: must be numbers from 1 on, with commas between")
+        counts[name] = [int(word) for word in words if word]
+    wanted = bench_scale.points(counts["actors"], counts["learners"], arguments.actors_each)
+    argv, seconds, warm_up = arguments.flags, arguments.seconds, arguments.warm_up
+
+    def here(learners: int, actors: int) -> tuple[float, str]:
+        return training_rate([*argv, f"--num_learners={learners}", f"--num_actors={actors}"], seconds, warm_up)
+
+    def on_hosts(learners: int, actors: int) -> tuple[float, str]:
+        rate, sentence = bench_scale.on_hosts(arguments.workers_csv_path, learners, actors, argv, seconds, warm_up)
+        return rate / repeats(dataclasses.asdict(config)), sentence
+
+    def simulation(processes: int) -> float:
+        return all_cores_rate("simulation", argv, seconds, warm_up, processes)
+
+    away = arguments.workers_csv_path is not None
+    found = bench_scale.measure(
+        wanted, on_hosts if away else here, None if away else simulation, lambda line: print(line, flush=True)
+    )
+    print(bench_scale.text(found))
+    print(*bench_scale.save(found, arguments.out), sep="\n")
 
 
 def table(agent_names: list[str], results: dict[tuple[str, str], list[float]]) -> str:

@@ -26,7 +26,8 @@ Asked = TypeVar("Asked")
 @dataclasses.dataclass(frozen=True)
 class Config:
     # == The run
-    # name of the level: corridor, catch, atari_pong, PongNoFrameskip-v4, ALE/Pong-v5 (sticky actions), any gymnasium id
+    # what is played: atari_pong, PongNoFrameskip-v4, ALE/Pong-v5 (sticky actions), doom_basic, a level of DeepMind Lab, any
+    # gymnasium id, module:Id, catch, corridor, tmaze; several with commas between; the sets atari57 and dmlab30; help lists all
     level_name: str = "PongNoFrameskip-v4"
     # folder of the run: config, checkpoints, metrics; a run found there is resumed
     logdir: str = "/tmp/agent"
@@ -44,7 +45,10 @@ class Config:
     total_environment_frames: float = 0.0
     # seed of the weights and of the environments
     seed: int = 1
-    # episodes to play in test mode
+    # actors and learners take turns, and all that is drawn follows from seed and actor: the same flags give the same numbers,
+    # in logdir/curve.csv; slower; impala only, and one actor where none is asked for: docs/seeing.md
+    deterministic: bool = False
+    # episodes to play in test mode, of each level
     test_num_episodes: int = 10
     # what is played in test mode: actions drawn as in training, or always the one that the network likes best
     test_actions: Literal["sampled", "greedy"] = "sampled"
@@ -60,14 +64,19 @@ class Config:
     task: int = -1
     # where the learner listens: host:port, unix:/path, or auto: a private socket in local training, else localhost:8001
     learner_host: str = "auto"
-    # one host:port per actor; only their number matters here, since actors open no port
+    # one host:port per actor; only their number matters, since actors open no port
     actor_hosts: str = "localhost:9001,localhost:9002"
-    # actors of local training; 0 is one per core
+    # actors of each learner; 0 is one per core in local training, else one for each of actor_hosts
     num_actors: int = 0
     # environments that one actor steps together, with one inference for all of them; 0 is the preset of the level
     envs_per_actor: int = 0
-    # threads that step environments in one actor
+    # threads that step environments in one actor: Atari
     env_threads: int = 1
+    # worker processes that step the environments of one actor; 0 is none for gymnasium, one for VizDoom, one for each
+    # environment for DeepMind Lab
+    env_processes: int = 0
+    # seconds after which an environment process that does not answer is replaced
+    env_seconds: float = 300.0
     # threads of TensorFlow in one actor
     actor_threads: int = 1
     # threads of TensorFlow in the learner; 0 is all cores
@@ -91,12 +100,14 @@ class Config:
     reconnect_seconds: float = 3600.0
 
     # == Environment
-    # frames for which an action is repeated; the last two of them are max-pooled
-    num_action_repeats: int = 4
-    # width of the image
-    width: int = 84
-    # height of the image
-    height: int = 84
+    # frames for which an action is repeated (Atari max-pools the last two); 0 is the level's own: 4, or 1 for gymnasium
+    num_action_repeats: int = 0
+    # width of the image; 0 is the level's own: 84 for Atari, 128 for VizDoom, 96 for DeepMind Lab
+    width: int = 0
+    # height of the image; 0 is the level's own: 84 for Atari, 72 for VizDoom and DeepMind Lab
+    height: int = 0
+    # colours of the image; auto is the level's own: grey for Atari, rgb for the others
+    colours: Literal["auto", "grey", "rgb"] = "auto"
     # frames that the network sees at once; 0 is the preset of the level
     num_stacked_frames: int = 0
     # probability that the last action is repeated instead; -1 is the level's own: .25 for ALE/*-v5, else 0
@@ -107,8 +118,17 @@ class Config:
     life_loss_ends_return: bool = True
     # all 18 actions of the console instead of those that the game uses
     full_action_space: bool = False
-    # what becomes of rewards before learning; metrics show them raw; auto is none for r2d2, else abs_one
-    reward_clipping: Literal["auto", "abs_one", "soft_asymmetric", "none"] = "auto"
+    # what becomes of rewards before learning: abs_one, soft_asymmetric or none; one for each level with commas between; metrics
+    # show them raw; auto is none for r2d2 and VizDoom, soft_asymmetric for DeepMind Lab, else abs_one
+    reward_clipping: str = "auto"
+    # folder with scenario files of VizDoom, which go before those of packages
+    doom_scenarios: str = ""
+    # folder where DeepMind Lab's compiled maps are kept for all actors of a host; nothing keeps none
+    level_cache: str = "~/.cache/mlma/dmlab"
+    # folder with the pictures that DeepMind Lab's psychlab levels show
+    dataset_path: str = ""
+    # what DeepMind Lab draws with
+    dmlab_renderer: Literal["software", "hardware"] = "software"
 
     # == Learning
     # trajectories in a sample, of each learner; transitions with apex, sequences with r2d2; 0 is the preset of the level
@@ -132,6 +152,8 @@ class Config:
     # how far, as a ratio minus one, a sample may move an action's probability from that of the policy that acted; -1 is the
     # preset of the level, 0 is no limit, as in the paper
     policy_clip: float = -1.0
+    # normalises values and advantages by level, so that no level's rewards drown another's: impala
+    popart: bool = False
     # rho_bar of the policy gradient
     clip_pg_rho_threshold: float = 1.0
 
@@ -189,10 +211,22 @@ class Config:
     # == Records
     # seconds between two reports on the console, to TensorBoard and to metrics.csv
     report_every_seconds: float = 5.0
+    # learner steps between two reports, in place of seconds; 0 is by the clock, and 100 with deterministic
+    report_every_steps: int = 0
     # seconds between two checkpoints
     checkpoint_every_seconds: float = 300.0
     # how many of the last checkpoints to keep, beside the best
     keep_checkpoints: int = 3
+    # frames between two evaluations during training, each a process of its own beside the learner, with the flags of test mode;
+    # 0 is never
+    evaluate_every: float = 0.0
+    # every so many games of its first environment, actor 0 films one: logdir/videos/training on its host; 0 is never
+    video_every_episodes: int = 0
+    # where reports go beside console and CSV: tensorboard, wandb, mlflow, with commas between; the last two need their package
+    writers: str = "tensorboard"
+    # seconds of a TensorFlow profile of the learner and of a trace of it and actor 0 on one time axis, taken early in the run,
+    # in logdir/profile; 0 is none
+    profile: float = 0.0
     # seconds without a trajectory after which the learner says what it waits for
     starved_seconds: float = 60.0
 
@@ -307,16 +341,19 @@ def _split(argv: list[str], known: dict[str, Flag]) -> dict[str, str | None]:
     return given
 
 
+WRITERS = ("tensorboard", "wandb", "mlflow")
 AT_LEAST = {  # the smallest sensible value of a number
     "total_environment_frames": 0, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
-    "actor_threads": 1, "learner_threads": 0, "num_action_repeats": 1, "width": 1, "height": 1, "num_stacked_frames": 0,
+    "actor_threads": 1, "learner_threads": 0, "num_action_repeats": 0, "width": 0, "height": 0, "num_stacked_frames": 0,
     "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": -1,
     "vtrace_lambda": -1, "policy_clip": -1,
     "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": -1, "epsilon": 0,
-    "report_every_seconds": 0.1, "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
+    "report_every_seconds": 0.1, "report_every_steps": 0, "evaluate_every": 0, "video_every_episodes": 0, "profile": 0,
+    "checkpoint_every_seconds": 0, "keep_checkpoints": 1, "starved_seconds": 0.1,
     "reconnect_seconds": 0, "num_learners": 0, "max_restarts": 0, "idle_seconds": 0.1, "hang_seconds": 1, "momentum": 0,
     "decay": -1, "baseline_cost": -1, "seed": 0, "replay_capacity": 0, "replay_min_fill": 0, "replay_ratio": 0,
     "priority_exponent": -1, "importance_exponent": -1, "priority_eta": 0, "n_step": 0, "target_period": 0, "burn_in": -1,
+    "env_processes": 0, "env_seconds": 0.1,
     "sequence_length": 0, "exploration_base": 0, "exploration_exponent": 0, "test_epsilon": 0,
 }  # fmt: skip
 AT_MOST = {
@@ -325,9 +362,20 @@ AT_MOST = {
 }  # fmt: skip
 
 
+CLIPPINGS = ("abs_one", "soft_asymmetric", "none")
+
+
 def _check(config: Config) -> None:
+    wrong = [how for how in config.reward_clipping.split(",") if how not in CLIPPINGS]
+    if wrong and config.reward_clipping != "auto":
+        allowed = f"auto, or of {', '.join(CLIPPINGS)} one for all levels or one for each"
+        raise ValueError(f"--reward_clipping={config.reward_clipping}: must be {allowed}{nearest(wrong[0], CLIPPINGS)}")
     if config.hang_seconds <= config.idle_seconds:
         raise ValueError(f"--hang_seconds={config.hang_seconds}: must be more than --idle_seconds={config.idle_seconds}")
+    for name in config.writers.split(","):
+        if name not in ("", *WRITERS):
+            allowed = f"{', '.join(WRITERS)}, with commas between"
+            raise ValueError(f"--writers={config.writers}: {name}: no such writer; allowed: {allowed}")
     for name, least in AT_LEAST.items():
         if not getattr(config, name) >= least:
             raise ValueError(f"--{name}={getattr(config, name)}: must be at least {least}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import sys
 import time
@@ -11,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mlma import bottleneck
 from mlma.metrics import Row
 
 SECTIONS = {  # title -> (label, column of metrics.csv)
@@ -46,6 +48,7 @@ SECTIONS = {  # title -> (label, column of metrics.csv)
 SHARES = ("queue/fill", "learner/wait", "actors/wait", "vtrace/rho_clipped")
 WIDE = 104  # columns that all sections need side by side
 BAR = 60
+AGAIN = 60.0  # seconds after which plain lines say again where the time goes
 
 
 def duration(seconds: float) -> str:
@@ -71,6 +74,8 @@ class Screen:
 
     def __init__(self, title: str, total_frames: float, plain: bool = False) -> None:
         self._title, self._total = title, total_frames
+        self._recent: collections.deque[Row] = collections.deque(maxlen=bottleneck.RECENT)
+        self._told, self._told_at = "", -math.inf
         self._console = Console(stderr=False, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal and not plain else None
 
@@ -90,19 +95,32 @@ class Screen:
             print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
     def __call__(self, row: Row) -> None:
+        self._recent.append(row)
+        where = bottleneck.sentence(bottleneck.average(self._recent))
         if self._live:
-            self._live.update(self._table(row), refresh=True)
-        else:
-            print(self.line(row), flush=True)
+            self._live.update(Group(self._table(row), Text(where, style="italic")), refresh=True)
+            return
+        print(self.line(row), flush=True)
+        kind = where.partition(":")[0]
+        if where and (kind != self._told or row["seconds"] - self._told_at > AGAIN):
+            self._told, self._told_at = kind, row["seconds"]
+            self.say(where)
 
     def line(self, row: Row) -> str:
         """One report as one line."""
         return (
             f"{time.strftime('%H:%M:%S')} {row['frames']:>12,.0f} frames ({100 * row['frames'] / self._total:5.1f} %)"
             f"  {row['frames_per_second']:>7,.0f} frames/s  return {number('return/mean', row['return/mean'])}"
-            f" (last {min(100, int(row['episodes']))})  {self._algorithm(row)}"
+            f" (last {min(100, int(row['episodes']))}){self._levels(row)}  {self._algorithm(row)}"
             f"  lag {number('', row.get('lag/mean', math.nan))}"
             f"  learner waits {number('learner/wait', row.get('learner/wait', math.nan))}  left {duration(row['eta_seconds'])}"
+        )
+
+    def _levels(self, row: Row) -> str:
+        if "score/mean" not in row:
+            return ""
+        return (
+            f"  of a human: mean {row['score/mean']:.1f} %, median {row['score/median']:.1f} % ({row['score/levels']} levels)"
         )
 
     def _algorithm(self, row: Row) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.metadata
 import json
+import operator
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlma import envs, scores
+from mlma import envs, provenance, scores
 from mlma.config import Config
-from mlma.graph import Flat
-from mlma.types import Agent
+from mlma.types import Agent, EnvSpec
 
 SEED_OFFSET = 1_000_003  # other games than those of training
-PACKAGES = ("tensorflow-cpu", "tensorflow", "dm-sonnet", "numpy", "gymnasium", "ale-py")
 
 
 class Tape(NamedTuple):
@@ -39,12 +36,14 @@ class Episode(NamedTuple):
     number: int  # of its environment
     value: float  # the return
     frames: int
+    level: str
 
 
-def evaluate(config: Config, agent: Agent, tape: Tape | None = None) -> Iterator[Episode]:
-    """`test_num_episodes` episodes as they end: the first of each environment, so that short ones are not favoured."""
-    env = envs.make(config.level_name, config.test_num_episodes, seed_of(config), config, evaluation=True)
-    act = Flat(agent.act)
+def evaluate(config: Config, agent: Agent, act: Any, level: int = 0, tape: Tape | None = None) -> Iterator[Episode]:
+    """`test_num_episodes` episodes of one level of the run as they end: the first of each environment, so that short ones are
+    not favoured. `act` is the agent's, as a graph."""
+    name = envs.levels(config.level_name)[level]
+    env = envs.deal(config, [level] * config.test_num_episodes, seed_of(config), evaluation=True)
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
     done = np.zeros(env.num_envs, bool)
     while not done.all():
@@ -57,7 +56,7 @@ def evaluate(config: Config, agent: Agent, tape: Tape | None = None) -> Iterator
                 track.append(values)
         timestep = env.step(action)
         for i in np.flatnonzero(~np.isnan(timestep.episode_return) & ~done):
-            yield Episode(int(i), float(timestep.episode_return[i]), int(timestep.episode_frames[i]))
+            yield Episode(int(i), float(timestep.episode_return[i]), int(timestep.episode_frames[i]), name)
         done |= ~np.isnan(timestep.episode_return)
     env.close()
 
@@ -82,6 +81,26 @@ def summary(level_name: str, returns: list[float]) -> dict[str, float]:
     return found
 
 
+def of_level(tape: Tape, spec: EnvSpec, level: int) -> Tape:
+    """The same in the actions that this level of several has."""
+    if not spec.actions_of:
+        return tape
+    own = list(spec.actions_of[level])
+    actions = [np.array([own.index(action) for action in step]) for step in tape.actions]
+    return Tape(actions, [logits[:, own] for logits in tape.logits], tape.values)
+
+
+def report(level_name: str, episodes: list[Episode]) -> dict[str, Any]:
+    """`summary`, and where there are several levels that of each, and the score over all."""
+    found: dict[str, Any] = summary(level_name, [episode.value for episode in episodes])
+    names = list(dict.fromkeys(episode.level for episode in episodes))
+    if len(names) > 1:
+        found["levels"] = {name: summary(name, [e.value for e in episodes if e.level == name]) for name in names}
+        score = scores.of_levels({name: each["mean"] for name, each in found["levels"].items()})
+        found["score"] = score and {"mean": score.mean, "median": score.median, "capped": score.mean_capped}
+    return found
+
+
 def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: list[Episode]) -> Path:
     """Writes evaluation-<learner step>-<time>.json and .csv; the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,34 +110,15 @@ def save(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: 
         "checkpoint": str(checkpoint),
         "frames": frames,
         "actions": config.test_actions,
-        **summary(config.level_name, [episode.value for episode in episodes]),
+        **report(config.level_name, episodes),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "commit": commit(),
-        "versions": versions(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
         "config": dataclasses.asdict(config),
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["episode", "return", "frames"])
-        writer.writerows(sorted(episodes))
+        writer.writerow(["episode", "return", "frames", "level"])
+        writer.writerows(sorted(episodes, key=operator.attrgetter("number")))
     return path
-
-
-def commit() -> str | None:
-    """Of the code that runs, with a + where it was changed since; None outside of a checkout."""
-    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def versions() -> dict[str, str]:
-    found: dict[str, Any] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

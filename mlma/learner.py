@@ -7,11 +7,13 @@ travel (mlma/transport.py), what is reported (mlma/metrics.py).
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from mlma import optimizers
@@ -22,6 +24,7 @@ from mlma.health import Pulse
 from mlma.memory import Memory
 from mlma.metrics import Metrics
 from mlma.peers import Peers
+from mlma.phases import Event
 from mlma.types import Agent, Sample
 from mlma.weights import FlatWeights, named
 
@@ -39,6 +42,7 @@ class Step(NamedTuple):
     stop: bool  # somebody wishes to stop after this step
     report: bool  # somebody wishes a report after this step
     metrics: dict[str, float]  # of this rank's sample; empty without one
+    events: list[Event]  # where the time went on this rank: gradient, allreduce, apply
 
 
 class Learner:
@@ -48,6 +52,7 @@ class Learner:
         """The network's variables must exist already (mlma.weights.build)."""
         self._config, self._agent, self._allreduce = config, agent, allreduce
         self._action_repeats = action_repeats
+        self._timed = not config.deterministic  # a graph that may only do what it always does may not look at a clock
         self.weights = FlatWeights(agent.network)
         self._learning_rate = tf.Variable(config.learning_rate, trainable=False, name="learning_rate")
         self._optimizer = optimizers.make(config, self._learning_rate)
@@ -85,12 +90,13 @@ class Learner:
         new_steps = sample.new_steps if sample else 0
         mine = tf.constant([sample is not None, stop, report, new_steps], tf.float32)
         values: dict[str, float] = {}
+        began = time.time()  # the clock of tf.timestamp
         if sample is None:
-            finite, totals, _ = self._idle(mine)
+            finite, totals, _, stamps = self._idle(mine)
         else:
             lag = self.step - sample.trajectory.weights_version
             trajectory = sample.trajectory._replace(weights_version=None)
-            finite, totals, metrics, self.priorities = self._train(
+            finite, totals, metrics, stamps, self.priorities = self._train(
                 sample._replace(trajectory=trajectory, keys=None, new_steps=None), mine
             )
             values = {name: float(value) for name, value in metrics.items()}
@@ -106,35 +112,52 @@ class Learner:
             self.step += 1
             self._agent.after_step(self.step)
         self.frames += steps * self._action_repeats
-        return Step(contributors, stops > 0, reports > 0, values)
+        times = [began, *stamps.numpy().tolist(), time.time()] if self._timed else []
+        parts = zip(("gradient", "allreduce", "apply"), times, np.diff(times).tolist(), strict=False)
+        return Step(contributors, stops > 0, reports > 0, values, list(parts))
 
-    def _train_step(self, sample: Sample, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], tf.Tensor]:
+    def _train_step(self, sample: Sample, mine: tf.Tensor) -> tuple[Any, ...]:
         with tf.GradientTape() as tape:
             loss = self._agent.loss(sample)
         gradients = tape.gradient(loss.total, self.weights.variables)
-        finite, totals, norm = self._update(gradients, loss.total, mine)
-        return finite, totals, loss.metrics | {"gradient_norm": norm}, loss.priorities
+        finite, totals, norm, stamps = self._update(gradients, loss.total, mine, loss.statistics)
+        return finite, totals, loss.metrics | {"gradient_norm": norm}, stamps, loss.priorities
 
-    def _idle_step(self, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return self._update([tf.zeros_like(v) for v in self.weights.variables], tf.constant(0.0), mine)
+    def _idle_step(self, mine: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        nothing = [tf.zeros_like(v) for v in self.weights.variables]
+        return self._update(nothing, tf.constant(0.0), mine, tf.zeros([self._agent.statistics]))
 
-    def _update(self, gradients: list[tf.Tensor], loss: tf.Tensor, mine: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _update(self, gradients: list[tf.Tensor], loss: tf.Tensor, mine: tf.Tensor, statistics: Any) -> tuple[tf.Tensor, ...]:
         """The one collective call of a step, and what follows from it. Where losses are sums over the batch, the gradient of
         all learners is the sum of theirs, and for a learner without data the average of the others stands in; where they are
         means, it is the mean of those that have data."""
-        gradients, totals = self._allreduce.reduce(gradients, tf.concat([mine, [loss]], axis=0))
+        scalars = [mine, [loss], statistics] if self._agent.statistics else [mine, [loss]]
+        ready = time_after(gradients, self._timed)
+        gradients, totals = self._allreduce.reduce(gradients, tf.concat(scalars, axis=0))
+        reduced = time_after([*gradients, totals], self._timed)
+        totals, statistics = totals[: mine.shape[0] + 1], totals[mine.shape[0] + 1 :]
         contributors = totals[0]
         if self._allreduce.size > 1:
             scale = (self._allreduce.size if self._agent.batch_loss == "sum" else 1.0) / tf.maximum(contributors, 1.0)
             gradients = [gradient * scale for gradient in gradients]
         gradients, norm = optimizers.clip(gradients, self._config.gradients_clipping)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(totals[-1])
-        tf.cond(finite & (contributors > 0), lambda: self._apply(gradients), lambda: tf.constant(0))
-        return finite, totals[:-1], norm
+        tf.cond(finite & (contributors > 0), lambda: self._apply(gradients, statistics), lambda: tf.constant(0))
+        return finite, totals[:-1], norm, tf.stack([ready, reduced])
 
-    def _apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
+    def _apply(self, gradients: list[tf.Tensor], statistics: tf.Tensor) -> tf.Tensor:
         self._optimizer.apply(gradients, self.weights.variables)
+        if self._agent.statistics:
+            self._agent.normalise(statistics)
         return tf.constant(0)
+
+
+def time_after(tensors: list[tf.Tensor], timed: bool = True) -> tf.Tensor:
+    """Seconds since 1970 when these were there; 0 unless `timed`."""
+    if not timed:
+        return tf.constant(0.0, tf.float64)
+    with tf.control_dependencies(tensors):
+        return tf.timestamp()
 
 
 def run(
@@ -160,20 +183,22 @@ def run(
             sample = patience.sample(memory, stop)
         pulse.works() if patience.alone else pulse.waits("the other learners", 3 * config.hang_seconds)
         with metrics.phase("train"), peers.phase("step"):
-            step = learner.train(sample, stop=stop.wanted, report=metrics.due())
+            step = learner.train(sample, stop=stop.wanted, report=metrics.due(learner.step + 1))
+        metrics.spent(step.events)
         patience.others_had_data = step.contributors > 0
         if sample is not None:
+            metrics.spent([("stack", 0.0, memory.stacking), ("wait", 0.0, -memory.stacking)])
             memory.update_priorities(sample.keys, learner.priorities)
             metrics.add(step.metrics)
             pulse.progressed(learner.frames)
-        if step.contributors:
-            with metrics.phase("publish"):
-                publish(learner.step, learner.weights.read())
         if step.report or step.stop or learner.frames >= config.total_environment_frames:
             with peers.phase("step"):
                 metrics.report(learner.step, learner.frames, learner.checksum)
         if step.stop:
             break
+        if step.contributors and (memory.exhausted or not config.deterministic):  # else it is still the learner's turn
+            with metrics.phase("publish"):
+                publish(learner.step, learner.weights.read())
         if time.monotonic() > next_save:
             with peers.phase("saving a checkpoint"):
                 save()
@@ -192,7 +217,8 @@ class Patience:
         self._since = time.monotonic()
         self._next = config.starved_seconds
         self._idle = False
-        self._patience = config.hang_seconds / 2  # actors take their time to start
+        # Actors take their time to start. In turns nobody is left out: that would depend on the clock.
+        self._patience = math.inf if config.deterministic else config.hang_seconds / 2
         self.others_had_data = False
 
     def sample(self, memory: Memory, stop: Any) -> Sample | None:
@@ -213,7 +239,7 @@ class Patience:
     def _see(self, got_one: bool) -> None:
         waited = time.monotonic() - self._since
         if got_one:
-            self._patience = self._config.idle_seconds
+            self._patience = math.inf if self._config.deterministic else self._config.idle_seconds
             self._since, self._next = time.monotonic(), self._config.starved_seconds
         elif waited > self._next:
             self._say(f"too few trajectories for a sample for {waited:.0f} s; {self._missing()}")

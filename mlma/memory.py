@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,11 +23,19 @@ from mlma.wire import Layout
 class Memory(Protocol):
     """What the learner's loop and the receiver know of a memory. The other one is mlma.replay.PrioritizedReplay."""
 
+    waited: float  # seconds that `insert` has waited for room, in all
+    stacking: float  # seconds that `sample` took for the last sample after there was one to take
+
     def insert(self, records: Any) -> None: ...
 
     def sample(self, timeout: float) -> Sample | None: ...
 
     def update_priorities(self, keys: Any, priorities: Any) -> None: ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `sample` has given out all that `insert` was given so far."""
+        ...
 
     @property
     def fill(self) -> float: ...
@@ -53,9 +62,12 @@ class TrajectoryQueue:
         self._records = layout.empty(batch_size)
         self._filled = 0
         self._closed = threading.Event()
+        self.waited, self.stacking = 0.0, 0.0  # samples are stacked by `insert`
+        self._given = self._taken = 0  # trajectories
 
     def insert(self, records: Any) -> None:
         """Takes records of `layout`; waits while the queue is full."""
+        self._given += len(records)
         while len(records):
             count = min(len(records), self._batch_size - self._filled)
             self._records[self._filled : self._filled + count] = records[:count]
@@ -73,9 +85,14 @@ class TrajectoryQueue:
             sample = self._ready.get(timeout=timeout)
         except queue.Empty:
             return None
+        self._taken += self._batch_size
         self._recent.appendleft(sample)
         self._again = list(self._recent)[self.APART :: self.APART]
         return sample
+
+    @property
+    def exhausted(self) -> bool:
+        return self._taken == self._given and not self._again
 
     def update_priorities(self, keys: Any, priorities: Any) -> None:
         """A queue has none."""
@@ -92,11 +109,14 @@ class TrajectoryQueue:
         return self._ready.qsize() / self._ready.maxsize
 
     def _put(self, sample: Sample) -> None:
+        began = time.perf_counter()
         while not self._closed.is_set():
             try:
-                return self._ready.put(sample, timeout=0.2)
+                self._ready.put(sample, timeout=0.2)
+                break
             except queue.Full:
                 continue
+        self.waited += time.perf_counter() - began
 
     def _to_sample(self) -> Sample:
         trajectory = self._layout.view(self._records)  # [B, T+1, ...]
@@ -105,7 +125,6 @@ class TrajectoryQueue:
             timesteps=_tensors(trajectory.timesteps, time_first=True),
             act_outputs=_tensors(trajectory.act_outputs, time_first=True),
             weights_version=trajectory.weights_version.copy(),
-            level=tf.constant(trajectory.level),
             task=tf.constant(trajectory.task),
         )
         zeros = np.zeros(self._batch_size)

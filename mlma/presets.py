@@ -9,6 +9,7 @@ import dataclasses
 import os
 from typing import Any
 
+from mlma import envs
 from mlma.config import Config
 from mlma.mpirun import World
 from mlma.types import EnvSpec
@@ -181,6 +182,36 @@ R2D2_VECTORS: dict[str, Any] = R2D2_IMAGES | dict(
     gradients_clipping=10.0,
     discounting=0.99,
 )
+# Rewards of VizDoom's levels are about 1 as they come (mlma.envs.doom.LEVELS); one frame tells what is seen.
+DOOM: dict[str, Any] = dict(num_stacked_frames=1, reward_clipping="none", total_environment_frames=1e7)
+# IMPALA as in its paper for DMLab-30, with the example settings of its released code where the paper searched a range.
+DMLAB: dict[str, Any] = dict(
+    total_environment_frames=1e9,
+    agent_name="ResNetLSTMAgent",
+    num_stacked_frames=1,
+    envs_per_actor=4,
+    batch_size=32,
+    unroll_length=100,
+    sample_reuse=1,
+    vtrace_lambda=1.0,
+    policy_clip=0.0,
+    entropy_cost=0.0033391,
+    baseline_cost=0.5,
+    optimizer="rmsprop",
+    learning_rate=0.00031866,
+    end_learning_rate=0.0,
+    decay=0.99,
+    epsilon=0.1,
+    gradients_clipping=-1.0,
+    reward_clipping="soft_asymmetric",
+)
+# What does not depend on the algorithm, but on what it looks at.
+SIGHT = ("num_stacked_frames", "reward_clipping", "total_environment_frames")
+SUITES: dict[str, dict[str, dict[str, Any]]] = {
+    "impala": {"doom": DOOM, "dmlab": DMLAB},
+    "apex": {"doom": DOOM, "dmlab": {name: DMLAB[name] for name in SIGHT} | dict(envs_per_actor=4)},
+    "r2d2": {"doom": DOOM, "dmlab": {name: DMLAB[name] for name in SIGHT} | dict(envs_per_actor=4, reward_clipping="none")},
+}
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]] = {  # images, vectors, levels
     "impala": (IMAGES, VECTORS, LEVELS),
     "apex": (APEX_IMAGES, APEX_VECTORS, APEX_LEVELS),
@@ -192,9 +223,14 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
     """`config` with every "auto" settled."""
     images, vectors, levels = PRESETS[config.algorithm]
     preset = images if len(spec.observation.shape) == 3 else vectors
-    preset = preset | levels.get(config.level_name, {})
+    preset = preset | SUITES[config.algorithm].get(envs.suite_of(config.level_name), {}) | levels.get(config.level_name, {})
+    local = 1 if config.deterministic else cores()
+    actors = config.num_actors or (local if config.task < 0 else len(config.actor_hosts.split(",")))
+    config = dataclasses.replace(config, num_actors=actors)
+    preset["envs_per_actor"] = max(preset["envs_per_actor"], -(-len(spec.actions_of) // actors))  # each level is played
     chosen = {name: value for name, value in preset.items() if getattr(config, name) == getattr(Config, name)}
     config = dataclasses.replace(config, **chosen)
+    _check_levels(config, spec)
     if (config.agent_name in FOR_VECTORS) != (len(spec.observation.shape) == 1):
         kind = "vectors" if len(spec.observation.shape) == 1 else "images"
         fitting = ", ".join(FOR_VECTORS if kind == "vectors" else FOR_IMAGES)
@@ -202,6 +238,8 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
             f"--agent_name={config.agent_name}: {config.level_name} has {kind} as observations; allowed: {fitting}"
         )
     _check_replay(config)
+    if config.deterministic and (config.task < 0 or config.job_name == "learner"):
+        config = _in_turns(config)
     # Local training (task -1) makes a socket of its own; learner and actors that are started apart must agree without a word.
     apart = config.learner_host == "auto" and config.task >= 0
     return dataclasses.replace(
@@ -209,8 +247,39 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
         learner_host="localhost:8001" if apart else config.learner_host,
         life_loss_ends_return=config.life_loss_ends_return and config.algorithm != "r2d2",
         queue_capacity=config.queue_capacity or config.batch_size,
-        num_actors=config.num_actors or cores(),
+        num_action_repeats=spec.action_repeats,
         learner_threads=config.learner_threads or cores(),
+    )
+
+
+def _check_levels(config: Config, spec: EnvSpec) -> None:
+    """ValueError in one line for flags that the levels of the run do not go with."""
+    count = len(spec.actions_of) or 1
+    if config.num_action_repeats not in (0, spec.action_repeats):
+        raise ValueError(f"--num_action_repeats={config.num_action_repeats}: {config.level_name} has {spec.action_repeats}")
+    clippings = len(config.reward_clipping.split(","))
+    if clippings not in (1, count):
+        raise ValueError(f"--reward_clipping={config.reward_clipping}: is for {clippings} levels; there are {count}")
+    if config.popart and config.algorithm != "impala":
+        raise ValueError(f"--popart: is for --algorithm=impala, not {config.algorithm}")
+
+
+def _in_turns(config: Config) -> Config:
+    """Takes turns: what all actors of a learner play with one set of weights, a round, is trained on as a whole."""
+    if config.algorithm != "impala":
+        raise ValueError(
+            f"--deterministic: not with --algorithm={config.algorithm}, whose actors fill a replay; allowed: impala"
+        )
+    trajectories = config.num_actors * config.envs_per_actor
+    if trajectories % config.batch_size:
+        raise ValueError(
+            f"--deterministic: --batch_size={config.batch_size} must divide the {trajectories} trajectories of one turn, "
+            f"which are those of {config.num_actors} actors x --envs_per_actor={config.envs_per_actor}"
+        )
+    return dataclasses.replace(
+        config,
+        queue_capacity=max(config.queue_capacity, trajectories),
+        report_every_steps=config.report_every_steps or 100,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from mlma import wire
+from mlma.envs.spaces import BUCKETS
 from mlma.metrics import Metrics
+from mlma.phases import ACTOR, Event, Phases
+from mlma.types import EnvSpec
 
 
 class Receiver:
@@ -21,27 +25,36 @@ class Receiver:
         receive: Callable[[], bytes | None],
         insert: Callable[[Any], None],
         layout: wire.Layout,
-        num_actions: int,
+        spec: EnvSpec,
         metrics: Metrics,
         failed: Callable[[BaseException], None],
         greedy_from: float = float("inf"),
+        turn: int = 0,
     ) -> None:
-        """Environments from place `greedy_from` on explore little: their returns are reported by themselves."""
+        """Environments from place `greedy_from` on explore little: their returns are reported by themselves.
+
+        With a `turn`, the trajectories that all actors play with one set of weights, they are taken in together, by actor.
+        """
+        self._turn, self._sent = turn, dict[int, list[Any]]()  # actor -> what it has sent in this turn
         self._receive, self._insert, self._layout = receive, insert, layout
         self._greedy_from = greedy_from
-        self._num_actions, self._metrics, self._failed = num_actions, metrics, failed
+        self._spec, self._metrics, self._failed = spec, metrics, failed
         self._parts: dict[int, list[wire.Buffer]] = {}  # actor -> the parts of its message so far
         self.heard: dict[int, float] = {}  # actor -> when its last trajectories came
+        self.phases = Phases("wait", "stack")
+        self.events: list[Event] | None = None  # of an actor that sends them, while somebody wants them
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
             while (message := self._receive()) is not None:
+                self.phases.end("wait")
                 try:
                     self._take(message)
                 except (ValueError, KeyError, TypeError, OverflowError):
                     self._metrics.count("messages_refused")
+                self.phases.end("stack")
         except BaseException as error:  # a thread must not end in silence
             self._failed(error)
             raise
@@ -50,6 +63,9 @@ class Receiver:
         payload: wire.Buffer
         header, payload = wire.unpack(message)
         task, part, parts = int(header["task"]), int(header["part"]), int(header["parts"])
+        phases = {name: float(header["phases"][name]) for name in ACTOR}
+        if self.events is not None and part == 0:
+            self.events += [(str(name), float(began), float(seconds)) for name, began, seconds in header.get("events", [])]
         if parts > 1:
             payload = self._join(task, part, parts, payload)
             if not payload:
@@ -57,13 +73,21 @@ class Receiver:
         records = self._layout.from_bytes(payload)
         trajectories = self._layout.view(records)
         self._check(trajectories)
+        self._metrics.actor(task, phases, trajectories.timesteps.reward[:, 1:].size)
+        self.heard[task] = time.monotonic()
+        if self._turn:
+            self._sent.setdefault(task, []).append(records)
+            if sum(map(len, itertools.chain(*self._sent.values()))) < self._turn:
+                return
+            records = np.concatenate([sent for task in sorted(self._sent) for sent in self._sent.pop(task)])
+            trajectories = self._layout.view(records)
         steps = trajectories.timesteps
         returns = steps.episode_return[:, 1:]  # step 0 was step T of the trajectory before
         ended = ~np.isnan(returns)
         greedy = (trajectories.place >= self._greedy_from)[np.nonzero(ended)[0]]
-        self._metrics.episodes(returns[ended].tolist(), steps.episode_frames[:, 1:][ended].tolist(), greedy.tolist())
-        self._metrics.actor_waited(task, float(header["waited"]))
-        self.heard[task] = time.monotonic()
+        levels = steps.more["level"][:, 1:][ended].tolist() if "level" in steps.more else ()
+        self._metrics.episodes(returns[ended].tolist(), steps.episode_frames[:, 1:][ended].tolist(), greedy.tolist(), levels)
+        self._metrics.count("trajectories_dropped", int(header.get("dropped", 0)))
         self._insert(records)
 
     def missing(self, expected: int, within: float) -> str:
@@ -97,9 +121,13 @@ class Receiver:
 
     def _check(self, trajectories: Any) -> None:
         """Values that would crash or poison training. The checksum has passed, so this is about versions and bugs."""
-        acted = trajectories.act_outputs
-        if acted.action.min() < 0 or acted.action.max() >= self._num_actions:
+        acted, more = trajectories.act_outputs, trajectories.timesteps.more
+        if acted.action.min() < 0 or acted.action.max() >= self._spec.num_actions:
             raise ValueError("action out of range")
+        if "level" in more and not (more["level"].min() >= 0 and more["level"].max() < len(self._spec.actions_of)):
+            raise ValueError("level out of range")
+        if "words" in more and not (more["words"].min() >= 0 and more["words"].max() <= BUCKETS):
+            raise ValueError("word out of range")
         if not (np.isfinite(acted.logits).all() and np.isfinite(trajectories.timesteps.reward).all()):
             raise ValueError("logits or rewards are not finite")
         errors = trajectories.errors

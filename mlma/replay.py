@@ -71,6 +71,8 @@ class PrioritizedReplay:
         self._torn = 0  # samples drawn anew
         self._lock = threading.Lock()
         self._rng = np.random.default_rng(seed)
+        self.waited, self.stacking = 0.0, 0.0
+        self.exhausted = False
 
     # -- insert
 
@@ -78,8 +80,10 @@ class PrioritizedReplay:
         """Takes records of the layout; waits while the learner has too much to catch up with."""
         for i in range(0, len(records), self._slots):
             # Without a window to draw the learner cannot catch up, however far it is behind.
+            began = time.perf_counter()
             if self._windows_held and not self._pace.wait_to_insert():
                 return
+            self.waited += time.perf_counter() - began
             part = records[i : i + self._slots]
             self.put(part)
             with self._lock:
@@ -177,6 +181,7 @@ class PrioritizedReplay:
         """The next sample, or None if the pace allows none within `timeout` seconds."""
         if not self._pace.wait_to_sample(timeout):
             return None
+        began = time.perf_counter()
         while True:
             draw = self._draw()
             if draw is None:
@@ -190,6 +195,7 @@ class PrioritizedReplay:
                 break
             self._torn += 1
         self._pace.sampled()
+        self.stacking = time.perf_counter() - began
         return Sample(trajectory, draw.keys, tf.constant(draw.weights), new_steps)
 
     def _draw(self) -> Draw | None:

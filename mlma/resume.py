@@ -40,6 +40,10 @@ class Seeds:
         self.given += self._size
         return (self.base + block * self.BLOCK) % 2**31
 
+    def of(self, actor: int) -> int:
+        """The seed of one of all actors of the run, whenever it comes."""
+        return (self.base + (self.given + actor) * self.BLOCK) % 2**31
+
 
 class RunState:
     """Saves and restores a learner."""

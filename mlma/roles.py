@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ import tensorflow as tf
 
 from mlma import actor, checkpoint, envs, presets, resume, transport, wire
 from mlma.config import Config
-from mlma.evaluate import Episode, Tape, evaluate, save, seed_of, summary
+from mlma.evaluate import Episode, Tape, evaluate, of_level, report, save, seed_of, summary
+from mlma.graph import Flat
 from mlma.health import Pulse
 from mlma.types import Agent, EnvSpec
 from mlma.weights import FlatWeights, build, named
 
 MakeAgent = Callable[[Config, EnvSpec], Agent]
 MUST_MATCH = (
-    "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "num_stacked_frames",
-    "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space", "n_step",
+    "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "colours",
+    "num_stacked_frames", "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space", "n_step",
 )  # fmt: skip
 
 
@@ -46,20 +48,28 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     threads(config.actor_threads)
     token = transport.read_token(config.token_file)
     address = transport.check_address(config.learner_host, token)
-    tf.random.set_seed(int.from_bytes(os.urandom(7), "little"))
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    tf.random.set_seed(config.seed if config.deterministic else int.from_bytes(os.urandom(7), "little"))
 
     def say(line: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} actor {config.task}: {line}", flush=True)
 
+    recorder = None
+    if config.video_every_episodes:
+        from mlma import video  # what it imports, other actors do without
+
+        recorder = video.Recorder(config, Path(config.logdir) / "videos" / "training", say)
     actor.run(
         config,
         spec,
         make_agent(config, spec),
-        make_env=lambda seed: envs.make(config.level_name, config.envs_per_actor, seed, config),
+        make_env=lambda seed, places: envs.deal(config, places % (len(spec.actions_of) or 1), seed),
         connect=lambda: transport.Client(address, token, actor.CALL_SECONDS),
-        hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task},
+        hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task, "host": os.uname().nodename},
         say=say,
         pulse=pulse,
+        recorder=recorder,
     )
     pulse.end()
     return 0
@@ -72,6 +82,7 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     checkpoints = checkpoint.Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
     path = checkpoints.find(config.test_checkpoint)
     threads(presets.cores())
+    config = replace(config, env_threads=max(config.env_threads, presets.cores()))  # games are stepped in parallel
     agent = make_agent(config, spec)
     build(agent, spec)
     variables, meta = checkpoint.load(path)
@@ -81,22 +92,40 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     for name, variable in wanted.items():
         variable.assign(network[name])
     tf.random.set_seed(config.seed)
-    print(f"{path}: {meta['frames']:,} frames of {config.level_name}; {config.test_num_episodes} episodes", flush=True)
+    names = envs.levels(config.level_name)
+    each = " of each" if len(names) > 1 else ""
+    print(f"{path}: {meta['frames']:,} frames of {config.level_name}; {config.test_num_episodes} episodes{each}", flush=True)
+    act = Flat(agent.act)
     episodes: list[Episode] = []
-    tape = Tape([], [], []) if config.record_video else None
-    for episode in evaluate(config, agent, tape):
-        episodes.append(episode)
-        print(f"episode {len(episodes)}: return {episode.value:g} in {episode.frames:,} frames", flush=True)
-    found = summary(config.level_name, [episode.value for episode in episodes])
-    line = "mean {mean:.2f} +- {standard_error:.2f}  median {median:g}  min {min:g}  max {max:g}".format(**found)
-    if "human_normalised" in found:
-        line += f"  human-normalised {found['human_normalised']:.1f} % (100 % is a human, 0 % random play)"
-    print(line)
+    reels: list[tuple[str, Tape, list[float]]] = []
+    for number, name in enumerate(names):
+        tape = Tape([], [], []) if config.record_video else None
+        mine: list[Episode] = []
+        for episode in evaluate(config, agent, act, number, tape):
+            mine.append(episode)
+            print(f"episode {len(mine)}: return {episode.value:g} in {episode.frames:,} frames", flush=True)
+        print(line(summary(name, [episode.value for episode in mine]), name if each else ""), flush=True)
+        if tape:
+            reels.append((name, of_level(tape, spec, number), [episode.value for episode in sorted(mine)]))
+        episodes += mine
     record = save(Path(config.logdir) / "evaluation", config, path, meta["frames"], episodes)
+    if score := report(config.level_name, episodes).get("score"):
+        print(
+            "human-normalised over all levels: mean {mean:.1f} %  median {median:.1f} %  capped {capped:.1f} %".format(**score)
+        )
     print(f"written to {record}")
-    if tape:
-        from mlma import video  # only here, since actors import this file
+    for name, tape, returns in reels:
+        from mlma import video
 
-        returns = [episode.value for episode in sorted(episodes)]
-        video.film(config, seed_of(config), tape, returns, Path(config.logdir) / "videos" / record.stem, print)
+        folder = Path(config.logdir) / "videos" / record.stem / (name.replace("/", "-") if each else "")
+        video.film(replace(config, level_name=name), seed_of(config), tape, returns, folder, print)
     return 0
+
+
+def line(found: dict[str, float], name: str) -> str:
+    """A summary on the console."""
+    text = f"{name}: " if name else ""
+    text += "mean {mean:.2f} +- {standard_error:.2f}  median {median:g}  min {min:g}  max {max:g}".format(**found)
+    if "human_normalised" in found:
+        text += f"  human-normalised {found['human_normalised']:.1f} % (100 % is a human, 0 % random play)"
+    return text

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mlma.envs import atari
+from mlma.envs import atari, dmlab
 
 FOLDER = Path(__file__).parent / "published"
 CAP = 100.0
@@ -41,17 +41,10 @@ def table(suite: str) -> dict[str, Range]:
         }
 
 
-@functools.cache
-def _test_levels() -> dict[str, str]:
-    """DMLab test level -> train level."""
-    with (FOLDER / "dmlab30.csv").open(newline="") as file:
-        return {row["test_level"]: row["train_level"] for row in csv.DictReader(file)}
-
-
 def key(level_name: str) -> str:
     """What a level is called in the tables, or its own name."""
-    name = level_name.removeprefix("contributed/dmlab30/")
-    return atari.game_of(level_name) or _test_levels().get(name, name)
+    name = level_name.removeprefix(dmlab.FOLDER)
+    return atari.game_of(level_name) or {test: train for train, test in dmlab.counterparts().items()}.get(name, name)
 
 
 def of_level(level_name: str) -> Range | None:
@@ -59,8 +52,17 @@ def of_level(level_name: str) -> Range | None:
     return {**table("atari57"), **table("dmlab30")}.get(key(level_name))
 
 
+def published(level_name: str) -> dict[str, float]:
+    """Who -> the return that was published for this level; beside them a human and random play where they are known."""
+    with (FOLDER / "results.csv").open(newline="") as file:
+        found = {row["who"]: float(row["return"]) for row in csv.DictReader(file) if row["level"] == key(level_name)}
+    if known := of_level(level_name):
+        found |= {"human": known.human, "random": known.random}
+    return found
+
+
 class SuiteScore(NamedTuple):
-    """Over all levels of a suite."""
+    """Over all levels of a suite, or of a list."""
 
     mean: float
     median: float
@@ -71,12 +73,22 @@ class SuiteScore(NamedTuple):
 def of_suite(suite: str, returns: Mapping[str, float]) -> SuiteScore:
     """From the mean return of each level, under any of its names. ValueError that names the levels that are missing."""
     known = table(suite)
-    by_key = {key(name): value for name, value in returns.items()}
+    by_key = {key(name) for name in returns}
     if strange := [name for name in returns if key(name) not in known]:
         raise ValueError(f"{suite}: not a level of it: {', '.join(strange)}")
-    if missing := sorted(known.keys() - by_key.keys()):
+    if missing := sorted(known.keys() - by_key):
         raise ValueError(f"{suite}: {len(missing)} of {len(known)} levels are missing: {', '.join(missing)}")
-    levels = {name: known[name].normalised(by_key[name]) for name in known}
+    score = of_levels(returns)
+    assert score
+    return score
+
+
+def of_levels(returns: Mapping[str, float]) -> SuiteScore | None:
+    """Over these levels, by their names in the tables; None if nobody has published scores of one of them."""
+    known = {key(name): (of_level(name), value) for name, value in returns.items()}
+    levels = {name: span.normalised(value) for name, (span, value) in known.items() if span}
+    if len(levels) < len(returns):
+        return None
     values = list(levels.values())
     capped = statistics.mean(min(CAP, value) for value in values)
     return SuiteScore(statistics.mean(values), statistics.median(values), capped, levels)

@@ -72,7 +72,7 @@ class Store:
         self._core = None if not isinstance(state, NetworkState) or state.core is None else state.core
         self._before = before.shape[0] if before is not None else 0  # frames kept from before step 0
         self._row = self._before + self.length + 1
-        self.steps = {name: _zeros(slots, getattr(spec.timesteps, name)) for name in STEPS}
+        self.steps = {name: _zeros(slots, each) for name, each in _steps_of(spec.timesteps).items()}
         self.action = _zeros(slots, spec.act_outputs.action)
         self.errors = _zeros(slots, spec.errors)
         self.version = np.zeros(slots, np.int64)
@@ -86,8 +86,9 @@ class Store:
         return sum(array[0].nbytes for array in arrays) + self._row * self._frames.bytes_each(written * self._row)
 
     def write(self, slots: Any, trajectories: Trajectory) -> None:
+        given = _steps_of(trajectories.timesteps)
         for name, array in self.steps.items():
-            array[slots] = getattr(trajectories.timesteps, name)
+            array[slots] = given[name]
         self.action[slots] = trajectories.act_outputs.action
         self.errors[slots] = trajectories.errors
         self.version[slots] = trajectories.weights_version
@@ -101,8 +102,9 @@ class Store:
 
     def read(self, slots: Any, trajectories: Trajectory) -> None:
         """The inverse of `write`: fills the fields that it keeps."""
+        wanted = _steps_of(trajectories.timesteps)
         for name, array in self.steps.items():
-            getattr(trajectories.timesteps, name)[:] = array[slots]
+            wanted[name][:] = array[slots]
         trajectories.act_outputs.action[:] = self.action[slots]
         trajectories.errors[:] = self.errors[slots]
         trajectories.weights_version[:] = self.version[slots]
@@ -135,13 +137,13 @@ class Store:
         observation = self._frames.read(slot * self._row + self._before + step)  # [L, B, ...]
         if nothing.any():
             observation[nothing] = 0
+        more = {name: fields.pop(name) for name in list(fields) if name not in STEPS}
         none = np.zeros(0)
         return Trajectory(
             agent_state=NetworkState(self._frames_before(chain[:, 0], start, opens), self._core_of(chain[:, 0], opens)),
-            timesteps=TimeStep(observation=observation, episode_return=none, episode_frames=none, **fields),
+            timesteps=TimeStep(observation=observation, episode_return=none, episode_frames=none, more=more, **fields),
             act_outputs=ActOutput(self.action[slot, step], none, none),
             weights_version=self.version[chain[:, 0]],
-            level=none,
             task=none,
         )
 
@@ -163,6 +165,11 @@ class Store:
             if other.any():
                 frames[other, self._before - age] = 0
         return frames
+
+
+def _steps_of(timesteps: TimeStep) -> dict[str, Any]:
+    """What is kept of each step beside its observation."""
+    return {name: getattr(timesteps, name) for name in STEPS} | timesteps.more
 
 
 def _zeros(slots: int, spec: Any) -> Any:

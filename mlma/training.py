@@ -6,13 +6,17 @@ starting several learners (mlma/mpirun.py).
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
+import json
 import math
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,18 +26,20 @@ import tensorflow as tf
 
 from mlma import allreduce as learners
 from mlma import config as flags
+from mlma import envs, resume, store, tracing, transport, wire, writers
 from mlma import learner as learning
-from mlma import resume, store, transport, wire
 from mlma.allreduce import Allreduce
 from mlma.config import Config
 from mlma.console import Screen, error
+from mlma.evaluator import Evaluator
 from mlma.health import Pulse
 from mlma.local import LocalActors
 from mlma.memory import Memory, TrajectoryQueue
-from mlma.metrics import CsvWriter, Diverged, Metrics, Row, TensorBoardWriter
+from mlma.metrics import Diverged, Metrics, Row
 from mlma.mpirun import CLEAN_STOP, World
 from mlma.pace import Pace
 from mlma.peers import Peers
+from mlma.phases import Busy
 from mlma.receiver import Receiver
 from mlma.replay import PrioritizedReplay
 from mlma.replay_file import Shard
@@ -86,6 +92,26 @@ def learn(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
             shutil.rmtree(sockets, ignore_errors=True)
 
 
+def journal(say: Say, path: Path, allreduce: Allreduce) -> Say:
+    """`say` that also keeps its lines, with their date, for the report: mlma.report."""
+    name = "" if allreduce.size == 1 else f"learner {allreduce.rank}: "
+
+    def both(line: str) -> None:
+        say(name + line)
+        with contextlib.suppress(OSError), path.open("a") as file:  # a full disk must not end a run
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name}{line}\n")
+
+    return both
+
+
+def write_workers(path: Path, workers: list[Any]) -> None:
+    """Who took part, when last reported."""
+    beside = path.with_suffix(".json.new")
+    with contextlib.suppress(OSError):
+        beside.write_text(json.dumps({"written": time.time(), "learners": workers}))
+        beside.replace(path)
+
+
 def own_port(address: str, allreduce: Allreduce) -> str:
     """Learners of one host that were given one port take it and those that follow."""
     local_rank = World.here().local_rank
@@ -98,6 +124,8 @@ def own_port(address: str, allreduce: Allreduce) -> str:
 def _learn(
     config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allreduce, address: str, token: str, pulse: Pulse
 ) -> int:
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     tf.random.set_seed(config.seed)  # equal on all ranks
     logdir = Path(config.logdir)
     logdir.mkdir(parents=True, exist_ok=True)
@@ -110,7 +138,7 @@ def _learn(
     first = allreduce.rank == 0
     title = f"{config.algorithm} {config.level_name} {config.agent_name}"
     with Screen(title, config.total_environment_frames, plain=allreduce.size > 1) as screen:
-        say = screen.say if allreduce.size == 1 else lambda line: screen.say(f"learner {allreduce.rank}: {line}")
+        say = journal(screen.say, logdir / "events.log", allreduce)
         state = resume.RunState(config, learner, allreduce, say)
         state.resume()
         stop = Stop(say)
@@ -119,23 +147,32 @@ def _learn(
             config.report_every_seconds,
             config.total_environment_frames,
             allreduce.gather,
+            envs.levels(config.level_name),
+            config.report_every_steps,
         )
+        if first:
+            metrics.record_workers = lambda workers: write_workers(logdir / "workers.json", workers)
         memory, shard = _memory(config, agent, layout, allreduce.rank, say)
-        metrics.gauges |= memory.gauges()
         wanted = hello(config, layout, learner.weights)
-        expected = config.num_actors if config.task < 0 else len(config.actor_hosts.split(","))
+        _check_dealt(config, spec, allreduce.size)
+        expected = config.num_actors
         ours = (allreduce.rank, allreduce.size, expected)
-        server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, state.seeds, ours, say))
+        seed_of = state.seeds.of if config.deterministic else lambda _: state.seeds.next()
+        server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, seed_of, ours, metrics, say))
         server.publish(learner.step, learner.weights.read())
         server.start()
         greedy_from = GREEDY * allreduce.size * expected * config.envs_per_actor if agent.windows else math.inf
-        receiver = Receiver(server.receive, memory.insert, layout, spec.num_actions, metrics, stop.fail, greedy_from)
+        turn = expected * config.envs_per_actor if config.deterministic else 0
+        receiver = Receiver(server.receive, memory.insert, layout, spec, metrics, stop.fail, greedy_from, turn)
+        _measure(config, metrics, memory, receiver)
         actors = _start_actors(config, allreduce.rank, metrics, stop, say) if config.task < 0 else None
 
         def save() -> bool:
             shard.save()
             return state.save(metrics) if first else True
 
+        if first:
+            metrics.writers += _beside(config, metrics, receiver, learner.frames, save, say)
         peers = Peers(allreduce, config.hang_seconds, say, last_will=save)
         missing = functools.partial(receiver.missing, expected, config.idle_seconds)
         patience = learning.Patience(config, allreduce.size == 1, missing, say, pulse)
@@ -153,11 +190,24 @@ def _learn(
                 server.finish(0 if actors else len(receiver.heard))
                 if actors:
                     actors.stop()
+                for each in metrics.writers:
+                    if hasattr(each, "end"):
+                        each.end(whole=learner.frames >= config.total_environment_frames)
     say(f"ended after {learner.step:,} learner steps and {learner.frames:,} frames; weights {learner.checksum():08x}")
     if stop.failure:
         error(f"{type(stop.failure).__name__}: {stop.failure}; the last good weights are in {logdir}/checkpoints")
     allreduce.end()
     return 1 if stop.failure or not saved else 0
+
+
+def _check_dealt(config: Config, spec: EnvSpec, learners: int) -> None:
+    """ValueError if some level would be played by nobody."""
+    actors = learners * config.num_actors
+    if (places := actors * config.envs_per_actor) < len(spec.actions_of):
+        raise ValueError(
+            f"--envs_per_actor={config.envs_per_actor}: {actors} actors with so many environments are {places}; "
+            f"{len(spec.actions_of)} levels need one each"
+        )
 
 
 def _memory(config: Config, agent: Agent, layout: wire.Layout, rank: int, say: Say) -> tuple[Memory, Shard]:
@@ -184,15 +234,58 @@ def _memory(config: Config, agent: Agent, layout: wire.Layout, rank: int, say: S
     return replay, shard
 
 
+def _measure(config: Config, metrics: Metrics, memory: Memory, receiver: Receiver) -> None:
+    """What is reported of this learner beside its own loop."""
+    metrics.gauges |= memory.gauges()
+    metrics.clocks |= {
+        "receiver/wait": lambda: receiver.phases.seconds["wait"],
+        "receiver/full": lambda: memory.waited,
+        "receiver/stack": lambda: receiver.phases.seconds["stack"] - memory.waited,
+    }
+    if config.task < 0:  # learner and actors share these cores
+        metrics.gauges["host/busy"] = Busy()
+
+
+def _beside(
+    config: Config, metrics: Metrics, receiver: Receiver, frames: int, save: Callable[[], object], say: Say
+) -> list[Any]:
+    """What the first learner does beside, each time it reports."""
+    found: list[Any] = []
+    if config.evaluate_every:
+        evaluator = Evaluator(config, frames, save, say)
+        metrics.own["evaluation/mean"] = lambda: evaluator.mean
+        found.append(evaluator)
+    if config.profile:
+
+        def collect(who: str, events: Any) -> None:
+            if who == tracing.LEARNER:
+                metrics.events = events
+            elif who == tracing.RECEIVER:
+                receiver.phases.events = events
+            else:
+                receiver.events = events
+
+        found.append(tracing.Profile(config, collect, say))
+    return found
+
+
 def _writers(config: Config, screen: Screen, frames: int, address: str) -> list[Callable[[Row], None]]:
     """What records a run; only rank 0 has them."""
     logdir = Path(config.logdir)
     flags.save(replace(config, learner_host="auto") if address.startswith("unix:") else config, logdir / "config.json")
-    return [screen, CsvWriter(logdir / "metrics.csv", frames), TensorBoardWriter(logdir)]
+    made: list[Callable[[Row], None]] = [screen, writers.CsvWriter(logdir / "metrics.csv", frames)]
+    if config.deterministic:
+        made.append(writers.Curve(logdir / "curve.csv", frames))
+    return made + writers.make(config.writers, logdir, dataclasses.asdict(config), screen.say)
 
 
 def _welcome(
-    offer: dict[str, Any], wanted: dict[str, Any], seeds: resume.Seeds, ours: tuple[int, int, int], say: Say
+    offer: dict[str, Any],
+    wanted: dict[str, Any],
+    seed_of: Callable[[int], int],
+    ours: tuple[int, int, int],
+    metrics: Metrics,
+    say: Say,
 ) -> dict[str, Any]:
     """The answer to a handshake: a seed and which of all actors this is, or the difference for which it is refused.
 
@@ -205,7 +298,9 @@ def _welcome(
         say(f"refused actor {offer.get('task')}: {'; '.join(wrong)}")
         return {"refused": "; ".join(wrong)}
     rank, ranks, expected = ours
-    return {"seed": seeds.next(), "actor": int(offer["task"]) % expected * ranks + rank, "actors": expected * ranks}
+    metrics.actor_on(int(offer["task"]), str(offer.get("host", "?")))
+    actor = int(offer["task"]) % expected * ranks + rank
+    return {"seed": seed_of(actor), "actor": actor, "actors": expected * ranks, "time": time.time()}
 
 
 def _start_actors(config: Config, rank: int, metrics: Metrics, stop: Stop, say: Say) -> LocalActors:

@@ -200,7 +200,6 @@ class Client:
         self._address, self._seconds = address, seconds
         self._outbox: queue.Queue[bytes | None] = queue.Queue(1)
         self._failure: Exception | None = None
-        self.waited = 0.0  # seconds that the learner let us wait, in all
         # Not rpc.Client.create: it first asks for the list of methods, and the server answers that only between blocked puts.
         # And a name of its own: clients of one name share one connection, which goes away under the other's calls.
         name = f"mlma-{uuid.uuid4().hex}"
@@ -240,16 +239,13 @@ class Client:
 
     def put(self, message: bytes, waiting: Callable[[], None] = lambda: None) -> None:
         """Hands a message to the sender; waits while the one before is not accepted yet, calling `waiting` now and then."""
-        started = time.monotonic()
         while True:
             if self._failure:
                 raise self._failure
             try:
-                self._outbox.put(message, timeout=0.5)
-                break
+                return self._outbox.put(message, timeout=0.5)
             except queue.Full:
                 waiting()
-        self.waited += time.monotonic() - started
 
     def _send(self) -> None:
         while (message := self._outbox.get()) is not None:

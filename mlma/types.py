@@ -31,6 +31,10 @@ class EnvSpec(NamedTuple):
     observation: ArraySpec  # uint8 [H, W, C] for images, float32 [N] for vectors
     num_actions: int
     action_repeats: int  # frames that one agent step takes
+    more: dict[str, ArraySpec] = {}  # noqa: RUF012  # of TimeStep.more
+    action_names: tuple[str, ...] = ()
+    # Of a run with several levels, by level: which of the actions it has, in its own order. () is one level, which has all.
+    actions_of: tuple[tuple[int, ...], ...] = ()
 
 
 class TimeStep(NamedTuple):
@@ -43,6 +47,9 @@ class TimeStep(NamedTuple):
     last_action: Any  # int32 [...], the action that led here; 0 where `first`
     episode_return: Any  # float32 [...], raw return of the whole game at its last step, NaN at all others
     episode_frames: Any  # int32 [...], its length in frames there, 0 at all others
+    # What only some levels have: vector float32 [..., N], numbers beside an image; words int32 [..., W], the buckets of a
+    # text's words, 0 after the last; level int32 [...], index in the run's list of levels, where there are several.
+    more: dict[str, Any] = {}  # noqa: RUF012  # nobody writes to it
 
 
 class ActOutput(NamedTuple):
@@ -60,7 +67,6 @@ class Trajectory(NamedTuple):
     timesteps: TimeStep  # [T+1]
     act_outputs: ActOutput  # [T+1]
     weights_version: Any  # int64 [], the learner step whose weights acted
-    level: Any  # int32 [], index in the run's list of levels
     task: Any  # int32 [], which actor
     place: Any = None  # int32 [], of its environment among all of the run: Agent.explore
     stream: Any = None  # int64 [], of its environment in this life of its actor: unique in a run
@@ -71,7 +77,7 @@ class Trajectory(NamedTuple):
 class Sample(NamedTuple):
     """What the learner trains on: trajectories side by side, time first."""
 
-    trajectory: Trajectory  # [T+1, B, ...]; agent_state, weights_version, level and task are [B, ...]
+    trajectory: Trajectory  # [T+1, B, ...]; agent_state, weights_version and task are [B, ...]
     keys: Any  # int64 [B], where the memory keeps them (0 in a queue)
     importance_weights: Any  # float32 [B]
     new_steps: Any  # int, agent steps in it that no sample before it held
@@ -100,6 +106,7 @@ class LossOutput(NamedTuple):
     total: Any  # float32 []
     priorities: Any  # float32 [B]
     metrics: dict[str, Any]  # name -> float32 []
+    statistics: Any = ()  # float32 [Agent.statistics]
 
 
 class Agent(Protocol):
@@ -109,6 +116,7 @@ class Agent(Protocol):
     windows: Windows | None  # what it learns from: windows from a prioritized replay, or None: whole trajectories from a queue
     batch_loss: str  # the loss of several learners together is the "sum" or the "mean" of theirs
     slow: list[Any]  # variables that no gradient changes and that a checkpoint must hold: of a target network
+    statistics: int  # numbers that each sample tells beside its gradient; those of all learners are added up for `normalise`
 
     def initial_state(self, batch_size: int) -> Any: ...
 
@@ -124,13 +132,20 @@ class Agent(Protocol):
         """What the actor itself thinks of its transitions: float32 [T, E] from [T+1, E], without observations."""
         ...
 
+    def normalise(self, statistics: Any) -> None:
+        """Takes the sum of what all samples of a step told: part of the update, within a tf.function."""
+        ...
+
     def after_step(self, step: int) -> None:
         """Called on all ranks after the same learner steps."""
         ...
 
 
 class VectorEnv(Protocol):
-    """E environments of one level stepped together. A game that ended restarts by itself at the next step."""
+    """E environments stepped together. A game that ended restarts by itself at the next step.
+
+    May also have `lost`, bool [E]: those that crashed in the last step and were replaced, so that their trajectory is broken.
+    """
 
     spec: EnvSpec
     num_envs: int

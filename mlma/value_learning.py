@@ -38,7 +38,7 @@ def double_q(online: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 def of_action(q: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     """q [..., A] at actions [...] -> [...]."""
-    return tf.gather(q, actions, axis=-1, batch_dims=actions.shape.rank)
+    return tf.gather(q, actions, axis=-1, batch_dims=len(actions.shape))
 
 
 def n_step_targets(

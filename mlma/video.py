@@ -8,6 +8,7 @@ playing itself (mlma/evaluate.py).
 from __future__ import annotations
 
 import collections
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,13 +41,13 @@ def film(
     chosen = choose(returns)
     folder.mkdir(parents=True, exist_ok=True)
     env: Any = envs.film(config.level_name, len(returns), seed, config)
-    names = getattr(env, "action_names", [])
-    reels = {i: Reel(folder / f"{name}.mp4", fps=60 / config.num_action_repeats) for name, i in chosen.items()}
+    names = env.spec.action_names
+    reels = {i: Reel(folder / f"{name}.mp4", fps=speed(env)) for name, i in reversed(chosen.items())}
     timestep = env.reset()
     for t, action in enumerate(tape.actions):
         rolling = {i: reel for i, reel in reels.items() if not reel.over}
         for i, reel in rolling.items():
-            picture = env.picture(i) if hasattr(env, "picture") else bars(timestep.observation[i])
+            picture = pictured(env, i, timestep)
             thought = Thought(reel.score, t, float(tape.values[t][i]), tape.logits[t][i], int(action[i]))
             reel.add(draw(picture, thought, config, names))
         timestep = env.step(action)
@@ -105,6 +106,46 @@ class Reel:
             write_gif(self.path.with_suffix(".gif"), list(self._small), self.fps / 2)
         else:
             self.path.unlink()
+
+
+def speed(env: Any) -> float:
+    """Pictures per second: consoles make 60 frames; what repeats nothing has no speed of its own."""
+    return 60 / env.spec.action_repeats if env.spec.action_repeats > 1 else 15.0
+
+
+def pictured(env: Any, i: int, timestep: Any) -> Any:
+    """Environment i as it shows itself, else what the agent sees."""
+    picture = env.picture(i) if hasattr(env, "picture") else None
+    return bars(timestep.observation[i]) if picture is None else picture
+
+
+class Recorder:
+    """Films every so many games of an actor's first environment while they are played, as the agent sees them."""
+
+    def __init__(self, config: Config, folder: Path, say: Callable[[str], None]) -> None:
+        self._config, self._folder, self._say = config, folder, say
+        self._games = self._steps = 0
+        self._reel: Reel | None = None
+
+    def __call__(self, env: Any, timestep: Any, output: Any) -> None:
+        """The observation before the action, and what was thought of it."""
+        if timestep.first[0] and self._games % self._config.video_every_episodes == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-game-{self._games}.mp4"
+            self._reel, self._steps = Reel(self._folder / name, fps=speed(env)), 0
+        if self._reel:
+            picture = pictured(env, 0, timestep)
+            self._reel.score += float(timestep.reward[0])
+            value, logits, action = (np.asarray(x[0]) for x in (output.value, output.logits, output.action))
+            thought = Thought(self._reel.score, self._steps, float(value), logits, int(action))
+            self._reel.add(draw(picture, thought, self._config, env.spec.action_names))
+            self._steps += 1
+        if not np.isnan(timestep.episode_return[0]):
+            self._games += 1
+            if self._reel:
+                self._reel.end(keep=True)
+                self._say(f"filmed a game, return {timestep.episode_return[0]:g}: {self._reel.path} and .gif")
+                self._reel = None
 
 
 def bars(observation: Any) -> Any:

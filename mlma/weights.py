@@ -8,25 +8,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlma import wire
 from mlma.graph import graph
 from mlma.types import EnvSpec, TimeStep
 
 
 def dummy_timestep(env: EnvSpec, *leading: int) -> TimeStep:
     """A TimeStep of zeros [*leading, ...]."""
-
-    def zeros(dtype: str, *shape: int) -> tf.Tensor:
-        return tf.zeros([*leading, *shape], dtype)
-
-    return TimeStep(
-        observation=zeros(env.observation.dtype, *env.observation.shape),
-        reward=zeros("float32"),
-        discount=zeros("float32"),
-        first=zeros("bool"),
-        last_action=zeros("int32"),
-        episode_return=zeros("float32"),
-        episode_frames=zeros("int32"),
-    )
+    layout = wire.Layout(wire.timestep_spec(env, *leading))
+    return tf.nest.map_structure(lambda array: tf.constant(array[0]), layout.view(layout.empty(1)))
 
 
 def build(agent: Any, env: EnvSpec) -> None:

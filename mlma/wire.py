@@ -50,7 +50,8 @@ def _leaves(spec: Any) -> list[ArraySpec]:
     """Leaves in order; an ArraySpec is a leaf although it is a tuple, and None is nothing."""
     if isinstance(spec, ArraySpec):
         return [spec]
-    return [] if spec is None else [leaf for part in spec for leaf in _leaves(part)]
+    parts = spec.values() if isinstance(spec, dict) else spec or ()
+    return [leaf for part in parts for leaf in _leaves(part)]
 
 
 def _unflatten(spec: Any, arrays: list[Any]) -> Any:
@@ -58,6 +59,8 @@ def _unflatten(spec: Any, arrays: list[Any]) -> Any:
         return arrays.pop(0)
     if spec is None:
         return None
+    if isinstance(spec, dict):
+        return {name: _unflatten(part, arrays) for name, part in spec.items()}
     parts = [_unflatten(part, arrays) for part in spec]
     return type(spec)(*parts) if hasattr(spec, "_fields") else type(spec)(parts)
 
@@ -67,27 +70,33 @@ def spec_of_state(agent_state: Any) -> Any:
     return tree.map_structure(lambda x: None if x is None else ArraySpec(tuple(x.shape[1:]), x.dtype.name), agent_state)
 
 
+def timestep_spec(env: EnvSpec, *leading: int) -> TimeStep:
+    """The spec of TimeSteps [*leading, ...] of this level."""
+
+    def of(shape: tuple[int, ...], dtype: str) -> ArraySpec:
+        return ArraySpec((*leading, *shape), dtype)
+
+    return TimeStep(
+        observation=of(*env.observation),
+        reward=of((), "float32"),
+        discount=of((), "float32"),
+        first=of((), "bool"),
+        last_action=of((), "int32"),
+        episode_return=of((), "float32"),
+        episode_frames=of((), "int32"),
+        more={name: of(*spec) for name, spec in env.more.items()},
+    )
+
+
 def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int, errors: bool = False) -> Trajectory:
     """The spec of a Trajectory of this level, agent and length; with errors if it goes to a replay."""
     steps = unroll_length + 1
-
-    def per_step(shape: tuple[int, ...], dtype: str) -> ArraySpec:
-        return ArraySpec((steps, *shape), dtype)
-
+    action, logits = ArraySpec((steps,), "int32"), ArraySpec((steps, env.num_actions), "float32")
     return Trajectory(
         agent_state=spec_of_state(agent_state),
-        timesteps=TimeStep(
-            observation=per_step(env.observation.shape, env.observation.dtype),
-            reward=per_step((), "float32"),
-            discount=per_step((), "float32"),
-            first=per_step((), "bool"),
-            last_action=per_step((), "int32"),
-            episode_return=per_step((), "float32"),
-            episode_frames=per_step((), "int32"),
-        ),
-        act_outputs=ActOutput(per_step((), "int32"), per_step((env.num_actions,), "float32"), per_step((), "float32")),
+        timesteps=timestep_spec(env, steps),
+        act_outputs=ActOutput(action, logits, value=ArraySpec((steps,), "float32")),
         weights_version=ArraySpec((), "int64"),
-        level=ArraySpec((), "int32"),
         task=ArraySpec((), "int32"),
         place=ArraySpec((), "int32"),
         stream=ArraySpec((), "int64"),

@@ -60,7 +60,6 @@ def share(sample: Sample, agent: Any, rank: int, size: int) -> Sample:
             timesteps=tf.nest.map_structure(lambda x: x[:, mine], trajectory.timesteps),
             act_outputs=tf.nest.map_structure(lambda x: x[:, mine], trajectory.act_outputs),
             weights_version=trajectory.weights_version[mine],
-            level=trajectory.level[mine],
             task=trajectory.task[mine],
         ),
         sample.keys[mine],

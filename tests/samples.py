@@ -65,7 +65,7 @@ def random_sample(seed: int, config: Config, spec: EnvSpec = VECTOR, firsts: flo
     )
     zeros = np.zeros(batch, np.int32)
     timesteps = random_timesteps(rng, spec, steps, batch, firsts)
-    trajectory = Trajectory(NetworkState(None, None), timesteps, acted, zeros.astype(np.int64), zeros, zeros)
+    trajectory = Trajectory(NetworkState(None, None), timesteps, acted, zeros.astype(np.int64), zeros)
     return Sample(trajectory, zeros.astype(np.int64), np.ones(batch, np.float32), new_steps=batch * config.unroll_length)
 
 

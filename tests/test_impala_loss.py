@@ -225,3 +225,9 @@ def test_actions_are_drawn_from_the_policy() -> None:
     frequencies = np.bincount(output.action, minlength=VECTOR.num_actions) / 20_000
     assert frequencies.max() > 0.5
     np.testing.assert_allclose(frequencies, tf.nn.softmax(output.logits[0]), atol=0.02)
+
+
+def test_each_level_has_its_own_clipping() -> None:
+    rewards, level = tf.constant([[-10.0, -10.0, -10.0], [2.0, 2.0, 2.0]]), tf.constant([[0, 1, 2]] * 2)
+    found = clip_rewards(rewards, "abs_one,none,soft_asymmetric", level)
+    np.testing.assert_allclose(found, [[-1, -10, -1.446041], [1, 2, 5 * np.tanh(0.4)]], rtol=1e-5)

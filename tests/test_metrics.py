@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 import time
@@ -13,7 +14,10 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlma.metrics import WINDOW, CsvWriter, Diverged, Metrics, Row, TensorBoardWriter
+from mlma import config, writers
+from mlma.metrics import WINDOW, Diverged, Metrics, Row
+from mlma.phases import ACTOR
+from mlma.writers import CsvWriter, TensorBoardWriter
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -122,13 +126,16 @@ def two_learners(**of_the_other: Any) -> tuple[Metrics, list[Row]]:
 
 def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners() -> None:
     other = {
-        "ended": [[5.0, 8.0], [6.0, 8.0]],
+        "ended": [[5.0, 8.0, 0], [6.0, 8.0, 0]],
         "sums": {"loss": 10.0},
         "adds": 3,
         "maxima": {"lag/max": 9.0},
         "counts": {"actors_restarted": 2},
         "gauges": {"queue": 1.0},
-        "waits": [0.5],
+        "actors": [
+            {"task": 0, "silent": 1.0, "rate": 10.0, "shares": dict.fromkeys(ACTOR, 0.2)},
+            {"task": 1, "silent": 99.0, "rate": 0.0},
+        ],
     }
     metrics, rows = two_learners(**other)
     metrics.episodes([1.0], [4])
@@ -137,7 +144,8 @@ def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners()
     metrics.gauges["queue"] = lambda: 0.0
     metrics.report(1, 10, lambda: 0)
     found = {name: rows[0][name] for name in ("episodes", "return/mean", "loss", "lag/max", "queue", "actors/wait")}
-    assert found == {"episodes": 3, "return/mean": 4.0, "loss": 3.0, "lag/max": 9.0, "queue": 0.5, "actors/wait": 0.5}
+    assert found == {"episodes": 3, "return/mean": 4.0, "loss": 3.0, "lag/max": 9.0, "queue": 0.5, "actors/wait": 0.2}
+    assert rows[0]["actors/count"] == 1, "one has been silent for long"
     assert rows[0]["faults/actors_restarted"] == 3
 
 
@@ -150,9 +158,11 @@ def test_learners_that_differ_are_found_at_the_next_report(name: str) -> None:
 
 def test_nothing_is_reported_before_it_is_due() -> None:
     metrics, rows = reports(every=1000.0)
-    assert not metrics.due()
-    assert reports(every=0.0)[0].due()
-    assert not Metrics([], 0.0, 1000).due(), "only who writes asks for a report"
+    assert not metrics.due(1)
+    assert reports(every=0.0)[0].due(1)
+    assert not Metrics([], 0.0, 1000).due(1), "only who writes asks for a report"
+    by_steps = Metrics([rows.append], 0.0, 1000, every_steps=3)
+    assert [by_steps.due(step) for step in range(1, 5)] == [False, False, True, True]
     assert rows == []
 
 
@@ -165,6 +175,40 @@ def test_the_time_of_a_phase_is_its_share() -> None:
     assert 0.5 < rows[0]["learner/wait"] <= 1.0
 
 
+def test_the_phases_of_actors_are_shares_of_the_time_since_the_last_report() -> None:
+    metrics, rows = reports()
+    for second in range(4):
+        metrics.actor(0, {"simulate": 10.0 + 3 * second, "infer": 5.0 + second, "send": 0.0, "wait": 1.0, "fetch": 0.0}, 80)
+        if second < 2:  # another life of the actor, which has lost what it had counted
+            metrics.actor(1, {"simulate": 9.0 - 8 * second, "infer": 0.0, "send": 0.0, "wait": 0.0, "fetch": 0.0}, 80)
+        metrics.report(second, 10, lambda: 0)
+    assert math.isnan(rows[0]["actors/wait"]), "one value makes no difference"
+    assert [(row["actors/simulate"], row["actors/infer"], row["actors/wait"]) for row in rows[1:]] == [(0.75, 0.25, 0)] * 3
+    assert [row["actors/count"] for row in rows] == [2, 2, 2, 2]
+
+
+def test_the_learner_that_waits_least_for_the_others_is_the_slowest() -> None:
+    gauges = {"learner/allreduce": 0.05, "learner/wait": 0.7, "learner/gradient": 0.2}
+    metrics, rows = two_learners(gauges=gauges)
+    metrics.spent([("allreduce", 0.0, 1e9), ("wait", 0.0, 0.0)])
+    metrics.report(1, 10, lambda: 0)
+    assert {name: rows[0][f"slowest/{name}"] for name in ("rank", "wait", "allreduce", "gradient")} == {
+        "rank": 1, "wait": 0.7, "allreduce": 0.05, "gradient": 0.2,
+    }  # fmt: skip
+
+
+def test_a_clock_is_reported_as_the_share_of_the_time_in_which_it_ran() -> None:
+    metrics, rows = reports()
+    clock = [100.0]
+    metrics.clocks["receiver/wait"] = lambda: clock[0]
+    metrics.report(1, 10, lambda: 0)
+    began = time.monotonic()
+    time.sleep(0.05)
+    clock[0] += 0.02
+    metrics.report(2, 20, lambda: 0)
+    assert 0.02 / (time.monotonic() - began + 0.01) < rows[1]["receiver/wait"] <= 0.4
+
+
 def test_time_and_rates_go_on_from_where_a_resumed_run_stopped() -> None:
     metrics, rows = reports()
     metrics.begin(step=100, frames=900, seconds=50.0)
@@ -172,6 +216,30 @@ def test_time_and_rates_go_on_from_where_a_resumed_run_stopped() -> None:
     metrics.report(100, 900, lambda: 0)
     assert rows[0]["frames_per_second"] == 0
     assert math.isnan(rows[0]["eta_seconds"])
+
+
+def test_a_writer_without_its_package_is_one_line(tmp_path: Path) -> None:
+    for name in ("wandb", "mlflow"):
+        if importlib.util.find_spec(name) is None:
+            with pytest.raises(ValueError, match=f"--writers=tensorboard,{name}: the package {name} is not installed"):
+                writers.make(f"tensorboard,{name}", tmp_path, {}, print)
+    assert writers.make("", tmp_path, {}, print) == []
+    with pytest.raises(ValueError, match="--writers=comet: comet: no such writer; allowed: tensorboard, wandb, mlflow"):
+        config.parse(["--writers=comet"])
+
+
+def test_a_service_that_fails_is_said_once_and_ends_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    broken = writers.Patient("mlflow", TensorBoardWriter(tmp_path), said.append)
+    for _ in range(2):
+        broken({"return/mean": 1.0})  # without frames, which every row has
+    assert said == ["mlflow failed: KeyError: 'frames'; training goes on"]
+
+
+def test_a_curve_has_what_does_not_depend_on_the_clock_with_every_digit(tmp_path: Path) -> None:
+    writer = writers.Curve(tmp_path / "curve.csv", 0)
+    writer({"frames": 100, "seconds": 1.5, "learner/wait": 0.1, "actors/wait": 0.2, "loss/total": 0.1 + 0.2})
+    assert read(tmp_path / "curve.csv") == [{"frames": "100", "loss/total": "0.30000000000000004"}]
 
 
 def test_tensorboard_reads_every_number_over_frames(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import sonnet as snt
 import tensorflow as tf
 
 from agents import networks
+from agents.exploration import EpsilonGreedy
 from agents.networks import NETWORKS, Network, NetworkState
 from mlma import weights
+from mlma.envs.spaces import WORDS, hashed
 from mlma.presets import FOR_VECTORS
-from mlma.types import TimeStep
+from mlma.types import ArraySpec, EnvSpec, TimeStep
 from tests.samples import IMAGE, VECTOR, random_timesteps
 
 ALL = sorted(NETWORKS)
@@ -184,3 +186,51 @@ def test_last_reward_and_action_are_seen_where_the_paper_says_and_the_reward_is_
     assert np.array_equal(logits(-1.0, 2), logits(-50.0, 2))
     assert np.array_equal(logits(1.0, 2), logits(0.5, 2)) != sees
     assert np.array_equal(logits(1.0, 2), logits(1.0, 3)) != sees
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_actions_that_a_level_does_not_have_are_never_chosen(dueling: bool) -> None:
+    spec = VECTOR._replace(more={"level": ArraySpec((), "int32")}, actions_of=((0, 2), (1, 0, 2)))
+    network = networks.make("MLPAgent", spec, stack=1, dueling=dueling)
+    steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), VECTOR, 3, 4))
+    steps = steps._replace(more={"level": tf.constant([[0, 1, 0, 1]] * 3)})
+    logits = network(steps, network.initial_state(4))[0].logits.numpy()
+    assert (logits[:, [0, 2], 1] == networks.MISSING).all()
+    assert np.abs(logits[:, [0, 2]][..., [0, 2]]).max() < 100
+    assert np.abs(logits[:, [1, 3]]).max() < 100
+    choose = EpsilonGreedy(1.0, 0.4, 7.0)  # always at random
+    drawn = np.stack([choose(tf.constant(logits[0])) for _ in range(200)])
+    assert [sorted(set(drawn[:, i].tolist())) for i in range(4)] == [[0, 2], [0, 1, 2]] * 2
+
+
+def words(*texts: str) -> Any:
+    return tf.constant([[hashed(text) for text in texts]])
+
+
+def test_an_instruction_is_what_its_words_say_in_their_order() -> None:
+    encoder = networks.Instruction()
+    encoded = encoder(words("pick the red balloon", "pick the balloon red", "", "pick the red balloon")[0]).numpy()
+    np.testing.assert_array_equal(encoded[0], encoded[3])
+    assert np.abs(encoded[0] - encoded[1]).max() > 1e-3
+    np.testing.assert_array_equal(encoded[2], 0)
+    state = encoder._lstm.initial_state(1)  # word by word, and nothing after the last
+    for word in hashed("pick the red balloon")[:4]:
+        output, state = encoder._lstm(encoder._embedding(tf.constant([word])), state)
+    np.testing.assert_allclose(encoded[0], output[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ResNetLSTMAgent", "MLPAgent"])
+def test_words_and_numbers_beside_the_observation_matter(name: str) -> None:
+    spec = VECTOR if name in FOR_VECTORS else EnvSpec(ArraySpec((40, 40, 3), "uint8"), 4, 1)
+    spec = spec._replace(more={"vector": ArraySpec((2,), "float32"), "words": ArraySpec((WORDS,), "int32")})
+    network = networks.make(name, spec, stack=1)
+    steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), spec, 1, 1))
+
+    def logits(text: str, numbers: Any) -> Any:
+        more = {"vector": tf.constant([[numbers]]), "words": words(text)}
+        return network(steps._replace(more=more), network.initial_state(1))[0].logits.numpy()
+
+    one = logits("go left", [0.0, 1.0])
+    assert np.abs(one - logits("go right", [0.0, 1.0])).max() > 1e-7
+    assert np.abs(one - logits("go left", [1.0, 1.0])).max() > 1e-7
+    np.testing.assert_array_equal(one, logits("Go left!", [0.0, 1.0]))

@@ -111,7 +111,7 @@ def test_ten_thousand_malformed_messages_leave_the_learner_training(tmp_path: Pa
     with Process(tmp_path, "learner", *flags, "--num_actors=1", env={"MLMA_TOKEN": "secret"}) as run:
         wait_for_progress(run, logdir)
         rng = np.random.default_rng(0)
-        good = wire.pack({"task": 7, "part": 0, "parts": 1, "waited": 0.0}, rng.bytes(1000))
+        good = wire.pack({"task": 7, "part": 0, "parts": 1}, rng.bytes(1000))
         friend = transport.Client(address, "secret", 20)
         for kind in range(5_000):
             message = bytearray(good) if kind % 2 else bytearray(rng.bytes(int(rng.integers(0, 3000))))

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mlma import transport, wire
 from mlma.metrics import Metrics
+from mlma.phases import ACTOR, Phases
 from mlma.receiver import Receiver
 from mlma.types import ArraySpec, EnvSpec
 
@@ -54,14 +55,17 @@ def test_an_actor_never_mixes_two_versions_of_a_network_of_40_mb(tmp_path: Path)
     publisher.join()
 
 
+BIG = EnvSpec(ArraySpec((300, 350, 1), "uint8"), 4, 1)
+HEADER = {"task": 0, "phases": Phases(*ACTOR).seconds}
+
+
 def big_layout() -> wire.Layout:
-    spec = EnvSpec(ArraySpec((300, 350, 1), "uint8"), 4, 1)
-    return wire.Layout(wire.trajectory_spec(spec, None, unroll_length=99))  # 10.5 MB
+    return wire.Layout(wire.trajectory_spec(BIG, None, unroll_length=99))  # 10.5 MB
 
 
 def receive_into(server: transport.Server, layout: wire.Layout, insert: Callable[[Any], None]) -> Metrics:
     metrics = Metrics([], 1.0, 1.0)
-    Receiver(server.receive, insert, layout, 4, metrics, failed=lambda error: None)
+    Receiver(server.receive, insert, layout, BIG, metrics, failed=lambda error: None)
     return metrics
 
 
@@ -75,7 +79,7 @@ def test_trajectories_of_10_mb_arrive_whole(tmp_path: Path) -> None:
     assert layout.dtype.itemsize > 10e6
     client = transport.Client(f"unix:{tmp_path}/socket", "", 30)
     for i in range(2):
-        for message in wire.messages({"task": 0, "waited": 0.0}, records[i : i + 1].tobytes(), transport.PART):
+        for message in wire.messages(HEADER, records[i : i + 1].tobytes(), transport.PART):
             client.put(message)
     wait_until(lambda: len(arrived) == 2)
     for name in layout.dtype.names or ():
@@ -87,7 +91,7 @@ def test_a_message_with_a_missing_part_is_dropped_and_the_next_one_arrives(tmp_p
     server = serve(f"unix:{tmp_path}/socket")
     metrics = receive_into(server, layout, lambda records: arrived.append(len(records)))
     client = transport.Client(f"unix:{tmp_path}/socket", "", 30)
-    parts = wire.messages({"task": 0, "waited": 0.0}, layout.empty(1).tobytes(), transport.PART)
+    parts = wire.messages(HEADER, layout.empty(1).tobytes(), transport.PART)
     for message in [parts[0], *parts[2:], *parts]:
         client.put(message)
     wait_until(lambda: arrived == [1])
@@ -115,7 +119,6 @@ def test_a_full_inbox_makes_put_wait_but_not_fetch(tmp_path: Path) -> None:
         assert message is not None
         assert wire.unpack(message)[0] == {"i": i}
     wait_until(lambda: len(sent) == 8)
-    assert client.waited > 0.5
 
 
 @pytest.mark.parametrize("wrong", ["", "token", "tokens", "TOKEN!" * 30])

@@ -65,7 +65,7 @@ def test_pictures_of_atari_are_those_of_the_games_that_were_played() -> None:
         rewards.append(one.reward)
     assert np.sum(rewards) > 0
     assert filmed.picture(1).shape == (210, 160, 3)  # type: ignore[attr-defined]
-    assert filmed.action_names == ["NOOP", "FIRE", "RIGHT", "LEFT"]  # type: ignore[attr-defined]
+    assert filmed.spec.action_names == ("NOOP", "FIRE", "RIGHT", "LEFT")
     played.close()
     filmed.close()
 

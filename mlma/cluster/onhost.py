@@ -24,7 +24,6 @@ from typing import Any
 ALIVE = ("starting", "running", "waiting")
 TAIL = 16384  # bytes of a log that are looked at
 BEGIN = 10.0  # seconds for a supervisor to begin
-COLUMNS = ("frames", "frames_per_second", "lag/mean", "return/mean", "eta_seconds", "seconds", "learner_step")
 
 
 class Run:
@@ -200,7 +199,8 @@ class Run:
         for name, record in records.items():
             text, _ = tail(self.folder / "logs" / f"{name}.log", TAIL)
             record["tail"] = [line for line in text.splitlines() if line.strip()][-40:]
-        return {"records": records, "metrics": last_row(request.get("logdir", "")), "now": time.time()}
+        metrics = last_rows(request.get("logdir", ""), request.get("rows", 1))
+        return {"records": records, "metrics": metrics, "now": time.time()}
 
     def logs(self, request: dict[str, Any]) -> dict[str, Any]:
         """Name -> [text, where it ends]; from there if the request says so, else the last lines."""
@@ -312,19 +312,21 @@ def tail(path: Path, size: int) -> tuple[str, int]:
         return "", 0
 
 
-def last_row(logdir: str) -> dict[str, float]:
-    """What the learners last reported."""
+def last_rows(logdir: str, count: int) -> list[dict[str, float]]:
+    """What the learners last reported, and how many seconds ago."""
     path = Path(logdir) / "metrics.csv"
     if not logdir or not path.exists():
-        return {}
+        return []
     with path.open(newline="") as file:
         header = next(csv.reader([file.readline()]), [])
-    lines = tail(path, TAIL)[0].splitlines()
-    row = dict(zip(header, next(csv.reader(lines[-1:]), [])))  # noqa: B905  # hosts may have an older Python
-    found = {"age": time.time() - path.stat().st_mtime}
-    for name in COLUMNS:
-        with contextlib.suppress(ValueError):
-            found[name] = float(row.get(name) or "nan")
+    found = []
+    for line in tail(path, TAIL)[0].splitlines()[-count:]:
+        row = {"age": time.time() - path.stat().st_mtime}
+        for name, text in zip(header, next(csv.reader([line]), [])):  # noqa: B905  # hosts may have an older Python
+            with contextlib.suppress(ValueError):
+                row[name] = float(text or "nan")
+        if "frames" in row:  # else it is the header
+            found.append(row)
     return found
 
 

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mlma import bottleneck
 from mlma.cluster.context import Context, short, sizes
 from mlma.cluster.hosts import AT_ONCE
 from mlma.cluster.plan import LEARNERS, kind
@@ -91,10 +92,12 @@ def status(context: Context) -> int:
 
 def look(context: Context, ask: Callable[[dict[str, Any], float], dict[str, Any]]) -> tuple[list[Line], str]:
     plan = context.plan
-    requests = {key: context.request("status", logdir=context.logdir() if key == plan.head.key else "") for key in plan.hosts}
+    logdir = {plan.head.key: context.logdir()}
+    requests = {key: context.request("status", logdir=logdir.get(key, ""), rows=bottleneck.RECENT) for key in plan.hosts}
     answers = ask(requests, max(context.options.connect_seconds, ANSWER))
     head = answers[plan.head.key]
-    metrics = head.get("metrics", {}) if isinstance(head, dict) else {}
+    rows = head.get("metrics", []) if isinstance(head, dict) else []
+    metrics = rows[-1] if rows else {}
     lines = learner_lines(context, answers, metrics)
     for window in sorted(
         plan.windows, key=lambda w: (kind(w.name) == "tunnel", int(w.name.rpartition("-")[2]) if "-" in w.name else -1)
@@ -103,10 +106,12 @@ def look(context: Context, ask: Callable[[dict[str, Any], float], dict[str, Any]
             line = _line(context, window.name, window.host, answers)
             if kind(window.name) != "tunnel" or line.state not in ("running", "done"):
                 lines.append(line)
-    return lines, title(context, metrics, answers)
+    head_line = title(context, metrics)
+    where = bottleneck.sentence(bottleneck.average(rows)) if metrics and metrics["age"] < STALE else ""
+    return lines, f"{head_line}\n{where}" if where else head_line
 
 
-def title(context: Context, metrics: dict[str, float], answers: dict[str, Any]) -> str:
+def title(context: Context, metrics: dict[str, float]) -> str:
     plan = context.plan
     words = [f"{plan.session}: {sizes(plan)}"]
     if metrics.get("frames", 0) > 0:
@@ -199,9 +204,9 @@ def screen(console: Console, lines: list[Line], head: str, height: int = 0) -> G
         if line.wrong:
             reasons.setdefault(f"{line.host}: {line.wrong}", []).append(line.worker)
     notes = [Text(_reason(place, workers), style="red") for place, workers in reasons.items()]
-    hidden = 0
-    if height and len(lines) + len(notes) + 5 > height:
-        room = max(3, height - 6 - min(len(notes), 8))
+    hidden, above = 0, 2 * head.count("\n")  # where the time goes may need a second line
+    if height and len(lines) + len(notes) + 5 + above > height:
+        room = max(3, height - 6 - above - min(len(notes), 8))
         notes = notes[:8]
         chosen = sorted(lines, key=lambda line: (not line.wrong, not line.worker.startswith("learner")))[:room]
         hidden, lines = len(lines) - len(chosen), [line for line in lines if line in chosen]

@@ -7,18 +7,22 @@ learner's).
 
 from __future__ import annotations
 
+import csv
+import functools
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ale_py import ALEInterface, AtariVectorEnv, roms
+from ale_py import ALEInterface, AtariVectorEnv, LoggerMode, roms
 from gymnasium.vector import AutoresetMode
 
 from mlma.config import Config
 from mlma.types import ArraySpec, EnvSpec, TimeStep
 
 SCREEN = (210, 160)
+SIZE, REPEATS = 84, 4
 MAX_EPISODE_FRAMES = 108_000  # half an hour of play, as in the published evaluations
 
 
@@ -28,6 +32,31 @@ def names() -> list[str]:
     return (
         [f"atari_{game}" for game in games] + [f"{name}NoFrameskip-v4" for name in camel] + [f"ALE/{name}-v5" for name in camel]
     )
+
+
+def atari57() -> list[str]:
+    """The games of the published score table."""
+    with (Path(__file__).parent.parent / "published" / "atari57.csv").open(newline="") as file:
+        return [f"atari_{snake(row['game'])}" for row in csv.DictReader(file)]
+
+
+def spec_of(level_name: str, config: Config) -> EnvSpec | None:
+    if (parsed := _parse(level_name)) is None:
+        return None
+    actions = action_names(parsed[0], config.full_action_space)
+    return EnvSpec(_observation(config), len(actions), config.num_action_repeats or REPEATS, action_names=actions)
+
+
+def _observation(config: Config) -> ArraySpec:
+    return ArraySpec((config.height or SIZE, config.width or SIZE, 3 if config.colours == "rgb" else 1), "uint8")
+
+
+@functools.cache
+def action_names(game: str, full: bool) -> tuple[str, ...]:
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    console = ALEInterface()
+    console.loadROM(roms.get_rom_path(game))
+    return tuple(action.name for action in (console.getLegalActionSet() if full else console.getMinimalActionSet()))
 
 
 def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Atari | None:
@@ -41,7 +70,8 @@ def film(level_name: str, num_envs: int, seed: int, config: Config) -> Atari | N
     if (parsed := _parse(level_name)) is None:
         return None
     height, width = SCREEN
-    return Atari(*parsed, num_envs, seed, replace(config, height=height, width=width), life_loss=False, colour=True)
+    config = replace(config, height=height, width=width, colours="rgb")
+    return Atari(*parsed, num_envs, seed, config, life_loss=False)
 
 
 def _parse(level_name: str) -> tuple[str, float] | None:
@@ -70,11 +100,10 @@ def snake(camel: str) -> str:
 class Atari:
     """See mlma.types.VectorEnv. Autoreset is ale-py's NEXT_STEP: the step after the end of a game is its restart."""
 
-    def __init__(
-        self, game: str, sticky: float, num_envs: int, seed: int, config: Config, life_loss: bool, colour: bool = False
-    ) -> None:
-        self.num_envs = num_envs
-        self._game, self._seed, self._full = game, seed, config.full_action_space
+    def __init__(self, game: str, sticky: float, num_envs: int, seed: int, config: Config, life_loss: bool) -> None:
+        self.num_envs, self._seed = num_envs, seed
+        actions = action_names(game, config.full_action_space)
+        self.spec = EnvSpec(_observation(config), len(actions), config.num_action_repeats or REPEATS, action_names=actions)
         if config.sticky_actions >= 0:
             sticky = config.sticky_actions
         self._env = AtariVectorEnv(
@@ -85,17 +114,16 @@ class Atari:
             repeat_action_probability=sticky,
             full_action_space=config.full_action_space,
             autoreset_mode=AutoresetMode.NEXT_STEP,
-            img_height=config.height,
-            img_width=config.width,
-            grayscale=not colour,
+            img_height=self.spec.observation.shape[0],
+            img_width=self.spec.observation.shape[1],
+            grayscale=self.spec.observation.shape[2] == 1,
             stack_num=1,
-            frameskip=config.num_action_repeats,
+            frameskip=self.spec.action_repeats,
             noop_max=config.noop_max,
             life_loss_info=life_loss,  # never episodic_life, which restarts the whole game at each life
             reward_clipping=False,
         )
-        shape = (config.height, config.width, 3 if colour else 1)
-        self.spec = EnvSpec(ArraySpec(shape, "uint8"), int(self._env.single_action_space.n), config.num_action_repeats)
+        assert self._env.single_action_space.n == len(actions)
 
     def reset(self) -> TimeStep:
         observation, _ = self._env.reset(seed=self._seed)
@@ -119,13 +147,6 @@ class Atari:
     def picture(self, i: int) -> Any:
         """uint8 [H, W, 3]."""
         return self._last[i]
-
-    @property
-    def action_names(self) -> list[str]:
-        console = ALEInterface()
-        console.loadROM(roms.get_rom_path(self._game))
-        actions = console.getLegalActionSet() if self._full else console.getMinimalActionSet()
-        return [action.name for action in actions]
 
     def _timestep(self, observation: Any, reward: Any, discount: Any, first: Any, last_action: Any) -> TimeStep:
         self._last = observation.reshape(self.num_envs, *self.spec.observation.shape)  # [E, 1, H, W(, 3)] -> [E, H, W, C]

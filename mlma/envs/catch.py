@@ -19,6 +19,10 @@ def names() -> list[str]:
     return ["catch"]
 
 
+def spec_of(level_name: str, config: Config) -> EnvSpec | None:
+    return Catch.spec if level_name == "catch" else None
+
+
 def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Catch | None:
     return Catch(num_envs, seed) if level_name == "catch" else None
 

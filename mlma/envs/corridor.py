@@ -22,6 +22,10 @@ def names() -> list[str]:
     return ["corridor"]
 
 
+def spec_of(level_name: str, config: Config) -> EnvSpec | None:
+    return Corridor.spec if level_name == "corridor" else None
+
+
 def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Corridor | None:
     return Corridor(num_envs) if level_name == "corridor" else None
 

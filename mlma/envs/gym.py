@@ -1,33 +1,54 @@
-"""Any registered gymnasium id with discrete actions and one Box observation. Environments step in this process, in turn."""
+"""Any registered gymnasium id whose actions can be listed, and `module:Id`, which imports a module that registers it.
+
+Not here: which observations and actions (mlma/envs/spaces.py); stepping them in turn or in processes.
+"""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
+import cv2
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from mlma.config import Config
-from mlma.types import ArraySpec, EnvSpec, TimeStep
+from mlma.envs import spaces
+from mlma.envs.processes import InProcesses
+from mlma.envs.singles import InTurn, Single
+from mlma.envs.spaces import Parts
+from mlma.types import ArraySpec, EnvSpec, VectorEnv
 
 
 def names() -> list[str]:
     return [name for name, spec in gymnasium.registry.items() if spec.namespace != "ALE" and "NoFrameskip" not in name]
 
 
-def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> GymVector | None:
-    if level_name not in gymnasium.registry:
+def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> VectorEnv | None:
+    if not _known(level_name):
         return None
-    return GymVector(level_name, num_envs, seed)
+    sticky = max(0.0, config.sticky_actions)
+    if config.env_processes > 0:
+        spec = spec_of(level_name, config)
+        assert spec
+        return InProcesses(__name__, level_name, spec, num_envs, config.env_processes, seed, config, evaluation, sticky)
+    return InTurn([single(level_name, config, evaluation) for _ in range(num_envs)], seed, sticky)
 
 
-def film(level_name: str, num_envs: int, seed: int, config: Config) -> FilmedGymVector | None:
+def spec_of(level_name: str, config: Config) -> EnvSpec | None:
+    if not _known(level_name):
+        return None
+    env = single(level_name, config, evaluation=False)
+    env.close()
+    return env.spec
+
+
+def film(level_name: str, num_envs: int, seed: int, config: Config) -> VectorEnv | None:
     """The same games with pictures; None where the environment cannot draw."""
-    if level_name not in gymnasium.registry:
+    if not _known(level_name):
         return None
-    env = FilmedGymVector(level_name, num_envs, seed, render_mode="rgb_array")
+    envs: list[Single] = [GymSingle(level_name, config, render_mode="rgb_array") for _ in range(num_envs)]
+    env = InTurn(envs, seed, max(0.0, config.sticky_actions))
     try:
         env.reset()
         env.picture(0)
@@ -37,64 +58,82 @@ def film(level_name: str, num_envs: int, seed: int, config: Config) -> FilmedGym
     return env
 
 
-class GymVector:
-    """E gymnasium environments, one after the other; NEXT_STEP autoreset, as in mlma.envs.atari."""
+def single(level_name: str, config: Config, evaluation: bool) -> GymSingle:
+    _known(level_name)  # a worker has not imported its module yet
+    return GymSingle(level_name, config)
 
-    def __init__(self, level_name: str, num_envs: int, seed: int, **options: Any) -> None:
-        self.num_envs, self._seed = num_envs, seed
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # gymnasium warns of ids that have a newer version
-            makers = [lambda: gymnasium.make(level_name, **options)] * num_envs
-            self._env = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
-        actions, observations = self._env.single_action_space, self._env.single_observation_space
-        if not isinstance(actions, gymnasium.spaces.Discrete) or not isinstance(observations, gymnasium.spaces.Box):
+
+def _known(level_name: str) -> bool:
+    """Whether there is this level; imports its module, if it names one. ValueError if that cannot be."""
+    module, colon, name = level_name.rpartition(":")
+    if not colon:
+        return level_name in gymnasium.registry
+    try:
+        __import__(module)
+    except ImportError as problem:
+        raise ValueError(f"--level_name={level_name}: cannot import {module}: {problem}") from None
+    if name not in gymnasium.registry:
+        raise ValueError(f"--level_name={level_name}: {module} registers no {name}")
+    return True
+
+
+class GymSingle:
+    """See mlma.envs.singles.Single."""
+
+    reward_scale = 1.0
+
+    def __init__(self, level_name: str, config: Config, **options: Any) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # gymnasium warns of ids that have a newer version
+                self._env = gymnasium.make(level_name.rpartition(":")[2], **options)
+        except (gymnasium.error.Error, ImportError) as problem:  # most ids need a package that is not here
+            raise ValueError(f"--level_name={level_name}: {' '.join(str(problem).split())}") from None
+        try:
+            self._observations = spaces.Observations(self._env.observation_space)
+            self._actions = spaces.actions(self._env.action_space)
+        except ValueError as problem:
             self._env.close()
-            raise ValueError(
-                f"--level_name={level_name}: has action space {actions} and observation space {observations}; "
-                "supported are Discrete actions and Box observations"
-            )
-        self._first_action = int(actions.start)
-        self._is_image = observations.dtype == np.uint8 and len(observations.shape) in (2, 3)
-        shape = observations.shape if len(observations.shape) == 3 or not self._is_image else (*observations.shape, 1)
-        if not self._is_image:
-            shape = (int(np.prod(shape)),)
-        self.spec = EnvSpec(ArraySpec(tuple(shape), "uint8" if self._is_image else "float32"), int(actions.n), 1)
+            raise ValueError(f"--level_name={level_name}: {problem}") from None
+        self._repeats = config.num_action_repeats or 1
+        observation = self._observations.observation
+        self._image = len(observation.shape) == 3
+        if self._image:
+            self._size = (config.width or observation.shape[1], config.height or observation.shape[0])
+            self._grey = config.colours == "grey" and observation.shape[2] == 3
+            observation = ArraySpec((*reversed(self._size), 1 if self._grey else observation.shape[2]), "uint8")
+        self.spec = EnvSpec(observation, len(self._actions), self._repeats, self._observations.more)
 
-    def reset(self) -> TimeStep:
-        observation, _ = self._env.reset(seed=self._seed)
-        self._over = np.zeros(self.num_envs, bool)
-        self._return = np.zeros(self.num_envs, np.float32)
-        self._steps = np.zeros(self.num_envs, np.int32)
-        zeros = np.zeros(self.num_envs, np.float32)
-        return self._timestep(observation, zeros, zeros + 1, np.ones(self.num_envs, bool), zeros)
+    def reset(self, seed: int | None) -> Parts:
+        observation, _ = self._env.reset(seed=seed)
+        return self._parts(observation)
 
-    def step(self, action: Any) -> TimeStep:
-        action = np.asarray(action, np.int64)
-        observation, reward, terminated, truncated, _ = self._env.step(action + self._first_action)
-        first = self._over
-        self._return = np.where(first, 0, self._return + reward)
-        self._steps = np.where(first, 0, self._steps + 1)
-        self._over = terminated | truncated
-        return self._timestep(observation, reward, 1 - terminated.astype(np.float32), first, np.where(first, 0, action))
+    def step(self, action: int) -> tuple[Parts, float, bool, bool]:
+        total = 0.0
+        for _ in range(self._repeats):
+            observation, reward, terminated, truncated, _ = self._env.step(self._actions[action])
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return self._parts(observation), total, bool(terminated), bool(truncated)
 
-    def _timestep(self, observation: Any, reward: Any, discount: Any, first: Any, last_action: Any) -> TimeStep:
-        return TimeStep(
-            observation=np.asarray(observation, self.spec.observation.dtype).reshape(
-                self.num_envs, *self.spec.observation.shape
-            ),
-            reward=np.asarray(reward, np.float32),
-            discount=discount,
-            first=first,
-            last_action=last_action.astype(np.int32),
-            episode_return=np.where(self._over, self._return, np.nan).astype(np.float32),
-            episode_frames=np.where(self._over, self._steps, 0).astype(np.int32),
-        )
+    def _parts(self, value: Any) -> Parts:
+        parts = self._observations.parts(value)
+        if self._image:
+            parts["observation"] = fitted(parts["observation"], self._size, self._grey)
+        return parts
+
+    def picture(self) -> Any:
+        return None if self._env.render_mode is None else np.asarray(self._env.render())
 
     def close(self) -> None:
         self._env.close()
 
 
-class FilmedGymVector(GymVector):
-    def picture(self, i: int) -> Any:
-        """uint8 [H, W, 3]."""
-        return np.asarray(self._env.envs[i].render())
+def fitted(image: Any, size: tuple[int, int], grey: bool) -> Any:
+    """An image in this (width, height), and in shades of grey if wanted: uint8 [H, W, C]."""
+    if grey:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
+    if image.shape[1::-1] != size:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return image if image.ndim == 3 else image[..., np.newaxis]

@@ -24,6 +24,10 @@ def names() -> list[str]:
     return ["tmaze"]
 
 
+def spec_of(level_name: str, config: Config) -> EnvSpec | None:
+    return TMaze.spec if level_name == "tmaze" else None
+
+
 def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> TMaze | None:
     return TMaze(num_envs, seed) if level_name == "tmaze" else None
 

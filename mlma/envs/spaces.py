@@ -1,0 +1,179 @@
+"""gymnasium's spaces as what agents know: one image or vector, numbers beside it, words; one list of actions.
+
+Dict and Tuple are taken apart: images are joined along their channels, all other numbers are joined in one vector (a Discrete
+as one-hot), texts are joined in one. MultiDiscrete, MultiBinary and Tuple actions become the list of their combinations. Not
+here: stepping (mlma/envs/gym.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from mlma.types import ArraySpec
+
+BUCKETS = 1000  # for words, as in the IMPALA paper; 0 is no word
+WORDS = 24  # of a text; what is longer is cut
+SMALLEST = 20  # side of an image in pixels: what is smaller is a board, and taken as numbers
+MOST_ACTIONS = 1024
+Parts = dict[str, Any]  # "observation", and of TimeStep.more what there is
+
+
+def hashed(text: str) -> Any:
+    """int32 [WORDS], the same on every machine."""
+    found = np.zeros(WORDS, np.int32)
+    for i, word in enumerate(text.lower().split()[:WORDS]):
+        found[i] = 1 + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % BUCKETS
+    return found
+
+
+class Observations:
+    """How observations of a space become parts."""
+
+    def __init__(self, space: Any) -> None:
+        """ValueError, without the name of the level, for what no agent here can see."""
+        self._space = space
+        shapes = [_image_shape(leaf) for leaf in _leaves(space)]
+        images = [shape for shape in shapes if shape]
+        if len({shape[:2] for shape in images}) > 1:
+            raise ValueError(f"has images of different sizes: {', '.join('x'.join(map(str, shape)) for shape in images)}")
+        leaves = list(_leaves(space))
+        self._has_text = any(_is_text(leaf) for leaf in leaves)
+        numbers = sum(_numbers(leaf) for leaf in leaves)
+        vector = ArraySpec((max(1, numbers),), "float32")  # nothing but text is seen beside a constant
+        self._has_image, self._numbers = bool(images), numbers
+        self.observation = vector
+        self.more: dict[str, ArraySpec] = {}
+        if images:
+            self.observation = ArraySpec((*images[0][:2], sum(shape[2] for shape in images)), "uint8")
+            if numbers:
+                self.more["vector"] = vector
+        if self._has_text:
+            self.more["words"] = ArraySpec((WORDS,), "int32")
+
+    def parts(self, value: Any) -> Parts:
+        images, numbers, texts = [], [], []
+        for leaf, part in _pairs(self._space, value):
+            if shape := _image_shape(leaf):
+                images.append(np.asarray(part).reshape(shape))
+            elif _is_text(leaf):
+                texts.append(str(part))
+            else:
+                numbers.append(_flat(leaf, part))
+        vector = np.concatenate(numbers) if self._numbers else np.zeros(1, np.float32)
+        found: Parts = {"observation": vector}
+        if self._has_image:
+            found = {"observation": np.concatenate(images, axis=-1) if len(images) > 1 else images[0]}
+            if self._numbers:
+                found["vector"] = vector
+        if self._has_text:
+            found["words"] = hashed(" ".join(texts))
+        return found
+
+
+def _leaves(space: Any) -> Iterator[Any]:
+    if isinstance(space, spaces.Dict):
+        for part in space.spaces.values():
+            yield from _leaves(part)
+    elif isinstance(space, spaces.Tuple):
+        for part in space.spaces:
+            yield from _leaves(part)
+    elif _is_text(space) or isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        yield space
+    else:
+        raise ValueError(
+            f"has observations of {space}; supported are Box, Discrete, MultiDiscrete, MultiBinary, text, Dict, Tuple"
+        )
+
+
+def _pairs(space: Any, value: Any) -> Iterator[tuple[Any, Any]]:
+    """Leaves in the order of `_leaves`, each with its part of the value."""
+    if isinstance(space, spaces.Dict):
+        for name, part in space.spaces.items():
+            yield from _pairs(part, value[name])
+    elif isinstance(space, spaces.Tuple):
+        for part, inner in zip(space.spaces, value, strict=True):
+            yield from _pairs(part, inner)
+    else:
+        yield space, value
+
+
+def _is_text(space: Any) -> bool:
+    return space.dtype is not None and space.dtype.kind == "U"
+
+
+def _image_shape(space: Any) -> tuple[int, int, int] | None:
+    """(H, W, C) of pixels, or None for anything else."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
+        return None
+    if min(space.shape[:2]) < SMALLEST:
+        return None
+    height, width, *channels = space.shape
+    return height, width, channels[0] if channels else 1
+
+
+def _numbers(space: Any) -> int:
+    if _is_text(space) or _image_shape(space):
+        return 0
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    return math.prod(space.shape)
+
+
+def _flat(space: Any, value: Any) -> Any:
+    """float32 [N]; a choice among n is one-hot."""
+    if isinstance(space, spaces.Discrete):
+        return np.arange(space.n) == value - space.start
+    if isinstance(space, spaces.MultiDiscrete):
+        chosen = (np.asarray(value) - space.start).ravel()
+        return np.concatenate([np.arange(n) == i for n, i in zip(space.nvec.ravel(), chosen, strict=True)])
+    return np.asarray(value, np.float32).ravel()
+
+
+def actions(space: Any) -> list[Any]:
+    """Every action, as the environment takes it. ValueError for what cannot be listed, or is too long a list."""
+    return list(_actions(space))
+
+
+def _actions(space: Any) -> Any:
+    count = _count(space)
+    if count > MOST_ACTIONS:
+        raise ValueError(f"has {count:,} combinations of actions; at most {MOST_ACTIONS:,} can be told apart")
+    if isinstance(space, spaces.Discrete):
+        return [space.dtype.type(space.start + i) for i in range(space.n)]
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        start = space.start if isinstance(space, spaces.MultiDiscrete) else np.zeros(space.shape, space.dtype)
+        rows = itertools.product(*(range(n) for n in _sizes(space)))
+        return [(np.reshape(row, space.shape) + start).astype(space.dtype) for row in rows]
+    if isinstance(space, spaces.Tuple):
+        return itertools.product(*(_actions(part) for part in space.spaces))
+    names = list(space.spaces)
+    return (dict(zip(names, row, strict=True)) for row in itertools.product(*(_actions(space[name]) for name in names)))
+
+
+def _sizes(space: Any) -> list[int]:
+    if isinstance(space, spaces.MultiBinary):
+        return [2] * math.prod(space.shape)
+    return [int(n) for n in space.nvec.ravel()]
+
+
+def _count(space: Any) -> int:
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        return math.prod(_sizes(space))
+    if isinstance(space, spaces.Tuple):
+        return math.prod(_count(part) for part in space.spaces)
+    if isinstance(space, spaces.Dict):
+        return math.prod(_count(part) for part in space.spaces.values())
+    raise ValueError(
+        f"has action space {space}; supported are Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict of them"
+    )

@@ -1,0 +1,186 @@
+"""Runs with one bottleneck each, made on purpose: does the sentence on where the time goes name it, and is its number right?
+
+    python sandbox/scaling/staged.py actors learner link allreduce
+
+The level sleeps instead of playing, so that actors cost hardly any CPU and a few cores can hold many. `link` and `allreduce`
+limit the network between namespaces (limited.py) and need root. With flags in place of cases this is experiment.py, which then
+knows that level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import limited  # noqa: E402
+
+import experiment  # noqa: E402
+from mlma import bottleneck, mpirun  # noqa: E402
+
+SLEEP = 0.005  # seconds of a step
+TRAIN = [sys.executable, str(Path(__file__).resolve())]
+FLAGS = [
+    "--envs_per_actor=4", "--batch_size=4", "--unroll_length=20",
+    "--learner_threads=1", "--report_every_seconds=1", "--total_environment_frames=1e9",
+]  # fmt: skip
+SMALL = ["--level_name=sleepy", "--num_stacked_frames=4", "--agent_name=SimpleConvNetAgent", "--sample_reuse=2"]
+LARGE = ["--level_name=sleepy", "--num_stacked_frames=4", "--agent_name=ResNetLSTMAgent", "--sample_reuse=3"]
+# Unrolling its memory again and again costs the learner much, and an actor, which makes one step of it, hardly anything.
+CHEAP = ["--level_name=sleepy_vector", "--agent_name=MLPLSTMAgent", "--sample_reuse=12"]
+FILLED = 16.0  # seconds until samples are used that often
+
+
+class Sleepy(gymnasium.Env[Any, Any]):
+    """Pictures of noise; a game is 50 steps."""
+
+    observation_space: Any = gymnasium.spaces.Box(0, 255, (84, 84), np.uint8)
+    action_space = gymnasium.spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self._noise, self._t = self.observation_space.sample(), 0
+        return self._noise, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        time.sleep(SLEEP)
+        self._t += 1
+        return np.roll(self._noise, self._t), float(action == 1), self._t == 50, False, {}
+
+
+class SleepyVector(Sleepy):
+    """A few numbers, for a network that costs actors nothing."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (64,), np.float32)
+
+
+gymnasium.register("sleepy", Sleepy)
+gymnasium.register("sleepy_vector", SleepyVector)
+
+
+class Report:
+    """What a run said about itself, over the reports of `seconds`, after `warm_up` seconds of training."""
+
+    def __init__(self, logdir: Path, alive: Callable[[], bool], warm_up: float, seconds: float) -> None:
+        end = time.monotonic() + 240
+        while not (rows := self._rows(logdir)) or rows[-1].get("actors/count", 0) < 1:
+            if not alive() or time.monotonic() > end:
+                raise RuntimeError(f"the run did not start: {logdir}")
+            time.sleep(0.5)
+        first = rows[-1]["seconds"] + warm_up
+        while (rows := self._rows(logdir))[-1]["seconds"] < first + seconds:
+            if not alive() or time.monotonic() > end:
+                raise RuntimeError(f"the run ended: {logdir}")
+            time.sleep(0.5)
+        rows = [row for row in rows if row["seconds"] >= first]
+        self.row = bottleneck.average(rows)
+        self.sentence = bottleneck.sentence(self.row)
+        self.rate = (rows[-1]["frames"] - rows[0]["frames"]) / (rows[-1]["seconds"] - rows[0]["seconds"])
+
+    @staticmethod
+    def _rows(logdir: Path) -> list[dict[str, float]]:
+        table = logdir / "metrics.csv"
+        if not table.exists():
+            return []
+        with table.open(newline="") as file:
+            return [{name: float(text or "nan") for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def report(logdir: Path, commands: list[list[str]], warm_up: float, seconds: float) -> Report:
+    """Of a run of these processes, the first of which is the learner; all are ended."""
+    logdir.mkdir(parents=True, exist_ok=True)
+    environment = mpirun.environment() | {"MLMA_TOKEN": "staged"}
+    with (logdir / "console").open("ab") as out:
+        runs = [subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=out, env=environment) for words in commands]
+    try:
+        return Report(logdir, lambda: runs[0].poll() is None, warm_up, seconds)
+    finally:
+        for run in runs:
+            run.send_signal(signal.SIGTERM)
+        for run in runs:
+            try:
+                run.wait(30)
+            except subprocess.TimeoutExpired:
+                run.kill()
+                run.wait()
+
+
+def local(logdir: Path, actors: int, *flags: str, warm_up: float = 6, seconds: float = 12) -> Report:
+    command = [*TRAIN, *FLAGS, *flags, f"--num_actors={actors}", f"--logdir={logdir}"]
+    return report(logdir, [command], warm_up, seconds)
+
+
+def behind_a_link(logdir: Path, actors: int, mbit: float, *flags: str, warm_up: float = 6, seconds: float = 12) -> Report:
+    """The learner on one host, its actors on another."""
+    hosts = limited.Hosts(2, mbit, delay_ms=0)
+    inside = [["ip", "netns", "exec", name, *TRAIN, *FLAGS, *flags] for name in hosts.names]
+    where = f"--learner_host={limited.NET}.1:8001"
+    names = ",".join(f"h:{9000 + task}" for task in range(actors))
+    learner = [*inside[0], where, "--task=0", f"--actor_hosts={names}", f"--logdir={logdir}"]
+    acting = [[*inside[1], where, "--job_name=actor", f"--task={task}"] for task in range(actors)]
+    try:
+        hosts.make()
+        return report(logdir, [learner, *acting], warm_up, seconds)
+    finally:
+        hosts.remove()
+
+
+def far_learners(logdir: Path, mbit: float, *flags: str, warm_up: float = 6, seconds: float = 12) -> Report:
+    """Two learners on two hosts, each with its actors beside it."""
+    words = [*TRAIN[1:], *FLAGS, *flags, "--num_actors=2", f"--logdir={logdir}"]
+    command = [sys.executable, str(ROOT / "sandbox/scaling/limited.py"), "--hosts=2", f"--mbit={mbit}", "--", *words]
+    return report(logdir, [command], warm_up, seconds)
+
+
+def follow(folder: Path, begin: int) -> str:
+    """Starts with too few actors, does what the sentence says, and looks how many would have been enough."""
+    few = local(folder / "few", begin, *CHEAP, warm_up=FILLED)
+    print(f"| {begin} actors | {few.rate:,.0f} | {few.sentence} |", flush=True)
+    predicted = begin + int(few.sentence.partition("about ")[2].split()[0])
+    followed = local(folder / "followed", predicted, *CHEAP, warm_up=FILLED)
+    print(f"| {predicted} actors, as it said | {followed.rate:,.0f} | {followed.sentence} |", flush=True)
+    many = math.ceil(1.5 * predicted)
+    most = local(folder / "many", many, *CHEAP, warm_up=FILLED)
+    print(f"| {many} actors | {most.rate:,.0f} | {most.sentence} |", flush=True)
+    needed = begin * most.rate / few.rate
+    return f"{needed:.1f} actors of this speed saturate the learner; predicted: {predicted} ({predicted / needed - 1:+.0%})"
+
+
+def main() -> int:
+    if any(word.startswith("--level_name=sleepy") for word in sys.argv):
+        return experiment.main()
+    cases: dict[str, Callable[[Path], str]] = {
+        "actors": lambda folder: follow(folder, 2),
+        "learner": lambda folder: local(folder, 3, *LARGE).sentence,
+        "link": lambda folder: behind_a_link(folder, 2, 100, *SMALL).sentence,
+        "allreduce": lambda folder: far_learners(folder, 100, *SMALL).sentence,
+    }
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("cases", nargs="+", choices=cases)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left behind
+    for name in parser.parse_args().cases:
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"{name}: {cases[name](Path(folder) / name)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)
