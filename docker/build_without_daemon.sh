@@ -20,6 +20,13 @@ done
 mkdir -p "$BUILD"/{tmp,uv}
 export TMPDIR=$BUILD/tmp BUILDAH_ISOLATION=chroot
 image_tool() { buildah --root "$BUILD/images" --runroot "$BUILD/run" "$@"; }
+leave() { # no processes, containers or mounts, so that $BUILD may be removed
+    jobs -p | xargs -r kill 2>/dev/null || true
+    wait
+    image_tool rm --all >/dev/null 2>&1 || true
+    umount "$BUILD/images/overlay" 2>/dev/null || true
+}
+trap leave EXIT
 
 machine=(--network host --volume "$BUILD/uv:/root/.cache/uv") # what was fetched or compiled once is there for the next attempt
 for file in /etc/pip.conf /root/.config/pip/pip.conf /root/.pip/pip.conf; do
@@ -64,7 +71,6 @@ train() { # 2 learners and 2 actors for each in the images; the corridor's best 
     rm -rf "$BUILD/srv" && install -d -o 1000 -g 1000 "$BUILD/srv"
     learner=$(image_tool from --pull-never mlma-learner)
     install -d -o 1000 -g 1000 "$BUILD/health-$learner"
-    trap 'kill $(jobs -p) 2>/dev/null; wait; image_tool rm --all >/dev/null' EXIT
     inside "$learner" mpirun -np 2 --oversubscribe --bind-to none python experiment.py --job_name=learner --task=0 --num_learners=2 \
         --learner_host=localhost:8001 --actor_hosts=a,b --level_name=corridor --logdir=/srv/mlma/corridor \
         --total_environment_frames=1e6 --health_folder=/run/mlma &
@@ -88,7 +94,6 @@ train() { # 2 learners and 2 actors for each in the images; the corridor's best 
 rows = list(csv.DictReader(open("/srv/mlma/corridor/metrics.csv")))
 late = [float(row["policy/p_action_1"]) for row in rows[len(rows) * 4 // 5 :]]
 print("p(right)", round(sum(late) / len(late), 3), "after", rows[-1]["frames"], "frames")'
-    trap - EXIT
     image_tool rm --all >/dev/null
 }
 

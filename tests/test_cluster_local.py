@@ -89,7 +89,7 @@ def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
 
 
 def test_workers_in_images_are_started_by_the_engine_and_find_the_run(home: Path) -> None:
-    """The engine here starts them without a container; the real ones: docker/build_without_daemon.sh."""
+    """The engine here starts them without a container; what real ones get is told in docs/deploy.md."""
     (home / "image/.venv/bin").mkdir(parents=True)
     Path(cheap_python(home)).rename(home / "image/.venv/bin/python")
     (home / "engine").write_text('#!/bin/sh\nimage=$2; shift 2; echo "$image of $HOME"; exec "$@"\n')
