@@ -99,7 +99,7 @@ def _dealt(config: flags.Config, seed: int) -> Any:
     from mlma import envs
 
     count = len(envs.levels(config.level_name))
-    return envs.deal(config, [i % count for i in range(config.envs_per_actor)], seed)
+    return envs.deal(config, envs.spec_of(config), [i % count for i in range(config.envs_per_actor)], seed)
 
 
 def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:

@@ -39,11 +39,13 @@ class Episode(NamedTuple):
     level: str
 
 
-def evaluate(config: Config, agent: Agent, act: Any, level: int = 0, tape: Tape | None = None) -> Iterator[Episode]:
+def evaluate(
+    config: Config, spec: EnvSpec, agent: Agent, act: Any, level: int = 0, tape: Tape | None = None
+) -> Iterator[Episode]:
     """`test_num_episodes` episodes of one level of the run as they end: the first of each environment, so that short ones are
     not favoured. `act` is the agent's, as a graph."""
     name = envs.levels(config.level_name)[level]
-    env = envs.deal(config, [level] * config.test_num_episodes, seed_of(config), evaluation=True)
+    env = envs.deal(config, spec, [level] * config.test_num_episodes, seed_of(config), evaluation=True)
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
     done = np.zeros(env.num_envs, bool)
     while not done.all():

@@ -192,9 +192,9 @@ class Metrics:
         row |= {f"level_score/{name}": score for name, score in normal.items()}
         row["return/mean_of_levels"] = float(np.mean(list(means.values())))
         if len(normal) == len(means):
-            values = list(normal.values())
-            row |= {"score/mean": float(np.mean(values)), "score/median": float(np.median(values))}
-            row |= {"score/capped": float(np.mean(np.minimum(values, scores.CAP))), "score/levels": len(values)}
+            score = scores.over(normal)
+            row |= {"score/mean": score.mean, "score/median": score.median}
+            row |= {"score/capped": score.mean_capped, "score/levels": len(normal)}
         return row
 
     def _part(self, elapsed: float) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         config,
         spec,
         make_agent(config, spec),
-        make_env=lambda seed, places: envs.deal(config, places % (len(spec.actions_of) or 1), seed),
+        make_env=lambda seed, places: envs.deal(config, spec, places % (len(spec.actions_of) or 1), seed),
         connect=lambda: transport.Client(address, token, actor.CALL_SECONDS),
         hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task, "host": os.uname().nodename},
         say=say,
@@ -101,7 +101,7 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     for number, name in enumerate(names):
         tape = Tape([], [], []) if config.record_video else None
         mine: list[Episode] = []
-        for episode in evaluate(config, agent, act, number, tape):
+        for episode in evaluate(config, spec, agent, act, number, tape):
             mine.append(episode)
             print(f"episode {len(mine)}: return {episode.value:g} in {episode.frames:,} frames", flush=True)
         print(line(summary(name, [episode.value for episode in mine]), name if each else ""), flush=True)

@@ -87,8 +87,11 @@ def of_levels(returns: Mapping[str, float]) -> SuiteScore | None:
     """Over these levels, by their names in the tables; None if nobody has published scores of one of them."""
     known = {key(name): (of_level(name), value) for name, value in returns.items()}
     levels = {name: span.normalised(value) for name, (span, value) in known.items() if span}
-    if len(levels) < len(returns):
-        return None
+    return over(levels) if len(levels) == len(returns) else None
+
+
+def over(levels: dict[str, float]) -> SuiteScore:
+    """Over levels whose normalised scores are known."""
     values = list(levels.values())
     capped = statistics.mean(min(CAP, value) for value in values)
     return SuiteScore(statistics.mean(values), statistics.median(values), capped, levels)

@@ -32,6 +32,7 @@ from mlma.allreduce import Allreduce
 from mlma.config import Config
 from mlma.console import Screen, error
 from mlma.evaluator import Evaluator
+from mlma.files import whole
 from mlma.health import Pulse
 from mlma.local import LocalActors
 from mlma.memory import Memory, TrajectoryQueue
@@ -106,10 +107,8 @@ def journal(say: Say, path: Path, allreduce: Allreduce) -> Say:
 
 def write_workers(path: Path, workers: list[Any]) -> None:
     """Who took part, when last reported."""
-    beside = path.with_suffix(".json.new")
-    with contextlib.suppress(OSError):
-        beside.write_text(json.dumps({"written": time.time(), "learners": workers}))
-        beside.replace(path)
+    with contextlib.suppress(OSError), whole(path) as file:
+        file.write(json.dumps({"written": time.time(), "learners": workers}).encode())
 
 
 def own_port(address: str, allreduce: Allreduce) -> str:

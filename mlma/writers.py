@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import math
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlma.files import whole
 from mlma.metrics import Row
 
 # Columns that depend on how fast the machine is.
@@ -46,12 +48,12 @@ class CsvWriter:
             )
 
     def _write_all(self) -> None:
-        beside = self._path.with_suffix(".csv.new")
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self._rows)
-        beside.replace(self._path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        with whole(self._path) as file:
+            file.write(text.getvalue().encode())
         self._rows = []
 
 

@@ -68,7 +68,7 @@ def test_a_level_is_stepped_by_the_nine_actions_of_the_paper_and_ends_by_its_clo
 
 def test_evaluation_plays_the_test_level_with_holdouts_and_the_published_seed(log: Path, tmp_path: Path) -> None:
     asked = config(tmp_path, level_name=f"{TRAIN},rooms_watermaze", dataset_path="/pictures", width=64, height=48)
-    env = envs.deal(asked, [0], 3, evaluation=True)
+    env = envs.deal(asked, envs.spec_of(asked), [0], 3, evaluation=True)
     env.reset()
     env.close()
     (start,) = said(log, "start")

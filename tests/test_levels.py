@@ -122,7 +122,7 @@ def test_every_level_gets_its_own_actions_and_says_them_in_those_of_all() -> Non
 
 def test_games_side_by_side_are_those_that_are_played_alone() -> None:
     config = Config(level_name=THREE)
-    together = envs.deal(config, [0, 1, 2], 5)
+    together = envs.deal(config, envs.spec_of(config), [0, 1, 2], 5)
     alone = [envs.make(name, 1, 5 + i, config) for i, name in enumerate(envs.levels(THREE))]
     np.testing.assert_array_equal(together.reset().observation, np.concatenate([env.reset().observation for env in alone]))
     rng = np.random.default_rng(1)

@@ -86,13 +86,13 @@ def make(level_name: str, num_envs: int, seed: int, config: Config, evaluation: 
     raise _no_such_level(level_name)
 
 
-def deal(config: Config, numbers: Sequence[int], seed: int, evaluation: bool = False) -> VectorEnv:
-    """An environment for each number, of the level of the run that it is the number of."""
+def deal(config: Config, spec: EnvSpec, numbers: Sequence[int], seed: int, evaluation: bool = False) -> VectorEnv:
+    """An environment for each number, of the level of the run that it is the number of; `spec` is the run's."""
     names = levels(config.level_name)
     if len(names) == 1:
         return make(names[0], len(numbers), seed, config, evaluation)
     return Dealt(
-        spec_of(config),
+        spec,
         numbers,
         lambda number, count, first: make(names[number], count, seed + first, config, evaluation),
     )
