@@ -72,7 +72,7 @@ CORRIDOR: dict[str, Any] = dict(
     entropy_cost=0.0,
     baseline_cost=0.5,
     optimizer="rmsprop",
-    learning_rate=0.002,
+    learning_rate=0.0005,
     epsilon=0.01,
     gradients_clipping=40.0,
 )
