@@ -36,7 +36,7 @@ test: install  ## the default tests; ARGS are arguments of pytest
 test-levels: install install-vizdoom  ## every game of Atari-57 for 1,000 steps, and learning on all at once: minutes; ARGS are arguments of pytest
 	$(PY) -m pytest -m levels $(ARGS)
 
-test-hosts: install  ## the frontend on four hosts in network namespaces: minutes, as root; ARGS are arguments of pytest
+test-hosts: install  ## the commands of docker/compose.yaml as they stand, outside containers; ARGS are arguments of pytest
 	$(PY) -m pytest -m hosts --timeout=900 $(ARGS)
 
 test-slurm: install  ## sandbox/slurm on a real Slurm of three nodes in network namespaces: minutes, as root

@@ -11,7 +11,7 @@ from tests.cluster import Cluster
 from tests.hosts import Hosts
 from tests.runs import rows, wait_for
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.hosts]
+pytestmark = pytest.mark.timeout(900)
 BEST = 2 - 2**0.5  # p(right) of the best stochastic policy, .586
 # The preset, but for half of its frames.
 FLAGS = ["--level_name=corridor", "--total_environment_frames=1e6", "--report_every_seconds=1"]
