@@ -1,33 +1,33 @@
-"""How the value learners act: the best action but for every so often, by the ladder over all environments of the run.
+"""How a number from [0, 1) becomes an action: by a policy, or by q-values and an epsilon.
 
-Used by agents/value_learner.py. Not here: what the ladder is (mlma/value_learning.py).
+Not here: who draws the number (mlma/players.py), what the ladder of epsilons is (mlma/value_learning.py).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from agents.networks import MISSING
-from mlma.value_learning import epsilon_ladder
+from mlma.types import Chance
+
+BELOW_ONE = 1 - 1e-6  # what rounding cannot lift to 1
 
 
-class EpsilonGreedy:
-    """Draws actions from q-values; each environment has its own epsilon, which never changes."""
+def by_policy(logits: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """The action where the distribution function of the softmax passes `number`: [E, A], [E] -> int32 [E]."""
+    reached = tf.cumsum(tf.nn.softmax(logits), axis=-1)
+    level = BELOW_ONE * number[:, tf.newaxis] * reached[:, -1:]
+    return _count(reached <= level)  # an action of probability 0 reaches no further than the one before it
 
-    def __init__(self, test_epsilon: float, base: float, exponent: float) -> None:
-        """Until `explore` is called every environment has `test_epsilon`."""
-        self._ladder = base, exponent
-        self.epsilons = tf.Variable([test_epsilon], shape=[None], trainable=False, dtype=tf.float32)  # [E], or [1] for all
 
-    def explore(self, places: Any, count: int) -> None:
-        self.epsilons.assign(epsilon_ladder(tf.constant(places), count, *self._ladder))
+def epsilon_greedy(q: tf.Tensor, chance: Chance) -> tf.Tensor:
+    """The best action, or any that the level has, all alike, where the number is below epsilon: [E, A] -> int32 [E]."""
+    there = tf.cumsum(tf.cast(q > MISSING, tf.float32), axis=-1)
+    within = BELOW_ONE * tf.math.divide_no_nan(chance.number, chance.epsilon)  # uniform again, where it is below
+    any_action = _count(there <= tf.floor(within[:, tf.newaxis] * there[:, -1:]))
+    best = tf.argmax(q, axis=-1, output_type=tf.int32)
+    return tf.where(chance.number < chance.epsilon, any_action, best)
 
-    def __call__(self, q: tf.Tensor) -> tf.Tensor:
-        """[E, A] -> int32 [E]."""
-        shape = tf.shape(q)
-        best = tf.argmax(q, axis=-1, output_type=tf.int32)
-        noise = tf.where(q > MISSING, tf.random.uniform(shape), -1.0)  # only among the actions that the level has
-        any_action = tf.argmax(noise, axis=-1, output_type=tf.int32)
-        return tf.where(tf.random.uniform(shape[:1]) < self.epsilons, any_action, best)
+
+def _count(true: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(true, tf.int32), axis=-1)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from agents import networks
+from agents.exploration import by_policy
 from agents.rewards import clip_rewards
 from mlma import vtrace
 from mlma.config import Config
-from mlma.types import ActOutput, EnvSpec, LossOutput, Sample, TimeStep, Windows
+from mlma.types import ActOutput, Chance, EnvSpec, LossOutput, Sample, TimeStep, Windows
 
 
 class Impala:
@@ -32,15 +34,12 @@ class Impala:
     def initial_state(self, batch_size: int) -> Any:
         return self.network.initial_state(batch_size)
 
-    def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]:
+    def act(self, timestep: TimeStep, agent_state: Any, chance: Chance) -> tuple[ActOutput, Any]:
         """[E, ...] -> an action for each environment, drawn from the policy."""
         one_step = tf.nest.map_structure(lambda x: None if x is None else x[tf.newaxis], timestep)  # [1, E, ...]
         output, agent_state = self.network(one_step, agent_state)
         logits = output.logits[0]  # [E, A]
-        # The Gumbel-max trick: an argmax draws from the softmax.
-        noise = -tf.math.log(-tf.math.log(tf.random.uniform(tf.shape(logits), minval=1e-7, maxval=1.0)))
-        action = tf.argmax(logits + noise, axis=-1, output_type=tf.int32)  # [E]
-        return ActOutput(action, logits, output.value[0]), agent_state
+        return ActOutput(by_policy(logits, chance.number), logits, output.value[0]), agent_state
 
     def loss(self, sample: Sample) -> LossOutput:
         config, trajectory = self._config, sample.trajectory
@@ -102,8 +101,9 @@ class Impala:
     def normalise(self, statistics: Any) -> None:
         self.network.value_head.normalise(statistics)
 
-    def explore(self, places: Any, count: int) -> None:
+    def epsilons(self, places: Any, count: int) -> Any:
         """Its policy explores by itself."""
+        return np.zeros(len(places), np.float32)
 
     def errors(self, timesteps: TimeStep, acted: ActOutput) -> Any:
         """A queue needs none."""

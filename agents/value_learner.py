@@ -1,6 +1,6 @@
 """What Ape-X and R2D2 have in common: two dueling networks, of which one follows now and then, and an epsilon-greedy choice.
 
-Not here: what they minimise (agents/apex.py, agents/r2d2.py), the ladder of epsilons (agents/exploration.py).
+Not here: what they minimise (agents/apex.py, agents/r2d2.py), how a choice is made (agents/exploration.py).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 from agents import networks
-from agents.exploration import EpsilonGreedy
+from agents.exploration import epsilon_greedy
 from mlma import value_learning
 from mlma.config import Config
-from mlma.types import ActOutput, EnvSpec, TimeStep
+from mlma.types import ActOutput, Chance, EnvSpec, TimeStep
 from mlma.weights import dummy_timestep
 
 
@@ -32,8 +32,6 @@ class ValueLearner:
             network(dummy_timestep(spec, 1, 1), network.initial_state(1))  # Sonnet makes variables at the first call
         self.slow: list[Any] = list(self._target.variables)
         self._copy()
-        self._choose = EpsilonGreedy(config.test_epsilon, config.exploration_base, config.exploration_exponent)
-        self.explore = self._choose.explore
 
     def _copy(self) -> None:
         for slow, variable in zip(self.slow, self.network.variables, strict=True):
@@ -49,12 +47,16 @@ class ValueLearner:
     def initial_state(self, batch_size: int) -> Any:
         return self.network.initial_state(batch_size)
 
-    def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]:
+    def epsilons(self, places: Any, count: int) -> Any:
+        ladder = self._config.exploration_base, self._config.exploration_exponent
+        return value_learning.epsilon_ladder(tf.constant(places), count, *ladder).numpy()
+
+    def act(self, timestep: TimeStep, agent_state: Any, chance: Chance) -> tuple[ActOutput, Any]:
         """[E, ...] -> an action for each environment; its q-values travel in place of logits."""
         one_step = tf.nest.map_structure(lambda x: None if x is None else x[tf.newaxis], timestep)  # [1, E, ...]
         output, agent_state = self.network(one_step, agent_state)
         q = output.logits[0]  # [E, A]
-        return ActOutput(self._choose(q), q, tf.reduce_max(q, axis=-1)), agent_state
+        return ActOutput(epsilon_greedy(q, chance), q, tf.reduce_max(q, axis=-1)), agent_state
 
     def errors(self, timesteps: TimeStep, acted: ActOutput) -> tf.Tensor:
         """|delta| by the q-values with which the actor acted, both for choosing and for valuing: [T+1, E] -> [T, E].

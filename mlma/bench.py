@@ -103,15 +103,19 @@ def _dealt(config: flags.Config, seed: int) -> Any:
 
 
 def _inference(config: flags.Config) -> tuple[Callable[[], Any], int]:
+    import numpy as np
+
+    from mlma.chances import Chances
     from mlma.graph import Flat
 
     config, _, agent = prepare(config)
     env = _dealt(config, 1)
     timestep, state = env.reset(), [agent.initial_state(env.num_envs)]
     act = Flat(agent.act)
+    chances = Chances(1, np.zeros(env.num_envs))
 
     def step() -> None:
-        output, state[0] = act(timestep, state[0])
+        output, state[0] = act(timestep, state[0], chances.draw())
         output.action.numpy()
 
     return step, env.num_envs

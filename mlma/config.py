@@ -99,6 +99,17 @@ class Config:
     # seconds for which an actor looks for a learner that it lost or has not found yet, before it gives up
     reconnect_seconds: float = 3600.0
 
+    # == Inference
+    # where actions are computed: by each actor, with weights that it fetches; or by its learner for all of its actors, in
+    # batches: for learners with a GPU, or actors too small for the network: docs/inference.md
+    inference: Literal["actor", "learner"] = "actor"
+    # most environments in a batch of the learner; 0 is those of all its actors, but at most 512
+    inference_batch: int = 0
+    # milliseconds for which a batch that is not full waits for more environments
+    inference_wait_ms: float = 1.0
+    # sizes that batches are filled up to, ascending, with commas between, the last one being inference_batch; empty is none
+    inference_sizes: str = ""
+
     # == Environment
     # frames for which an action is repeated (Atari max-pools the last two); 0 is the level's own: 4, or 1 for gymnasium
     num_action_repeats: int = 0
@@ -353,7 +364,7 @@ AT_LEAST = {  # the smallest sensible value of a number
     "reconnect_seconds": 0, "num_learners": 0, "max_restarts": 0, "idle_seconds": 0.1, "hang_seconds": 1, "momentum": 0,
     "decay": -1, "baseline_cost": -1, "seed": 0, "replay_capacity": 0, "replay_min_fill": 0, "replay_ratio": 0,
     "priority_exponent": -1, "importance_exponent": -1, "priority_eta": 0, "n_step": 0, "target_period": 0, "burn_in": -1,
-    "env_processes": 0, "env_seconds": 0.1,
+    "env_processes": 0, "env_seconds": 0.1, "inference_batch": 0, "inference_wait_ms": 0,
     "sequence_length": 0, "exploration_base": 0, "exploration_exponent": 0, "test_epsilon": 0,
 }  # fmt: skip
 AT_MOST = {
@@ -372,6 +383,7 @@ def _check(config: Config) -> None:
         raise ValueError(f"--reward_clipping={config.reward_clipping}: must be {allowed}{nearest(wrong[0], CLIPPINGS)}")
     if config.hang_seconds <= config.idle_seconds:
         raise ValueError(f"--hang_seconds={config.hang_seconds}: must be more than --idle_seconds={config.idle_seconds}")
+    _check_inference(config)
     for name in config.writers.split(","):
         if name not in ("", *WRITERS):
             allowed = f"{', '.join(WRITERS)}, with commas between"
@@ -382,6 +394,19 @@ def _check(config: Config) -> None:
     for name, most in AT_MOST.items():
         if not getattr(config, name) <= most:
             raise ValueError(f"--{name}={getattr(config, name)}: must be at most {most}")
+
+
+def _check_inference(config: Config) -> None:
+    if config.inference == "learner" and config.deterministic:
+        raise ValueError("--inference=learner: not with --deterministic, since batches depend on the clock; allowed: actor")
+    if config.inference_sizes:
+        words = config.inference_sizes.split(",")
+        sizes = [int(word) for word in words if word.isdigit() and int(word)]
+        if len(sizes) < len(words) or sizes != sorted(set(sizes)) or sizes[-1] != config.inference_batch:
+            raise ValueError(
+                f"--inference_sizes={config.inference_sizes}: must be ascending numbers with commas between, the last one "
+                f"--inference_batch={config.inference_batch}"
+            )
 
 
 def load(path: str) -> dict[str, Any]:

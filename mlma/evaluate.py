@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlma import envs, provenance, scores
+from mlma.chances import Chances
 from mlma.config import Config
 from mlma.types import Agent, EnvSpec
 
@@ -47,9 +48,10 @@ def evaluate(
     name = envs.levels(config.level_name)[level]
     env = envs.deal(config, spec, [level] * config.test_num_episodes, seed_of(config), evaluation=True)
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
+    chances = Chances(seed_of(config), np.full(env.num_envs, config.test_epsilon))
     done = np.zeros(env.num_envs, bool)
     while not done.all():
-        output, state = act(timestep, state)
+        output, state = act(timestep, state, chances.draw())
         logits, action = output.logits.numpy(), output.action.numpy()
         if config.test_actions == "greedy":
             action = logits.argmax(axis=-1).astype(np.int32)

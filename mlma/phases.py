@@ -35,6 +35,11 @@ class Phases:
             self.events.append((name, self.epoch + self._last, now - self._last))
         self._last = now
 
+    def move(self, name: str, other: str, seconds: float) -> None:
+        """So much of what was ended as the one was the other."""
+        self.seconds[name] -= seconds
+        self.seconds[other] += seconds
+
 
 class Busy:
     """The share of time, since it was asked last, that the cores which this process may use were busy, with whatever."""

@@ -247,6 +247,7 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
         learner_host="localhost:8001" if apart else config.learner_host,
         life_loss_ends_return=config.life_loss_ends_return and config.algorithm != "r2d2",
         queue_capacity=config.queue_capacity or config.batch_size,
+        inference_batch=config.inference_batch or min(512, actors * config.envs_per_actor),
         num_action_repeats=spec.action_repeats,
         learner_threads=config.learner_threads or cores(),
     )

@@ -121,15 +121,20 @@ class Receiver:
 
     def _check(self, trajectories: Any) -> None:
         """Values that would crash or poison training. The checksum has passed, so this is about versions and bugs."""
-        acted, more = trajectories.act_outputs, trajectories.timesteps.more
+        acted = trajectories.act_outputs
+        check_more(trajectories.timesteps.more, self._spec)
         if acted.action.min() < 0 or acted.action.max() >= self._spec.num_actions:
             raise ValueError("action out of range")
-        if "level" in more and not (more["level"].min() >= 0 and more["level"].max() < len(self._spec.actions_of)):
-            raise ValueError("level out of range")
-        if "words" in more and not (more["words"].min() >= 0 and more["words"].max() <= BUCKETS):
-            raise ValueError("word out of range")
         if not (np.isfinite(acted.logits).all() and np.isfinite(trajectories.timesteps.reward).all()):
             raise ValueError("logits or rewards are not finite")
         errors = trajectories.errors
         if errors is not None and not (np.isfinite(errors).all() and errors.min() >= 0):
             raise ValueError("errors are not finite numbers from 0 on")
+
+
+def check_more(more: dict[str, Any], spec: EnvSpec) -> None:
+    """Numbers that a network looks something up with; ValueError if there is nothing."""
+    if "level" in more and not (more["level"].min() >= 0 and more["level"].max() < len(spec.actions_of)):
+        raise ValueError("level out of range")
+    if "words" in more and not (more["words"].min() >= 0 and more["words"].max() <= BUCKETS):
+        raise ValueError("word out of range")

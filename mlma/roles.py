@@ -19,13 +19,14 @@ from mlma.config import Config
 from mlma.evaluate import Episode, Tape, evaluate, of_level, report, save, seed_of, summary
 from mlma.graph import Flat
 from mlma.health import Pulse
+from mlma.players import CALL_SECONDS
 from mlma.types import Agent, EnvSpec
 from mlma.weights import FlatWeights, build, named
 
 MakeAgent = Callable[[Config, EnvSpec], Agent]
 MUST_MATCH = (
     "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "colours",
-    "num_stacked_frames", "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space", "n_step",
+    "num_stacked_frames", "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space", "n_step", "inference",
 )  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     address = transport.check_address(config.learner_host, token)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    tf.random.set_seed(config.seed if config.deterministic else int.from_bytes(os.urandom(7), "little"))
+    me = {"task": config.task, "host": os.uname().nodename, "envs": config.envs_per_actor}
 
     def say(line: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} actor {config.task}: {line}", flush=True)
@@ -60,17 +61,15 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         from mlma import video  # what it imports, other actors do without
 
         recorder = video.Recorder(config, Path(config.logdir) / "videos" / "training", say)
-    actor.run(
-        config,
-        spec,
-        make_agent(config, spec),
+    outside = actor.Outside(
         make_env=lambda seed, places: envs.deal(config, spec, places % (len(spec.actions_of) or 1), seed),
-        connect=lambda: transport.Client(address, token, actor.CALL_SECONDS),
-        hello=lambda layout, weights: hello(config, layout, weights) | {"task": config.task, "host": os.uname().nodename},
+        connect=lambda: transport.Client(address, token, CALL_SECONDS),
+        hello=lambda layout, weights: hello(config, layout, weights) | me,
         say=say,
         pulse=pulse,
         recorder=recorder,
     )
+    actor.run(config, spec, make_agent(config, spec), outside)
     pulse.end()
     return 0
 
@@ -91,7 +90,6 @@ def test(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     checkpoint.check(path, network, meta, wanted, resume.identity(config))
     for name, variable in wanted.items():
         variable.assign(network[name])
-    tf.random.set_seed(config.seed)
     names = envs.levels(config.level_name)
     each = " of each" if len(names) > 1 else ""
     print(f"{path}: {meta['frames']:,} frames of {config.level_name}; {config.test_num_episodes} episodes{each}", flush=True)

@@ -34,6 +34,7 @@ from mlma.console import Screen, error
 from mlma.evaluator import Evaluator
 from mlma.files import whole
 from mlma.health import Pulse
+from mlma.inference import Inference
 from mlma.local import LocalActors
 from mlma.memory import Memory, TrajectoryQueue
 from mlma.metrics import Diverged, Metrics, Row
@@ -45,6 +46,7 @@ from mlma.receiver import Receiver
 from mlma.replay import PrioritizedReplay
 from mlma.replay_file import Shard
 from mlma.roles import MakeAgent, hello, threads
+from mlma.trajectories import places
 from mlma.types import Agent, EnvSpec
 from mlma.weights import build
 
@@ -157,13 +159,17 @@ def _learn(
         expected = config.num_actors
         ours = (allreduce.rank, allreduce.size, expected)
         seed_of = state.seeds.of if config.deterministic else lambda _: state.seeds.next()
-        server = transport.Server(address, token, lambda offer: _welcome(offer, wanted, seed_of, ours, metrics, say))
+        inference = Inference(config, spec, make_agent(config, spec)) if config.inference == "learner" else None
+        welcome = functools.partial(_welcome, wanted, seed_of, ours, inference, metrics, say)
+        server = transport.Server(address, token, welcome, inference)
         server.publish(learner.step, learner.weights.read())
         server.start()
         greedy_from = GREEDY * allreduce.size * expected * config.envs_per_actor if agent.windows else math.inf
         turn = expected * config.envs_per_actor if config.deterministic else 0
         receiver = Receiver(server.receive, memory.insert, layout, spec, metrics, stop.fail, greedy_from, turn)
         _measure(config, metrics, memory, receiver)
+        if inference:
+            metrics.gauges["inference/batch"] = inference.batch_size
         actors = _start_actors(config, allreduce.rank, metrics, stop, say) if config.task < 0 else None
 
         def save() -> bool:
@@ -279,12 +285,13 @@ def _writers(config: Config, screen: Screen, frames: int, address: str) -> list[
 
 
 def _welcome(
-    offer: dict[str, Any],
     wanted: dict[str, Any],
     seed_of: Callable[[int], int],
     ours: tuple[int, int, int],
+    inference: Inference | None,
     metrics: Metrics,
     say: Say,
+    offer: dict[str, Any],
 ) -> dict[str, Any]:
     """The answer to a handshake: a seed and which of all actors this is, or the difference for which it is refused.
 
@@ -299,7 +306,13 @@ def _welcome(
     rank, ranks, expected = ours
     metrics.actor_on(int(offer["task"]), str(offer.get("host", "?")))
     actor = int(offer["task"]) % expected * ranks + rank
-    return {"seed": seed_of(actor), "actor": actor, "actors": expected * ranks, "time": time.time()}
+    seed = seed_of(actor)
+    answer = {"seed": seed, "actor": actor, "actors": expected * ranks, "time": time.time()}
+    if inference:
+        num_envs = int(offer["envs"])
+        mine = places(actor, expected * ranks, num_envs)
+        answer["session"] = inference.open(int(offer["task"]), num_envs, mine, seed)
+    return answer
 
 
 def _start_actors(config: Config, rank: int, metrics: Metrics, stop: Stop, say: Say) -> LocalActors:

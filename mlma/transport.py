@@ -1,6 +1,7 @@
-"""The wire: TensorFlow's distributed RPC between one learner and its actors. Three calls: handshake, put, fetch.
+"""The wire: TensorFlow's distributed RPC between one learner and its actors. Four calls: handshake,
+put, fetch; and infer, which takes what an actor sees and answers what it shall do.
 
-Every message is one string tensor of at most PART bytes, since the runtime refuses messages above 4 MiB: what is longer
+Every message is one string tensor of at most wire.PART bytes, since the runtime refuses messages above 4 MiB: what is longer
 travels in parts. A `put` waits in the learner while its inbox is full, which is the back-pressure. The token is compared
 inside the graph in constant shape and time; without it nothing is accepted. Not here: what messages mean (mlma/wire.py),
 where trajectories go (mlma/memory.py).
@@ -9,6 +10,7 @@ where trajectories go (mlma/memory.py).
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import queue
@@ -26,10 +28,10 @@ from tensorflow.python.distribute.experimental.rpc.rpc_ops import GrpcClient
 
 from mlma import wire
 from mlma.graph import graph
+from mlma.inference import Inference
 
 rpc = tf.distribute.experimental.rpc
 
-PART = 3_500_000  # bytes; the limit of the runtime is 4 MiB, header included
 INBOX = 2  # messages that wait beside those of blocked calls
 FETCH_TRIES = 3
 KEEP_FETCHED = 10.0  # seconds for which a version that somebody is fetching is kept
@@ -37,7 +39,12 @@ LINGER = 10.0  # seconds for which a learner that is done waits for its actors t
 OK, REFUSED = 0, 1
 LATEST, GONE, FINISHED = -1, -2, -3  # in place of a version
 _STRING, _INT64 = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
-ANSWERS = {"put": tf.TensorSpec([], tf.int32), "fetch": [_INT64, _INT64, _STRING], "handshake": _STRING}
+ANSWERS = {
+    "put": tf.TensorSpec([], tf.int32),
+    "fetch": [_INT64, _INT64, _STRING],
+    "handshake": _STRING,
+    "infer": [_STRING, tf.TensorSpec([], tf.float64)],
+}
 
 
 class LearnerLost(Exception):
@@ -91,11 +98,23 @@ def _secret(token: str) -> bytes:
     return hashlib.sha256(f"mlma {token}".encode()).hexdigest().encode()
 
 
+def _now_after(tensor: Any) -> tf.Tensor:
+    with tf.control_dependencies([tensor]):
+        return tf.timestamp()
+
+
 class Server:
     """The learner's end."""
 
-    def __init__(self, address: str, token: str, handshake: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        self._handshake = handshake
+    def __init__(
+        self,
+        address: str,
+        token: str,
+        handshake: Callable[[dict[str, Any]], dict[str, Any]],
+        inference: Inference | None = None,
+    ) -> None:
+        """With an `inference` it acts for actors that ask."""
+        self._handshake, self._inference = handshake, inference
         self._secret = tf.constant(np.frombuffer(_secret(token), np.uint8))
         self._inbox = tf.queue.FIFOQueue(INBOX, [tf.string], shapes=[[]])
         self._lock = threading.Lock()
@@ -106,6 +125,8 @@ class Server:
         self._server.register("put", graph(self._put, [_STRING, _STRING]))
         self._server.register("fetch", graph(self._fetch, [_STRING, _INT64, _INT64]))
         self._server.register("handshake", graph(self._shake, [_STRING, _STRING]))
+        if inference:
+            self._server.register("infer", graph(functools.partial(self._infer, inference), [_STRING, _STRING]))
 
     def start(self) -> None:
         """Serves from now on; the first weights must have been published."""
@@ -141,6 +162,19 @@ class Server:
             self._knows(secret), answer, lambda: tf.constant(wire.pack({"refused": "the token is not the learner's"}))
         )
 
+    def _infer(self, inference: Inference, secret: tf.Tensor, question: tf.Tensor) -> Any:
+        """The answer, once there is room for the trajectories that it completes, and how many seconds that took."""
+
+        def answer() -> Any:
+            reply, messages = inference.answer(question)
+            began = _now_after(messages)
+            with tf.control_dependencies([began]):
+                enqueued = self._inbox.enqueue_many([messages])
+            return reply, _now_after(enqueued) - began
+
+        refused = tf.constant(wire.pack({"refused": "the token is not the learner's"}))
+        return tf.cond(self._knows(secret), answer, lambda: (refused, tf.constant(0.0, tf.float64)))
+
     def _part(self, version: int, part: int) -> tuple[np.int64, np.int64, bytes]:
         """(version, number of parts, part) of the latest weights, or of an older version that was begun before."""
         with self._lock:
@@ -153,7 +187,7 @@ class Server:
             tensor, parts, _ = self._weights[version]
             if not parts:  # cut only what somebody asks for
                 data = tensor.numpy().tobytes()
-                parts = [data[i : i + PART] for i in range(0, len(data), PART)]
+                parts = [data[i : i + wire.PART] for i in range(0, len(data), wire.PART)]
             self._weights[version] = (tensor, parts, time.monotonic())
             chosen = parts[part] if 0 <= part < len(parts) else b""
             return np.int64(version), np.int64(len(parts)), chosen
@@ -177,6 +211,8 @@ class Server:
     def publish(self, version: int, weights: tf.Tensor) -> None:
         """Offers these weights to actors; `weights` is the flat float32 vector of all of them."""
         now = time.monotonic()
+        if self._inference:
+            self._inference.publish(version, weights)
         with self._lock:
             kept = {v: entry for v, entry in self._weights.items() if entry[1] and now - entry[2] < KEEP_FETCHED}
             self._weights = kept | {version: (weights, [], now)}
@@ -186,9 +222,11 @@ class Server:
         """Lets go of actors that wait to put, and stays until so many have heard that training is over, or `seconds`."""
         with self._lock:
             self._finished = True
+        if self._inference:
+            self._inference.finished = True
         self._inbox.close(cancel_pending_enqueues=True)
         end = time.monotonic() + seconds
-        while self._told < actors and time.monotonic() < end:
+        while self._told + (self._inference.told if self._inference else 0) < actors and time.monotonic() < end:
             time.sleep(0.05)
 
 
@@ -210,7 +248,10 @@ class Client:
         try:
             return self._client.call(method, [tf.constant(arg) for arg in args], ANSWERS[method]).get_value()
         except tf.errors.OpError as error:
-            raise LearnerLost(f"{method}: {type(error).__name__}") from None
+            failure = type(error).__name__
+        # Outside, so that the traceback is gone, and with it the call's future: it deletes itself with an operation, which
+        # would end up in whatever graph is being made when Python collects it.
+        raise LearnerLost(f"{method}: {failure}")
 
     def handshake(self, hello: dict[str, Any]) -> dict[str, Any]:
         answer, _ = wire.unpack(self._call("handshake", self._secret, wire.pack(hello)).numpy())
@@ -246,6 +287,11 @@ class Client:
                 return self._outbox.put(message, timeout=0.5)
             except queue.Full:
                 waiting()
+
+    def infer(self, question: bytes) -> tuple[bytes, float]:
+        """What the learner answers, and for how many seconds of that time it had no room for trajectories."""
+        answer, waited = self._call("infer", self._secret, question)
+        return answer.numpy(), float(waited)
 
     def _send(self) -> None:
         while (message := self._outbox.get()) is not None:

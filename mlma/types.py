@@ -52,6 +52,13 @@ class TimeStep(NamedTuple):
     more: dict[str, Any] = {}  # noqa: RUF012  # nobody writes to it
 
 
+class Chance(NamedTuple):
+    """What is left to chance when actions are chosen; drawn by who plays, so that acting itself is a function."""
+
+    number: Any  # float32 [...], uniform in [0, 1)
+    epsilon: Any  # float32 [...], how often any action will do; nothing to a policy, which explores by itself
+
+
 class ActOutput(NamedTuple):
     """What the agent did, and what it thought."""
 
@@ -68,7 +75,7 @@ class Trajectory(NamedTuple):
     act_outputs: ActOutput  # [T+1]
     weights_version: Any  # int64 [], the learner step whose weights acted
     task: Any  # int32 [], which actor
-    place: Any = None  # int32 [], of its environment among all of the run: Agent.explore
+    place: Any = None  # int32 [], of its environment among all of the run: Agent.epsilons
     stream: Any = None  # int64 [], of its environment in this life of its actor: unique in a run
     number: Any = None  # int64 [], which of its stream: number n + 1 goes on where n ends
     errors: Any = None  # float32 [T], what the actor makes of its own q-values: Agent.errors; None without a replay
@@ -120,12 +127,12 @@ class Agent(Protocol):
 
     def initial_state(self, batch_size: int) -> Any: ...
 
-    def act(self, timestep: TimeStep, agent_state: Any) -> tuple[ActOutput, Any]: ...
+    def act(self, timestep: TimeStep, agent_state: Any, chance: Chance) -> tuple[ActOutput, Any]: ...
 
     def loss(self, sample: Sample) -> LossOutput: ...
 
-    def explore(self, places: Any, count: int) -> None:
-        """Tells an actor which of the `count` environments of the run its own are; without it, acting is for evaluation."""
+    def epsilons(self, places: Any, count: int) -> Any:
+        """Of these of the `count` environments of the run, while they train: float32 [E]."""
         ...
 
     def errors(self, timesteps: TimeStep, acted: ActOutput) -> Any:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mlma import wire
 from mlma.graph import graph
-from mlma.types import EnvSpec, TimeStep
+from mlma.types import Chance, EnvSpec, TimeStep
 
 
 def dummy_timestep(env: EnvSpec, *leading: int) -> TimeStep:
@@ -21,7 +21,7 @@ def dummy_timestep(env: EnvSpec, *leading: int) -> TimeStep:
 
 def build(agent: Any, env: EnvSpec) -> None:
     """Makes the network's variables: Sonnet creates them at the first call."""
-    agent.act(dummy_timestep(env, 1), agent.initial_state(1))
+    agent.act(dummy_timestep(env, 1), agent.initial_state(1), Chance(tf.zeros([1]), tf.zeros([1])))
 
 
 def named(owner: str, variables: Any) -> dict[str, tf.Variable]:
@@ -38,12 +38,12 @@ class FlatWeights:
         self.count = sum(int(np.prod(v.shape)) for v in self.variables)
         self.signature = hashlib.sha256(repr(specs).encode()).hexdigest()[:16]
         self.read = graph(self._read, [])
-        self._write_flat = graph(self._write, [tf.TensorSpec([self.count], tf.float32)])
+        self._write_flat = graph(self.assign, [tf.TensorSpec([self.count], tf.float32)])
 
     def _read(self) -> tf.Tensor:
         return tf.concat([tf.reshape(v, [-1]) for v in self.variables], axis=0)
 
-    def _write(self, flat: tf.Tensor) -> None:
+    def assign(self, flat: tf.Tensor) -> None:
         parts = tf.split(flat, [int(np.prod(v.shape)) for v in self.variables])
         for variable, part in zip(self.variables, parts, strict=True):
             variable.assign(tf.reshape(part, variable.shape))

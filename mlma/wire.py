@@ -19,6 +19,7 @@ from mlma.types import ActOutput, Agent, ArraySpec, EnvSpec, TimeStep, Trajector
 
 Buffer = bytes | memoryview
 MAGIC = b"mlma1"
+PART = 3_500_000  # bytes of a message; the limit of the runtime is 4 MiB, header included
 _PREFIX = struct.Struct("<5sIII")  # magic, length of the header, length of the payload, crc32 of both
 
 
@@ -115,7 +116,7 @@ def pack(header: dict[str, Any], payload: Buffer = b"") -> bytes:
     return b"".join((_PREFIX.pack(MAGIC, len(head), len(payload), zlib.crc32(payload, zlib.crc32(head))), head, payload))
 
 
-def messages(header: dict[str, Any], payload: Buffer, part_size: int) -> list[bytes]:
+def messages(header: dict[str, Any], payload: Buffer, part_size: int = PART) -> list[bytes]:
     """One message, or several where the payload is longer than `part_size`."""
     pieces = [payload[i : i + part_size] for i in range(0, len(payload), part_size)]
     return [pack(header | {"part": i, "parts": len(pieces)}, piece) for i, piece in enumerate(pieces)]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mlma import envs, wire
-from mlma.actor import Trajectories
 from mlma.config import Config
+from mlma.trajectories import Trajectories
 from mlma.types import ActOutput, TimeStep, VectorEnv
 
 LENGTH = 3  # steps of a game of Counting

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from agents.impala import Impala, clip_rewards
 from mlma import vtrace
+from mlma.chances import Chances
 from mlma.config import Config
 from mlma.types import Sample, TimeStep
 from tests.samples import VECTOR, as_tensors, make_agent, random_sample, small_config
@@ -221,7 +222,9 @@ def test_actions_are_drawn_from_the_policy() -> None:
     agent.network.trainable_variables[0].assign([0.0, 1.0, -1.0])  # the policy's bias
     same = random_sample(6, small_config(batch_size=1)).trajectory.timesteps
     timestep = tf.nest.map_structure(lambda x: np.repeat(x[0], 20_000, axis=0), same)  # [E, ...]
-    output, _ = agent.act(tf.nest.map_structure(tf.constant, timestep), agent.initial_state(20_000))
+    output, _ = agent.act(
+        tf.nest.map_structure(tf.constant, timestep), agent.initial_state(20_000), Chances(1, np.zeros(20_000)).draw()
+    )
     frequencies = np.bincount(output.action, minlength=VECTOR.num_actions) / 20_000
     assert frequencies.max() > 0.5
     np.testing.assert_allclose(frequencies, tf.nn.softmax(output.logits[0]), atol=0.02)

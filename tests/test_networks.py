@@ -10,12 +10,13 @@ import sonnet as snt
 import tensorflow as tf
 
 from agents import networks
-from agents.exploration import EpsilonGreedy
+from agents.exploration import by_policy, epsilon_greedy
 from agents.networks import NETWORKS, Network, NetworkState
 from mlma import weights
+from mlma.chances import Chances
 from mlma.envs.spaces import WORDS, hashed
 from mlma.presets import FOR_VECTORS
-from mlma.types import ArraySpec, EnvSpec, TimeStep
+from mlma.types import ArraySpec, Chance, EnvSpec, TimeStep
 from tests.samples import IMAGE, VECTOR, random_timesteps
 
 ALL = sorted(NETWORKS)
@@ -198,9 +199,23 @@ def test_actions_that_a_level_does_not_have_are_never_chosen(dueling: bool) -> N
     assert (logits[:, [0, 2], 1] == networks.MISSING).all()
     assert np.abs(logits[:, [0, 2]][..., [0, 2]]).max() < 100
     assert np.abs(logits[:, [1, 3]]).max() < 100
-    choose = EpsilonGreedy(1.0, 0.4, 7.0)  # always at random
-    drawn = np.stack([choose(tf.constant(logits[0])) for _ in range(200)])
-    assert [sorted(set(drawn[:, i].tolist())) for i in range(4)] == [[0, 2], [0, 1, 2]] * 2
+    chances = Chances(1, np.ones(4))  # always at random
+    chance = [chances.draw() for _ in range(300)]
+    for drawn in (
+        np.stack([epsilon_greedy(tf.constant(logits[0]), each) for each in chance]),
+        np.stack([by_policy(tf.constant(logits[0] / 100), each.number) for each in chance]),
+    ):
+        assert [sorted(set(drawn[:, i].tolist())) for i in range(4)] == [[0, 2], [0, 1, 2]] * 2
+
+
+def test_the_ends_of_what_can_be_drawn_are_actions_that_a_level_has() -> None:
+    logits = tf.constant([[networks.MISSING, 0.0, -1.0, networks.MISSING]] * 2)
+    ends = tf.constant([0.0, np.nextafter(np.float32(1), np.float32(0))])
+    assert by_policy(logits, ends).numpy().tolist() == [1, 2]
+    assert epsilon_greedy(logits, Chance(ends, tf.ones([2]))).numpy().tolist() == [1, 2]
+    many = tf.random.stateless_normal([2, 500], [1, 2])
+    assert by_policy(many, ends).numpy().tolist() == [0, 499]
+    assert epsilon_greedy(many, Chance(ends * 0.3, tf.fill([2], 0.3))).numpy().tolist() == [0, 499]
 
 
 def words(*texts: str) -> Any:

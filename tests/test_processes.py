@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from mlma import envs, wire
-from mlma.actor import Trajectories
 from mlma.config import Config
+from mlma.trajectories import Trajectories
 from mlma.types import ActOutput, TimeStep
 from tests.runs import ROOT, Process, descendants, gone, rows, wait_for
 

@@ -15,10 +15,10 @@ import tensorflow as tf
 
 from agents.networks import stack_frames
 from mlma import replay_file, store, wire
-from mlma.actor import Trajectories
 from mlma.memory import TrajectoryQueue
 from mlma.pace import Pace
 from mlma.replay import TINY, PrioritizedReplay
+from mlma.trajectories import Trajectories
 from mlma.types import ActOutput, ArraySpec, EnvSpec, NetworkState, Sample, TimeStep, Windows
 
 SPEC = EnvSpec(ArraySpec((2, 2, 1), "uint8"), num_actions=200, action_repeats=1)  # a frame says who, which game, which step

@@ -79,7 +79,7 @@ def test_trajectories_of_10_mb_arrive_whole(tmp_path: Path) -> None:
     assert layout.dtype.itemsize > 10e6
     client = transport.Client(f"unix:{tmp_path}/socket", "", 30)
     for i in range(2):
-        for message in wire.messages(HEADER, records[i : i + 1].tobytes(), transport.PART):
+        for message in wire.messages(HEADER, records[i : i + 1].tobytes()):
             client.put(message)
     wait_until(lambda: len(arrived) == 2)
     for name in layout.dtype.names or ():
@@ -91,7 +91,7 @@ def test_a_message_with_a_missing_part_is_dropped_and_the_next_one_arrives(tmp_p
     server = serve(f"unix:{tmp_path}/socket")
     metrics = receive_into(server, layout, lambda records: arrived.append(len(records)))
     client = transport.Client(f"unix:{tmp_path}/socket", "", 30)
-    parts = wire.messages(HEADER, layout.empty(1).tobytes(), transport.PART)
+    parts = wire.messages(HEADER, layout.empty(1).tobytes())
     for message in [parts[0], *parts[2:], *parts]:
         client.put(message)
     wait_until(lambda: arrived == [1])

@@ -11,8 +11,10 @@ import tensorflow as tf
 import agents
 from agents.apex import Apex
 from agents.r2d2 import R2D2
-from mlma import actor, value_learning, weights
-from mlma.types import LossOutput, NetworkState, Sample
+from mlma import value_learning, weights
+from mlma.chances import Chances
+from mlma.trajectories import places
+from mlma.types import Chance, LossOutput, NetworkState, Sample
 from tests.samples import IMAGE, VECTOR, as_tensors, random_sample, small_config
 
 N, BURN_IN, LENGTH = 3, 4, 6
@@ -217,19 +219,21 @@ def test_actors_see_their_own_errors_as_the_learner_would_with_their_weights(alg
 def test_environments_act_at_random_as_often_as_their_place_on_the_ladder_says(algorithm: str) -> None:
     agent, _ = make(algorithm, exploration_base=0.8, exploration_exponent=3.0, test_epsilon=0.0)
     step = tf.nest.map_structure(lambda x: tf.repeat(x, 4, axis=0), weights.dummy_timestep(VECTOR, 1))
-    greedy = agent.act(step, agent.initial_state(4))[0]
-    np.testing.assert_array_equal(greedy.action, tf.argmax(greedy.logits, -1))  # evaluation: test_epsilon
-    agent.explore(np.arange(4), 4)
+    greedy = agent.act(step, agent.initial_state(4), Chance(tf.zeros([4]), tf.zeros([4])))[0]
+    np.testing.assert_array_equal(greedy.action, tf.argmax(greedy.logits, -1))
+    chances = Chances(1, agent.epsilons(np.arange(4), 4))
     act = tf.function(agent.act)
-    others = np.mean([act(step, agent.initial_state(4))[0].action != greedy.action for _ in range(1500)], axis=0)
+    others = np.mean(
+        [act(step, agent.initial_state(4), chances.draw())[0].action != greedy.action for _ in range(1500)], axis=0
+    )
     epsilons = [0.8 ** (1 + 3 * i / 3) for i in range(4)]
     np.testing.assert_allclose(others, [e * 2 / 3 for e in epsilons], atol=0.05)
 
 
 def test_the_ladder_is_dealt_out_to_all_actors_of_all_learners() -> None:
-    everyone = np.concatenate([actor.places(number, 6, 4) for number in range(6)])
+    everyone = np.concatenate([places(number, 6, 4) for number in range(6)])
     assert sorted(everyone) == list(range(24))
-    assert all(actor.places(number, 6, 4).max() >= 18 > 6 > actor.places(number, 6, 4).min() for number in range(6))
+    assert all(places(number, 6, 4).max() >= 18 > 6 > places(number, 6, 4).min() for number in range(6))
 
 
 def test_dueling_heads_have_a_value_and_advantages_whose_mean_is_taken_off() -> None:

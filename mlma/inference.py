@@ -1,0 +1,199 @@
+"""Acting for actors, in the learner: `--inference=learner`.
+
+Each call brings what the environments of one actor show; calls that are under way at the same time become one batch
+(`tf.nondifferentiable_batch_function`), up to a size or for a time. What an actor would keep, its recurrent state and the
+trajectories that are being filled, is kept here, by session. The network is a copy that acts with published weights only, and
+only one batch runs at a time, so that each batch is of one version. Not here: calls (mlma/transport.py), what becomes of
+complete trajectories, which go where those of other actors go.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tree
+
+from mlma import questions, wire
+from mlma.config import Config
+from mlma.graph import graph
+from mlma.receiver import check_more
+from mlma.trajectories import Trajectories
+from mlma.types import ActOutput, Agent, Chance, EnvSpec, TimeStep
+from mlma.weights import FlatWeights, build, dummy_timestep
+
+QUEUED = 1000  # batches that may wait; actors have one call under way each
+FORGET = 600.0  # seconds after which an actor that says nothing has gone
+
+
+class Session:
+    """One life of one actor."""
+
+    def __init__(self, spec: EnvSpec, task: int, num_envs: int, agent_state: Any, trajectories: Trajectories) -> None:
+        self.task = task
+        self.questions, self.replies = questions.layouts(spec, num_envs)
+        self.state, self.trajectories = agent_state, trajectories
+        self.timestep: TimeStep | None = None  # of the call that is under way
+        self.told: dict[str, Any] = {}
+        self.heard = time.monotonic()
+
+
+class Inference:
+    def __init__(self, config: Config, spec: EnvSpec, agent: Agent) -> None:
+        """`agent` is for this alone: its weights are written here."""
+        build(agent, spec)
+        self._spec, self._agent, self._unroll = spec, agent, config.unroll_length
+        self._weights = FlatWeights(agent.network)
+        self._layout = wire.layout_of(spec, agent, config.unroll_length)
+        self._errors = graph(agent.errors)
+        self._offer = tf.Variable(tf.zeros([self._weights.count + 2]), trainable=False)  # weights, version in 64 bits
+        self._acts_with = tf.Variable(-1, trainable=False, dtype=tf.int64)
+        self._sessions: dict[int, Session] = {}
+        self._names = itertools.count()
+        self._lock = threading.Lock()
+        self.finished, self.told = False, 0
+        self.rows, self.batches = 0, 0.0
+        one = (_seen(dummy_timestep(spec, 1)), agent.initial_state(1), Chance(tf.zeros([1]), tf.zeros([1])))
+        self._nest = tree.map_structure(lambda leaf: leaf is not None, one)
+        self._leaves = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in _flat(one)]
+        sizes = [int(size) for size in config.inference_sizes.split(",") if size]
+        batched = tf.nondifferentiable_batch_function(
+            1, config.inference_batch, round(config.inference_wait_ms * 1000), sizes or None, QUEUED, autograph=False
+        )
+        self._batched, self._scope = batched(self._act), f"inference_{uuid.uuid4().hex}"
+
+    # What the learner calls.
+
+    def publish(self, version: int, weights: tf.Tensor) -> None:
+        self._offer.assign(tf.concat([weights, tf.bitcast(tf.constant(version, tf.int64), tf.float32)], axis=0))
+
+    def open(self, task: int, num_envs: int, places: Any, seed: int) -> int:
+        """A session for an actor that came."""
+        trajectories = Trajectories(self._layout, num_envs, self._unroll, task, places, seed, self._errors)
+        session = Session(self._spec, task, num_envs, self._agent.initial_state(num_envs), trajectories)
+        if (size := session.questions.dtype.itemsize) > wire.PART:
+            raise ValueError(
+                f"{num_envs} environments show {size:,} bytes at once, a call of --inference=learner holds {wire.PART:,}; "
+                f"allowed: --envs_per_actor of at most {wire.PART * num_envs // size}"
+            )
+        now = time.monotonic()
+        with self._lock:
+            self._sessions = {name: each for name, each in self._sessions.items() if now - each.heard < FORGET}
+            name = next(self._names)
+            self._sessions[name] = session
+        return name
+
+    def batch_size(self) -> float:
+        """Mean number of environments in a batch, since it was asked last."""
+        rows, batches = self.rows, self.batches
+        self.rows, self.batches = 0, 0.0
+        return rows / batches if batches else float("nan")
+
+    # What actors call. The graph runs without Python's lock; only the short functions take it.
+
+    def answer(self, message: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The packed reply, and the messages with trajectories that are complete now: string [], string [M]."""
+        name, *leaves = tf.numpy_function(
+            self._asked, [message], [tf.int64, *(leaf.dtype for leaf in self._leaves)], stateful=True
+        )
+        leaves = [tf.ensure_shape(leaf, spec.shape) for leaf, spec in zip(leaves, self._leaves, strict=True)]
+
+        def act() -> Any:
+            with tf.name_scope(self._scope):  # batches of one name are shared by the process
+                answers = self._batched(*leaves)
+            return tf.numpy_function(self._answered, [name, *answers], [tf.string, tf.string], stateful=True)
+
+        def refuse() -> Any:
+            return tf.numpy_function(self._refusal, [name], [tf.string, tf.string], stateful=True)
+
+        reply, messages = tf.cond(name >= 0, act, refuse)
+        return tf.ensure_shape(reply, []), tf.ensure_shape(messages, [None])
+
+    def _act(self, *leaves: tf.Tensor) -> list[tf.Tensor]:
+        """A batch: [B, ...] -> action, logits, value, version, 1 / B, state."""
+        offer = self._offer.read_value()
+        version = tf.bitcast(offer[-2:], tf.int64)
+        stale = tf.not_equal(version, self._acts_with)
+        tf.cond(stale, lambda: self._take(offer[:-2], version), lambda: tf.constant(0))
+        output, state = self._agent.act(*_nested(self._nest, leaves))
+        rows = tf.shape(output.action)
+        share = 1.0 / tf.cast(rows, tf.float32)
+        return [*output, tf.fill(rows, version), tf.repeat(share, rows[0]), *_flat(state)]
+
+    def _take(self, weights: tf.Tensor, version: tf.Tensor) -> tf.Tensor:
+        self._weights.assign(weights)
+        self._acts_with.assign(version)
+        return tf.constant(0)
+
+    def _asked(self, message: bytes) -> list[Any]:
+        """Which session, or why none, and what goes into a batch."""
+        try:
+            header, payload = wire.unpack(message)
+            name = int(header["session"])
+            with self._lock:
+                session = self._sessions.get(name)
+                if self.finished:
+                    self.told += 1
+                    return self._nothing(FINISHED)
+                if session is None or session.timestep is not None:
+                    return self._nothing(UNKNOWN)
+                (record,) = session.questions.from_bytes(payload)
+                asked = session.questions.view(record)
+                check_more(asked.timestep.more, self._spec)
+                session.timestep, session.heard = asked.timestep, time.monotonic()
+            session.told = {name: header[name] for name in ("phases", "events") if name in header}
+            if asked.lost.any():
+                session.trajectories.drop(asked.lost)
+            return [np.int64(name), *_flat((_seen(asked.timestep), session.state, asked.chance))]
+        except (ValueError, KeyError, TypeError):
+            return self._nothing(MALFORMED)
+
+    def _nothing(self, why: int) -> list[Any]:
+        return [np.int64(why), *(np.zeros([0, *leaf.shape[1:]], leaf.dtype.as_numpy_dtype) for leaf in self._leaves)]
+
+    def _refusal(self, why: int) -> list[Any]:
+        return [wire.pack(WHY[int(why)]), np.array([], object)]
+
+    def _answered(self, name: int, *answers: Any) -> list[Any]:
+        output, (version, share), state = ActOutput(*answers[:3]), answers[3:5], answers[5:]
+        session = self._sessions[int(name)]
+        timestep, trajectories, messages = session.timestep, session.trajectories, []
+        if trajectories.add(timestep, output, session.state, version):
+            header = {"task": session.task, "dropped": trajectories.dropped(), **session.told}
+            for payload in trajectories.messages():
+                messages += wire.messages(header, payload)
+            trajectories.add(timestep, output, session.state, version)  # step T is step 0 of the next ones
+        session.state = _nested(self._nest[1], state)
+        self.rows, self.batches = self.rows + len(share), self.batches + float(share.sum())
+        record = session.replies.empty(1)
+        for field, value in zip(session.replies.view(record), output, strict=True):
+            field[0] = value
+        session.timestep = None
+        return [wire.pack({}, memoryview(record.view(np.uint8))), np.array(messages, object)]
+
+
+UNKNOWN, MALFORMED, FINISHED = -1, -2, -3  # in place of a session
+WHY: dict[int, dict[str, Any]] = {
+    UNKNOWN: {"refused": "it does not know us any more"},
+    MALFORMED: {"refused": "it does not understand us"},
+    FINISHED: {"finished": True},
+}
+
+
+def _seen(timestep: TimeStep) -> TimeStep:
+    """What a network reads."""
+    return timestep._replace(discount=None, episode_return=None, episode_frames=None)
+
+
+def _flat(nest: Any) -> list[Any]:
+    return [leaf for leaf in tree.flatten(nest) if leaf is not None]
+
+
+def _nested(places: Any, leaves: Any) -> Any:
+    found = iter(leaves)
+    return tree.map_structure(lambda something: next(found) if something else None, places)
