@@ -51,6 +51,7 @@ def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     address = transport.check_address(config.learner_host, token)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+        tf.random.set_seed(config.seed)  # of weights that are never used: it will not make any without
     me = {"task": config.task, "host": os.uname().nodename, "envs": config.envs_per_actor}
 
     def say(line: str) -> None:
