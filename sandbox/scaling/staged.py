@@ -33,7 +33,6 @@ import limited  # noqa: E402
 import experiment  # noqa: E402
 from mlma import bottleneck, mpirun  # noqa: E402
 
-SLEEP = 0.005  # seconds of a step
 TRAIN = [sys.executable, str(Path(__file__).resolve())]
 FLAGS = [
     "--envs_per_actor=4", "--batch_size=4", "--unroll_length=20",
@@ -41,9 +40,9 @@ FLAGS = [
 ]  # fmt: skip
 SMALL = ["--level_name=sleepy", "--num_stacked_frames=4", "--agent_name=SimpleConvNetAgent", "--sample_reuse=2"]
 LARGE = ["--level_name=sleepy", "--num_stacked_frames=4", "--agent_name=ResNetLSTMAgent", "--sample_reuse=3"]
-# Unrolling its memory again and again costs the learner much, and an actor, which makes one step of it, hardly anything.
-CHEAP = ["--level_name=sleepy_vector", "--agent_name=MLPLSTMAgent", "--sample_reuse=12"]
-FILLED = 16.0  # seconds until samples are used that often
+# A learner that some ten actors saturate; each of them wants a twentieth of a core, so that the learner has one for itself.
+RARE = ["--level_name=sleepy_long", "--num_stacked_frames=1", "--agent_name=ResNetLSTMAgent", "--sample_reuse=1"]
+SETTLED = 10.0  # seconds until the first trajectories have come from all
 
 
 class Sleepy(gymnasium.Env[Any, Any]):
@@ -51,6 +50,7 @@ class Sleepy(gymnasium.Env[Any, Any]):
 
     observation_space: Any = gymnasium.spaces.Box(0, 255, (84, 84), np.uint8)
     action_space = gymnasium.spaces.Discrete(4)
+    sleep = 0.005  # seconds of a step
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -59,19 +59,17 @@ class Sleepy(gymnasium.Env[Any, Any]):
         return self._noise, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        time.sleep(SLEEP)
+        time.sleep(self.sleep)
         self._t += 1
         return np.roll(self._noise, self._t), float(action == 1), self._t == 50, False, {}
 
 
-class SleepyVector(Sleepy):
-    """A few numbers, for a network that costs actors nothing."""
-
-    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (64,), np.float32)
+class SleepyLong(Sleepy):
+    sleep = 0.02
 
 
 gymnasium.register("sleepy", Sleepy)
-gymnasium.register("sleepy_vector", SleepyVector)
+gymnasium.register("sleepy_long", SleepyLong)
 
 
 class Report:
@@ -150,13 +148,13 @@ def far_learners(logdir: Path, mbit: float, *flags: str, warm_up: float = 6, sec
 
 def follow(folder: Path, begin: int) -> str:
     """Starts with too few actors, does what the sentence says, and looks how many would have been enough."""
-    few = local(folder / "few", begin, *CHEAP, warm_up=FILLED)
+    few = local(folder / "few", begin, *RARE, warm_up=SETTLED)
     print(f"| {begin} actors | {few.rate:,.0f} | {few.sentence} |", flush=True)
     predicted = begin + int(few.sentence.partition("about ")[2].split()[0])
-    followed = local(folder / "followed", predicted, *CHEAP, warm_up=FILLED)
+    followed = local(folder / "followed", predicted, *RARE, warm_up=SETTLED)
     print(f"| {predicted} actors, as it said | {followed.rate:,.0f} | {followed.sentence} |", flush=True)
     many = math.ceil(1.5 * predicted)
-    most = local(folder / "many", many, *CHEAP, warm_up=FILLED)
+    most = local(folder / "many", many, *RARE, warm_up=SETTLED)
     print(f"| {many} actors | {most.rate:,.0f} | {most.sentence} |", flush=True)
     needed = begin * most.rate / few.rate
     return f"{needed:.1f} actors of this speed saturate the learner; predicted: {predicted} ({predicted / needed - 1:+.0%})"
