@@ -91,15 +91,18 @@ def play(argv: list[str], seconds: float, start_at: float) -> None:
             self._since = 0.0
 
         def reset(self) -> Any:
+            timestep = self._env.reset()  # many seconds for many games
+            if time.time() > start_at:
+                print("--warm_up is too short for this; its rounds overlap less", file=sys.stderr)
             self._since = time.perf_counter()
-            return self._env.reset()
+            return timestep
 
         def step(self, action: Any) -> Any:
             now, date = time.perf_counter(), time.time()
             if date > start_at:
                 taken.append(now - self._since)
                 steps.append(date)
-            if date > start_at + seconds:
+            if steps and date > steps[0] + seconds:
                 raise Over
             timestep = self._env.step(action)
             self._since = time.perf_counter()
@@ -109,7 +112,7 @@ def play(argv: list[str], seconds: float, start_at: float) -> None:
         make_env=lambda seed, places: Timed(envs.deal(config, spec, places % (len(spec.actions_of) or 1), seed)),
         connect=lambda: transport.Client(config.learner_host, "", 30),
         hello=lambda layout, weights: {"task": config.task, "envs": config.envs_per_actor},
-        say=lambda line: None,
+        say=lambda line: print(line, file=sys.stderr),
         pulse=health.Pulse("", "bench"),
     )
     with contextlib.suppress(Over, LearnerLost):

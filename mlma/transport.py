@@ -37,7 +37,7 @@ FETCH_TRIES = 3
 KEEP_FETCHED = 10.0  # seconds for which a version that somebody is fetching is kept
 LINGER = 10.0  # seconds for which a learner that is done waits for its actors to ask
 OK, REFUSED = 0, 1
-LATEST, GONE, FINISHED = -1, -2, -3  # in place of a version
+GONE, FINISHED = -2, -3  # in place of a version
 _STRING, _INT64 = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
 ANSWERS = {
     "put": tf.TensorSpec([], tf.int32),
@@ -176,12 +176,16 @@ class Server:
         return tf.cond(self._knows(secret), answer, lambda: (refused, tf.constant(0.0, tf.float64)))
 
     def _part(self, version: int, part: int) -> tuple[np.int64, np.int64, bytes]:
-        """(version, number of parts, part) of the latest weights, or of an older version that was begun before."""
+        """(version, number of parts, part). Part 0 is of the latest weights, nothing for who has them; others of that version."""
         with self._lock:
             if self._finished:
                 self._told += 1
                 return np.int64(FINISHED), np.int64(0), b""
-            version = self._latest if version == LATEST else int(version)
+            version = int(version)
+            if part == 0:
+                if version == self._latest:
+                    return np.int64(version), np.int64(0), b""
+                version = self._latest
             if version not in self._weights:
                 return np.int64(GONE), np.int64(0), b""
             tensor, parts, _ = self._weights[version]
@@ -269,7 +273,7 @@ class Client:
 
     def _fetch_latest(self, have: int) -> tuple[int, bytes | None]:
         data: list[bytes] = []
-        version, count = LATEST, 1
+        version, count = have, 1
         while len(data) < count:
             answer = self._call("fetch", self._secret, np.int64(version), np.int64(len(data)))
             version, count = int(answer[0]), int(answer[1])

@@ -12,7 +12,12 @@ FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in [*ROOT.glob("mlma/**/*.py"), *ROOT.glob("agents/**/*.py"), *ROOT.glob("*.py")]
 }
-ENTRY_POINTS = {"mlma.bench", "mlma.bench_allreduce", "mlma.bench_replay"}  # wire the parts like experiment.py
+ENTRY_POINTS = {
+    "mlma.bench",
+    "mlma.bench_allreduce",
+    "mlma.bench_replay",
+    "mlma.bench_inference",
+}  # wire the parts like experiment.py
 MACHINE = sorted(name for name in FILES if name.split(".")[0] == "mlma" and name not in ENTRY_POINTS)
 
 

@@ -43,7 +43,7 @@ def test_an_actor_never_mixes_two_versions_of_a_network_of_40_mb(tmp_path: Path)
 
     publisher = threading.Thread(target=publish)
     publisher.start()
-    client, have = transport.Client(address, "", 30), transport.LATEST
+    client, have = transport.Client(address, "", 30), -1
     for _ in range(5):
         version, data = client.fetch(have)
         assert data is not None

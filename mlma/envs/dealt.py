@@ -1,6 +1,6 @@
 """Several levels side by side as one VectorEnv: one observation, and the actions of all, of which each level has its own.
 
-Not here: which environment plays which level (mlma/trajectories.py `places`); how the missing actions are masked (agents/networks.py).
+Not here: which environment plays which level (mlma/trajectories.py), how missing actions are masked (agents/networks.py).
 """
 
 from __future__ import annotations
