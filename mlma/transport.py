@@ -176,7 +176,7 @@ class Server:
         return tf.cond(self._knows(secret), answer, lambda: (refused, tf.constant(0.0, tf.float64)))
 
     def _part(self, version: int, part: int) -> tuple[np.int64, np.int64, bytes]:
-        """(version, number of parts, part). Part 0 is of the latest weights, nothing for who has them; others of that version."""
+        """(version, number of parts, part). Part 0 is of the latest weights, nothing for who has them; others of `version`."""
         with self._lock:
             if self._finished:
                 self._told += 1
