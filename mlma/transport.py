@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -28,7 +28,6 @@ from tensorflow.python.distribute.experimental.rpc.rpc_ops import GrpcClient
 
 from mlma import wire
 from mlma.graph import graph
-from mlma.inference import Inference
 
 rpc = tf.distribute.experimental.rpc
 
@@ -96,6 +95,19 @@ def check_address(address: str, token: str) -> str:
 def _secret(token: str) -> bytes:
     """What is sent and compared: always 64 bytes."""
     return hashlib.sha256(f"mlma {token}".encode()).hexdigest().encode()
+
+
+class Inference(Protocol):
+    """What acts for actors that ask: mlma/inference.py."""
+
+    finished: bool
+    told: int  # actors that were told so
+
+    def publish(self, version: int, weights: tf.Tensor) -> None: ...
+
+    def answer(self, message: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Within a graph: what to reply, and messages that go to the inbox, string [M]."""
+        ...
 
 
 def _now_after(tensor: Any) -> tf.Tensor:
