@@ -130,6 +130,11 @@ class Metrics:
         with self._lock:
             self._hosts[task] = host
 
+    def actors_only_on(self, host: str) -> bool:
+        """Whether this learner's actors are all on this host, and there are some."""
+        with self._lock:
+            return set(self._hosts.values()) == {host}
+
     def actor(self, task: int, phases: dict[str, float], steps: int) -> None:
         """`phases` is how many seconds this actor has spent on what since it connected; `steps` are those that came now."""
         with self._lock:

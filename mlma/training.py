@@ -247,8 +247,8 @@ def _measure(config: Config, metrics: Metrics, memory: Memory, receiver: Receive
         "receiver/full": lambda: memory.waited,
         "receiver/stack": lambda: receiver.phases.seconds["stack"] - memory.waited,
     }
-    if config.task < 0:  # learner and actors share these cores
-        metrics.gauges["host/busy"] = Busy()
+    busy = Busy()  # if learner and actors share these cores
+    metrics.gauges["host/busy"] = lambda: busy() if metrics.actors_only_on(os.uname().nodename) else math.nan
 
 
 def _beside(
