@@ -184,6 +184,8 @@ R2D2_VECTORS: dict[str, Any] = R2D2_IMAGES | dict(
 )
 # Rewards of VizDoom's levels are about 1 as they come (mlma.envs.doom.LEVELS); one frame tells what is seen.
 DOOM: dict[str, Any] = dict(num_stacked_frames=1, reward_clipping="none", total_environment_frames=1e7)
+# sandbox/case_studies/doom.md
+IMPALA_DOOM: dict[str, Any] = DOOM | dict(batch_size=32, sample_reuse=2, entropy_cost=0.005)
 # IMPALA as in its paper for DMLab-30, with the example settings of its released code where the paper searched a range.
 DMLAB: dict[str, Any] = dict(
     total_environment_frames=1e9,
@@ -208,7 +210,7 @@ DMLAB: dict[str, Any] = dict(
 # What does not depend on the algorithm, but on what it looks at.
 SIGHT = ("num_stacked_frames", "reward_clipping", "total_environment_frames")
 SUITES: dict[str, dict[str, dict[str, Any]]] = {
-    "impala": {"doom": DOOM, "dmlab": DMLAB},
+    "impala": {"doom": IMPALA_DOOM, "dmlab": DMLAB},
     "apex": {"doom": DOOM, "dmlab": {name: DMLAB[name] for name in SIGHT} | dict(envs_per_actor=4)},
     "r2d2": {"doom": DOOM, "dmlab": {name: DMLAB[name] for name in SIGHT} | dict(envs_per_actor=4, reward_clipping="none")},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def test_every_game_resets_and_steps_a_thousand_times(game: str) -> None:
     assert moved.all()
 
 
+@pytest.mark.timeout(1800)  # until thirty games have ended
 def test_impala_learns_from_all_games_at_once_and_reports_each(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
     small = ["--level_name=atari57", "--batch_size=8", "--unroll_length=20", "--num_actors=2", "--report_every_seconds=2"]
@@ -45,6 +47,7 @@ def test_impala_learns_from_all_games_at_once_and_reports_each(tmp_path: Path) -
         games: set[str] = set()
         while not (len(games) >= 30 and rows(logdir)[-1]["learner_step"] >= 50):
             assert run.process.poll() is None, run.text()
+            time.sleep(1)
             table = rows(logdir)
             games = {name for row in table for name in row if name.startswith("level_return/") and not np.isnan(row[name])}
         run.signal(2)

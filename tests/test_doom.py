@@ -36,6 +36,7 @@ def test_every_level_resets_and_steps(level: str) -> None:
     for action in range(env.spec.num_actions):
         step = env.step(np.array([action]))
     env.close()
+    assert step.more["vector"][0, 0] == pytest.approx(1.0, abs=0.6), "health, in hundreds"
     assert step.observation.std() > 5, "something is to be seen"
     assert (step.observation != first).any()
     assert leftovers() == []
@@ -137,3 +138,19 @@ def test_games_are_filmed_as_they_were_played() -> None:
     assert np.ptp(rewards) > 0
     played.close()
     filmed.close()
+
+
+def test_what_a_worker_left_that_was_ended_while_it_started_is_swept_up() -> None:
+    old, new = (Path(f"/dev/shm/ViZDoomTest{os.getpid()}{age}") for age in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"")
+    os.utime(old, (1, 1))
+    try:
+        env = envs.make("doom_basic", 1, 3, Config())
+        env.reset()
+        env.close()
+        assert not old.exists()
+        assert new.exists(), "somebody may just be starting"
+    finally:
+        for path in (old, new):
+            path.unlink(missing_ok=True)

@@ -1,18 +1,21 @@
 """VizDoom (Kempka et al. 2016), from its scenario files: `doom_basic`, `doom_my_way_home`, `doom_battle`, `doom_benchmark`, ...
 
-128x72 RGB, frame skip 4. An optional package: `make install-vizdoom`. A scenario is looked for in --doom_scenarios, in the
-package vizdoom, and in the wheel sample-factory, which has the maps of Dosovitskiy & Koltun 2017 (battle, battle2). Each game
-is a process of its own; nothing of it is left however its worker ends. Not here: the workers (mlma/envs/processes.py).
+128x72 RGB and two numbers, frame skip 4. An optional package: `make install-vizdoom`. A scenario is looked for in
+--doom_scenarios, in the package vizdoom, and in the wheel sample-factory, which has the maps of Dosovitskiy & Koltun 2017
+(battle, battle2). Each game is a process of its own; nothing of it is left however its worker ends. Not here: the workers
+(mlma/envs/processes.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import os
 import random
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +30,8 @@ from mlma.types import ArraySpec, EnvSpec, VectorEnv
 
 WIDTH, HEIGHT, REPEATS = 128, 72, 4
 SCREEN = (120, 160, 3)  # what the engine draws
+TOLD = ("HEALTH", "SELECTED_WEAPON_AMMO")  # beside the picture, which is drawn without the bar that shows them; in hundreds
+STALE = 120.0  # seconds after which what is shared with an engine has been made nameless, unless its worker was ended at once
 Combination = tuple[str, ...]  # buttons held together
 
 
@@ -87,6 +92,7 @@ def spec_of(level_name: str, config: Config) -> EnvSpec | None:
         ArraySpec((config.height or HEIGHT, config.width or WIDTH, channels), "uint8"),
         num_actions=len(actions),
         action_repeats=config.num_action_repeats or REPEATS,
+        more={"vector": ArraySpec((len(TOLD),), "float32")},
         action_names=tuple("+".join(combination) or "NOOP" for combination in actions),
     )
 
@@ -136,6 +142,15 @@ def _folder(package: str) -> Path | None:
     return Path(next(iter(found.submodule_search_locations))) if found and found.submodule_search_locations else None
 
 
+def _sweep() -> None:
+    """Removes what was left by workers that were ended while they started a game. Who still uses such memory keeps it."""
+    for memory in Path("/dev/shm").glob("ViZDoom*"):
+        with contextlib.suppress(OSError):
+            found = memory.stat()
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > STALE:
+                memory.unlink()
+
+
 def single(level_name: str, config: Config, evaluation: bool) -> Doom:
     return Doom(level_name, config)
 
@@ -174,7 +189,9 @@ class Doom:
         buttons = sorted(set(itertools.chain(*combinations)))
         game.set_available_buttons([getattr(vizdoom.Button, button) for button in buttons])
         self._held = [[button in combination for button in buttons] for combination in combinations]
+        self._told = [getattr(vizdoom.GameVariable, name) for name in TOLD]
         game.set_seed(seed % 2**31)
+        _sweep()
         with tempfile.TemporaryDirectory() as folder:  # where it leaves files that nobody wants
             os.environ["MLMA_DOOM_FOLDER"] = folder
             game.init()
@@ -202,7 +219,8 @@ class Doom:
         if (state := self._game.get_state()) is not None:
             height, width, channels = self.spec.observation.shape
             self._seen = fitted(state.screen_buffer, (width, height), channels == 1)
-        return {"observation": self._seen}
+        told = [self._game.get_game_variable(variable) / 100 for variable in self._told]
+        return {"observation": self._seen, "vector": np.array(told, np.float32)}
 
     def picture(self) -> Any:
         state = self._game.get_state()
