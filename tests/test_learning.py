@@ -69,3 +69,10 @@ def test_pong_is_solved_and_its_evaluation_too(tmp_path: Path) -> None:
         assert run.wait(600) == 0, run.text()
         match = re.search(r"mean (\S+)", run.text())
         assert match and float(match[1]) >= 19
+
+
+@pytest.mark.parametrize(("level", "goal"), [("doom_basic", 70), ("doom_health_gathering", 1500)])
+def test_small_levels_of_vizdoom_are_solved(tmp_path: Path, level: str, goal: float) -> None:
+    pytest.importorskip("vizdoom", reason="make install-vizdoom")
+    table = train(tmp_path, 900, f"--level_name={level}", "--total_environment_frames=1.5e6")
+    assert table[-1]["return/mean"] >= goal
