@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.hosts import Hosts
-from tests.runs import wait_for
+from tests.runs import ROOT, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -176,6 +177,8 @@ def test_sync_copies_what_differs_and_check_says_who_does(cluster: Cluster, host
     assert said.count("no code in code (--sync copies it") == 2
     said = cluster.call("up", path, "--sync")
     assert "copied to 2 hosts" in said and not said.startswith("0 files")
+    tracked = subprocess.run(["git", "ls-files", "mlma", "agents"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert [name for name in tracked.split() if not (hosts[0].home / "code" / name).exists()] == []
     cluster.call("check")
     (hosts[1].home / "code/mlma/actor.py").write_text("# changed\n")
     assert f"{hosts[1].ip}: code: other code than here: mlma/actor.py (--sync" in cluster.call("check", code=1)

@@ -31,8 +31,9 @@ Cell = tuple[str, str]  # what is shown, and the reason if it is red
 
 
 def code_files() -> dict[str, Path]:
-    """What must be the same everywhere, by name relative to the checkout."""
-    paths = [ROOT / "experiment.py", *sorted(ROOT.glob("agents/**/*.py")), *sorted(ROOT.glob("mlma/**/*.py"))]
+    """What must be the same everywhere, by name relative to the checkout: the code, and the tables and scripts beside it."""
+    found = [path for folder in ("agents", "mlma") for path in sorted(ROOT.glob(f"{folder}/**/*")) if path.is_file()]
+    paths = [ROOT / "experiment.py", *(path for path in found if "__pycache__" not in path.parts)]
     return {str(path.relative_to(ROOT)): path for path in paths}
 
 
