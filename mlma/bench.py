@@ -154,18 +154,18 @@ def training_rate(argv: list[str], seconds: float, warm_up: float) -> tuple[floa
             run = subprocess.Popen(command, cwd=ROOT, stdout=console, stderr=console)
         table = Path(logdir) / "metrics.csv"
         try:
-            _wait_for(lambda: table.exists() and _rows(table) and _rows(table)[-1]["frames"] > 0, 120, run)
+            _wait_for(lambda: table.exists() and rows(table) and rows(table)[-1]["frames"] > 0, 120, run)
             time.sleep(warm_up)
-            begin = len(_rows(table))
+            begin = len(rows(table))
             time.sleep(seconds)
-            rows = _rows(table)[begin - 1 :]
+            late = rows(table)[begin - 1 :]
         finally:
             run.send_signal(signal.SIGINT)
             run.wait(60)
         config = json.loads((Path(logdir) / "config.json").read_text())
-        first, last = rows[0], rows[-1]
+        first, last = late[0], late[-1]
         frames = (last["frames"] - first["frames"]) / (last["seconds"] - first["seconds"])
-        return frames / repeats(config), bottleneck.sentence(bottleneck.average(rows))
+        return frames / repeats(config), bottleneck.sentence(bottleneck.average(late))
 
 
 def repeats(config: dict[str, Any]) -> int:
@@ -175,7 +175,8 @@ def repeats(config: dict[str, Any]) -> int:
     return envs.spec_of(flags.Config(**config)).action_repeats
 
 
-def _rows(table: Path) -> list[dict[str, float]]:
+def rows(table: Path) -> list[dict[str, float]]:
+    """Of a metrics.csv."""
     with table.open(newline="") as file:
         return [{name: float(text or "nan") for name, text in row.items()} for row in csv.DictReader(file)]
 

@@ -17,13 +17,11 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
+from mlma import bench, presets, quiet
 from mlma import config as flags
-from mlma import presets, quiet
 
-ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("actor", "learner")
 COLUMNS = ("actors", "environments each", "who acts", "steps/s", "an answer takes, ms: median, 95 %, 99 %", "in a batch")
 
@@ -32,13 +30,10 @@ def prepared(argv: list[str]) -> tuple[flags.Config, Any, Any]:
     """(config, spec, agent), in this process, without anything "auto"."""
     config = flags.parse(argv)
     quiet.import_tensorflow()
-    import agents
-    from mlma import envs, roles
+    from mlma import roles
 
     roles.threads(config.actor_threads if config.job_name == "actor" else presets.cores())
-    spec = envs.spec_of(config)
-    config = presets.resolve(config, spec)
-    return config, spec, agents.make(config, spec)
+    return bench.prepare(config)
 
 
 def serve(argv: list[str]) -> None:
@@ -131,7 +126,7 @@ def measure(where: str, actors: int, num_envs: int, argv: list[str], seconds: fl
         def begin(role: str, task: int) -> subprocess.Popen[str]:
             mine = ["--", *argv, *words, f"--inference={where}", f"--job_name={role}", f"--task={task}"]
             pipe = subprocess.PIPE
-            return subprocess.Popen([*start, f"--role={role}", *mine], stdin=pipe, stdout=pipe, cwd=ROOT, text=True)
+            return subprocess.Popen([*start, f"--role={role}", *mine], stdin=pipe, stdout=pipe, cwd=bench.ROOT, text=True)
 
         learner = begin("learner", 0)
         others = [begin("actor", task) for task in range(actors)]

@@ -101,7 +101,7 @@ class Config:
 
     # == Inference
     # where actions are computed: by each actor, with weights that it fetches; or by its learner for all of its actors, in
-    # batches: for learners with a GPU, or actors too small for the network: docs/inference.md
+    # batches: for learners with a GPU, or networks too deep for the cores of actors: docs/inference.md
     inference: Literal["actor", "learner"] = "actor"
     # most environments in a batch of the learner; 0 is those of all its actors, but at most 512
     inference_batch: int = 0

@@ -27,26 +27,33 @@ class Flat:
         self._answer: Any = None  # the nest of what `function` returns: False where it has None
 
     def __call__(self, *arguments: Any) -> Any:
-        leaves = [tf.convert_to_tensor(leaf) for leaf in tree.flatten(arguments) if leaf is not None]
+        tensors = [tf.convert_to_tensor(leaf) for leaf in leaves(arguments)]
         if self._concrete is None:
-            self._trace(arguments, leaves)
-        return _fill(self._answer, self._concrete._call_flat(leaves, self._concrete.captured_inputs))
+            self._trace(arguments, tensors)
+        return nested(self._answer, self._concrete._call_flat(tensors, self._concrete.captured_inputs))
 
-    def _trace(self, arguments: Any, leaves: list[tf.Tensor]) -> None:
+    def _trace(self, arguments: Any, tensors: list[tf.Tensor]) -> None:
         def inside(*tensors: tf.Tensor) -> list[tf.Tensor]:
-            answer = self._function(*_fill(_where_something_is(arguments), tensors))
-            self._answer = _where_something_is(answer)
-            return [leaf for leaf in tree.flatten(answer) if leaf is not None]
+            answer = self._function(*nested(present(arguments), tensors))
+            self._answer = present(answer)
+            return leaves(answer)
 
-        specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in leaves]
+        specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tensors]
         self.traces += 1
         self._concrete = graph(inside).get_concrete_function(*specs)
 
 
-def _where_something_is(nest: Any) -> Any:
+def leaves(nest: Any) -> list[Any]:
+    """Of a nest, without its Nones."""
+    return [leaf for leaf in tree.flatten(nest) if leaf is not None]
+
+
+def present(nest: Any) -> Any:
+    """The nest with True for each leaf and False for each None."""
     return tree.map_structure(lambda leaf: leaf is not None, nest)
 
 
-def _fill(places: Any, leaves: Any) -> Any:
+def nested(present: Any, leaves: Any) -> Any:
+    """The nest of these present with these leaves."""
     found = iter(leaves)
-    return tree.map_structure(lambda something: next(found) if something else None, places)
+    return tree.map_structure(lambda something: next(found) if something else None, present)

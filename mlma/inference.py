@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tree
 
 from mlma import questions, wire
 from mlma.config import Config
-from mlma.graph import graph
+from mlma.graph import graph, leaves, nested, present
 from mlma.receiver import check_more
 from mlma.trajectories import Trajectories
 from mlma.types import ActOutput, Agent, Chance, EnvSpec, TimeStep
@@ -58,9 +57,9 @@ class Inference:
         self._lock = threading.Lock()
         self.finished, self.told = False, 0
         self.rows, self.batches = 0, 0.0
-        one = (_seen(dummy_timestep(spec, 1)), agent.initial_state(1), Chance(tf.zeros([1]), tf.zeros([1])))
-        self._nest = tree.map_structure(lambda leaf: leaf is not None, one)
-        self._leaves = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in _flat(one)]
+        one = (dummy_timestep(spec, 1).seen(), agent.initial_state(1), Chance(tf.zeros([1]), tf.zeros([1])))
+        self._nest = present(one)
+        self._leaves = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves(one)]
         sizes = [int(size) for size in config.inference_sizes.split(",") if size]
         batched = tf.nondifferentiable_batch_function(
             1, config.inference_batch, round(config.inference_wait_ms * 1000), sizes or None, QUEUED, autograph=False
@@ -72,9 +71,9 @@ class Inference:
     def publish(self, version: int, weights: tf.Tensor) -> None:
         self._offer.assign(tf.concat([weights, tf.bitcast(tf.constant(version, tf.int64), tf.float32)], axis=0))
 
-    def open(self, task: int, num_envs: int, places: Any, seed: int) -> int:
-        """A session for an actor that came."""
-        trajectories = Trajectories(self._layout, num_envs, self._unroll, task, places, seed, self._errors)
+    def open(self, task: int, num_envs: int, of_run: Any, seed: int) -> int:
+        """A session for an actor that came; `of_run` is which of all environments of the run it has."""
+        trajectories = Trajectories(self._layout, num_envs, self._unroll, task, of_run, seed, self._errors)
         session = Session(self._spec, task, num_envs, self._agent.initial_state(num_envs), trajectories)
         if (size := session.questions.dtype.itemsize) > wire.PART:
             raise ValueError(
@@ -98,14 +97,14 @@ class Inference:
 
     def answer(self, message: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The packed reply, and the messages with trajectories that are complete now: string [], string [M]."""
-        name, *leaves = tf.numpy_function(
+        name, *seen = tf.numpy_function(
             self._asked, [message], [tf.int64, *(leaf.dtype for leaf in self._leaves)], stateful=True
         )
-        leaves = [tf.ensure_shape(leaf, spec.shape) for leaf, spec in zip(leaves, self._leaves, strict=True)]
+        seen = [tf.ensure_shape(leaf, spec.shape) for leaf, spec in zip(seen, self._leaves, strict=True)]
 
         def act() -> Any:
             with tf.name_scope(self._scope):  # batches of one name are shared by the process
-                answers = self._batched(*leaves)
+                answers = self._batched(*seen)
             return tf.numpy_function(self._answered, [name, *answers], [tf.string, tf.string], stateful=True)
 
         def refuse() -> Any:
@@ -114,16 +113,16 @@ class Inference:
         reply, messages = tf.cond(name >= 0, act, refuse)
         return tf.ensure_shape(reply, []), tf.ensure_shape(messages, [None])
 
-    def _act(self, *leaves: tf.Tensor) -> list[tf.Tensor]:
+    def _act(self, *tensors: tf.Tensor) -> list[tf.Tensor]:
         """A batch: [B, ...] -> action, logits, value, version, 1 / B, state."""
         offer = self._offer.read_value()
         version = tf.bitcast(offer[-2:], tf.int64)
         stale = tf.not_equal(version, self._acts_with)
         tf.cond(stale, lambda: self._take(offer[:-2], version), lambda: tf.constant(0))
-        output, state = self._agent.act(*_nested(self._nest, leaves))
+        output, state = self._agent.act(*nested(self._nest, tensors))
         rows = tf.shape(output.action)
         share = 1.0 / tf.cast(rows, tf.float32)
-        return [*output, tf.fill(rows, version), tf.repeat(share, rows[0]), *_flat(state)]
+        return [*output, tf.fill(rows, version), tf.repeat(share, rows[0]), *leaves(state)]
 
     def _take(self, weights: tf.Tensor, version: tf.Tensor) -> tf.Tensor:
         self._weights.assign(weights)
@@ -149,7 +148,7 @@ class Inference:
             session.told = {name: header[name] for name in ("phases", "events") if name in header}
             if asked.lost.any():
                 session.trajectories.drop(asked.lost)
-            return [np.int64(name), *_flat((_seen(asked.timestep), session.state, asked.chance))]
+            return [np.int64(name), *leaves((asked.timestep.seen(), session.state, asked.chance))]
         except (ValueError, KeyError, TypeError):
             return self._nothing(MALFORMED)
 
@@ -168,7 +167,7 @@ class Inference:
             for payload in trajectories.messages():
                 messages += wire.messages(header, payload)
             trajectories.add(timestep, output, session.state, version)  # step T is step 0 of the next ones
-        session.state = _nested(self._nest[1], state)
+        session.state = nested(self._nest[1], state)
         self.rows, self.batches = self.rows + len(share), self.batches + float(share.sum())
         record = session.replies.empty(1)
         for field, value in zip(session.replies.view(record), output, strict=True):
@@ -183,17 +182,3 @@ WHY: dict[int, dict[str, Any]] = {
     MALFORMED: {"refused": "it does not understand us"},
     FINISHED: {"finished": True},
 }
-
-
-def _seen(timestep: TimeStep) -> TimeStep:
-    """What a network reads."""
-    return timestep._replace(discount=None, episode_return=None, episode_frames=None)
-
-
-def _flat(nest: Any) -> list[Any]:
-    return [leaf for leaf in tree.flatten(nest) if leaf is not None]
-
-
-def _nested(places: Any, leaves: Any) -> Any:
-    found = iter(leaves)
-    return tree.map_structure(lambda something: next(found) if something else None, places)

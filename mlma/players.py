@@ -62,8 +62,7 @@ class Own:
         phases, pulse, speed = self._watch
         if self._version == NONE and not self._first_weights():
             return None
-        seen = timestep._replace(discount=None, episode_return=None, episode_frames=None)
-        tensors, state = self._act(seen, self._state, self._chances.draw())
+        tensors, state = self._act(timestep.seen(), self._state, self._chances.draw())
         output = ActOutput(*(each.numpy() for each in tensors))
         phases.end("infer")
         if self._trajectories.add(timestep, output, self._state, self._version):

@@ -51,6 +51,10 @@ class TimeStep(NamedTuple):
     # text's words, 0 after the last; level int32 [...], index in the run's list of levels, where there are several.
     more: dict[str, Any] = {}  # noqa: RUF012  # nobody writes to it
 
+    def seen(self) -> TimeStep:
+        """What a network reads of it."""
+        return self._replace(discount=None, episode_return=None, episode_frames=None)
+
 
 class Chance(NamedTuple):
     """What is left to chance when actions are chosen; drawn by who plays, so that acting itself is a function."""

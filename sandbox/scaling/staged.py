@@ -10,7 +10,6 @@ knows that level.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import signal
@@ -31,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 import limited  # noqa: E402
 
 import experiment  # noqa: E402
-from mlma import bottleneck, mpirun  # noqa: E402
+from mlma import bench, bottleneck, mpirun  # noqa: E402
 
 TRAIN = [sys.executable, str(Path(__file__).resolve())]
 FLAGS = [
@@ -94,10 +93,7 @@ class Report:
     @staticmethod
     def _rows(logdir: Path) -> list[dict[str, float]]:
         table = logdir / "metrics.csv"
-        if not table.exists():
-            return []
-        with table.open(newline="") as file:
-            return [{name: float(text or "nan") for name, text in row.items()} for row in csv.DictReader(file)]
+        return bench.rows(table) if table.exists() else []
 
 
 def report(logdir: Path, commands: list[list[str]], warm_up: float, seconds: float) -> Report:
