@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from mlma import config as flags
-from mlma import envs, local, mpirun, presets, quiet
+from mlma import envs, files, local, mpirun, presets, quiet
 
 
 def main() -> int:
@@ -25,14 +26,13 @@ def main() -> int:
     try:
         spec = envs.spec_of(given)
         config = presets.resolve(given, spec)
+        role_name = "test" if config.mode == "test" else "act" if config.job_name == "actor" and config.task >= 0 else "learn"
+        if role_name == "learn":
+            files.check_writable(Path(config.logdir), "--logdir")
+            if config.num_learners > 1 and config.task < 0 and not mpirun.started_by_mpirun():
+                return mpirun.supervise(given, print)
     except ValueError as problem:
         return mistake(problem)
-    if config.num_learners > 1 and config.task < 0 and config.mode == "train" and not mpirun.started_by_mpirun():
-        try:
-            return mpirun.supervise(given, print)
-        except ValueError as problem:
-            return mistake(problem)
-    role_name = "test" if config.mode == "test" else "act" if config.job_name == "actor" and config.task >= 0 else "learn"
     if role_name == "act":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # actors leave GPUs to learners
     # Only now, since TensorFlow takes seconds to import and reads the environment once.

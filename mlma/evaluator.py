@@ -62,7 +62,9 @@ class Evaluator:
         self._before = set(self._folder.glob("*.json"))
         environment = os.environ | {PARENT: str(os.getpid()), "CUDA_VISIBLE_DEVICES": "-1"}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+            self._process = subprocess.Popen(  # in a session of its own: mpirun's signals are for all that a learner started
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
 
     def _look(self) -> None:
         """Tells what came of an evaluation that has ended."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,3 +23,16 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Makes the folder where it is not there yet; ValueError in one line if nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return  # what a disk that is full does to a run is told when it saves
+        where = f"{error.filename}: " if Path(error.filename or folder) in folder.parents else ""
+        raise ValueError(f"{flag}={folder}: cannot be written to: {where}{error.strerror}") from None

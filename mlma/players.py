@@ -55,7 +55,7 @@ class Own:
         self._weights, self._trajectories = weights, trajectories
         self._chances, self._client, self._watch = chances, client, watch
         self._fetch = functools.partial(newer, client) if config.deterministic else client.fetch
-        self._version = NONE
+        self._version, self._deterministic = NONE, config.deterministic
 
     def __call__(self, timestep: TimeStep) -> ActOutput | None:
         """What it does, as arrays [E]; None when training is over."""
@@ -83,6 +83,8 @@ class Own:
 
     def drop(self, environments: Any) -> None:
         """These (bool [E]) were replaced in the last step."""
+        if self._deterministic:  # the learner's turn would wait for what is lost
+            raise RuntimeError("--deterministic: an environment was replaced, and what it had played is lost")
         self._trajectories.drop(environments)
 
     def _first_weights(self) -> bool:

@@ -10,35 +10,25 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
-from mlma import actor, checkpoint, envs, presets, resume, transport, wire
+from mlma import actor, checkpoint, envs, presets, resume, transport
 from mlma.config import Config
 from mlma.evaluate import Episode, Tape, evaluate, of_level, report, save, seed_of, summary
 from mlma.graph import Flat
 from mlma.health import Pulse
 from mlma.players import CALL_SECONDS
 from mlma.types import Agent, EnvSpec
-from mlma.weights import FlatWeights, build, named
+from mlma.weights import build, named
+from mlma.welcome import hello
 
 MakeAgent = Callable[[Config, EnvSpec], Agent]
-MUST_MATCH = (
-    "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "colours",
-    "num_stacked_frames", "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space", "n_step", "inference",
-)  # fmt: skip
 
 
 def threads(count: int) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(count)
     tf.config.threading.set_inter_op_parallelism_threads(max(1, min(2, count)))
-
-
-def hello(config: Config, layout: wire.Layout, weights: FlatWeights) -> dict[str, Any]:
-    """What actor and learner must agree on."""
-    agreed = {name: getattr(config, name) for name in MUST_MATCH}
-    return agreed | {"trajectory": layout.signature, "weights": weights.signature}
 
 
 # -- actor

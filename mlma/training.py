@@ -45,10 +45,10 @@ from mlma.phases import Busy
 from mlma.receiver import Receiver
 from mlma.replay import PrioritizedReplay
 from mlma.replay_file import Shard
-from mlma.roles import MakeAgent, hello, threads
-from mlma.trajectories import places
+from mlma.roles import MakeAgent, threads
 from mlma.types import Agent, EnvSpec
 from mlma.weights import build
+from mlma.welcome import Welcome, hello
 
 Say = Callable[[str], None]
 GREEDY = 0.75  # the part of the ladder of epsilons from which on an environment counts as greedy
@@ -154,18 +154,16 @@ def _learn(
         if first:
             metrics.record_workers = lambda workers: write_workers(logdir / "workers.json", workers)
         memory, shard = _memory(config, agent, layout, allreduce.rank, say)
-        wanted = hello(config, layout, learner.weights)
         _check_dealt(config, spec, allreduce.size)
-        expected = config.num_actors
-        ours = (allreduce.rank, allreduce.size, expected)
-        seed_of = state.seeds.of if config.deterministic else lambda _: state.seeds.next()
         inference = Inference(config, spec, make_agent(config, spec)) if config.inference == "learner" else None
-        welcome = functools.partial(_welcome, wanted, seed_of, ours, inference, metrics, say)
+        wanted = hello(config, layout, learner.weights)
+        welcome = Welcome(config, wanted, allreduce.rank, allreduce.size, state.seeds, inference, metrics, say, stop.fail)
         server = transport.Server(address, token, welcome, inference)
         server.publish(learner.step, learner.weights.read())
         server.start()
-        greedy_from = GREEDY * allreduce.size * expected * config.envs_per_actor if agent.windows else math.inf
-        turn = expected * config.envs_per_actor if config.deterministic else 0
+        places = config.num_actors * config.envs_per_actor
+        greedy_from = GREEDY * allreduce.size * places if agent.windows else math.inf
+        turn = places if config.deterministic else 0
         receiver = Receiver(server.receive, memory.insert, layout, spec, metrics, stop.fail, greedy_from, turn)
         _measure(config, metrics, memory, receiver)
         if inference:
@@ -179,7 +177,7 @@ def _learn(
         if first:
             metrics.writers += _beside(config, metrics, receiver, learner.frames, save, say)
         peers = Peers(allreduce, config.hang_seconds, say, last_will=save)
-        missing = functools.partial(receiver.missing, expected, config.idle_seconds)
+        missing = functools.partial(receiver.missing, config.num_actors, config.idle_seconds)
         patience = learning.Patience(config, allreduce.size == 1, missing, say, pulse)
         metrics.begin(learner.step, learner.frames, state.seconds)
         say(f"logdir {logdir}; learner at {config.learner_host}; {config.num_actors if actors else 'remote'} actors")
@@ -282,37 +280,6 @@ def _writers(config: Config, screen: Screen, frames: int, address: str) -> list[
     if config.deterministic:
         made.append(writers.Curve(logdir / "curve.csv", frames))
     return made + writers.make(config.writers, logdir, dataclasses.asdict(config), screen.say)
-
-
-def _welcome(
-    wanted: dict[str, Any],
-    seed_of: Callable[[int], int],
-    ours: tuple[int, int, int],
-    inference: Inference | None,
-    metrics: Metrics,
-    say: Say,
-    offer: dict[str, Any],
-) -> dict[str, Any]:
-    """The answer to a handshake: a seed and which of all actors this is, or the difference for which it is refused.
-
-    `ours` is this rank, how many there are, and how many actors each expects.
-    """
-    wrong = [
-        f"{name}: actor has {offer.get(name)}, learner {value}" for name, value in wanted.items() if offer.get(name) != value
-    ]
-    if wrong:
-        say(f"refused actor {offer.get('task')}: {'; '.join(wrong)}")
-        return {"refused": "; ".join(wrong)}
-    rank, ranks, expected = ours
-    metrics.actor_on(int(offer["task"]), str(offer.get("host", "?")))
-    actor = int(offer["task"]) % expected * ranks + rank
-    seed = seed_of(actor)
-    answer = {"seed": seed, "actor": actor, "actors": expected * ranks, "time": time.time()}
-    if inference:
-        num_envs = int(offer["envs"])
-        mine = places(actor, expected * ranks, num_envs)
-        answer["session"] = inference.open(int(offer["task"]), num_envs, mine, seed)
-    return answer
 
 
 def _start_actors(config: Config, rank: int, metrics: Metrics, stop: Stop, say: Say) -> LocalActors:

@@ -211,9 +211,14 @@ class Server:
     def _answer(self, message: bytes) -> bytes:
         try:
             header, _ = wire.unpack(message)
-            return wire.pack(self._handshake(header))
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             return wire.pack({"refused": f"malformed handshake: {error}"})
+        try:
+            return wire.pack(self._handshake(header))
+        except ValueError as error:
+            return wire.pack({"refused": str(error)})
+        except (KeyError, TypeError) as error:
+            return wire.pack({"refused": f"malformed handshake: {error!r}"})
 
     # What the learner calls.
 

@@ -62,3 +62,14 @@ def test_what_cannot_take_turns_is_refused() -> None:
         presets.resolve(flags.parse(["--deterministic", "--level_name=catch", "--batch_size=7"]), spec)
     with pytest.raises(ValueError, match="allowed: impala"):
         presets.resolve(flags.parse(["--deterministic", "--level_name=catch", "--algorithm=apex"]), spec)
+
+
+def test_what_is_lost_ends_a_run_that_was_to_be_like_another(tmp_path: Path) -> None:
+    flags = ["--level_name=tests.levels:Crashing-v0", "--env_processes=2", "--envs_per_actor=4", "--num_actors=1",
+             "--batch_size=4", "--unroll_length=10", "--report_every_steps=2", "--width=36", "--height=36"]  # fmt: skip
+    crash = {"CRASH_AT": "60", "CRASH_ONCE": str(tmp_path / "crashed")}
+    with Process(tmp_path, "run", *flags, "--deterministic", f"--logdir={tmp_path}/run", env=crash) as run:
+        assert run.wait(200) == 1
+        assert "an environment was replaced, and what it had played is lost" in run.text()
+        assert "Irreproducible: --deterministic: actor 0 came again" in run.text()
+    assert list((tmp_path / "run" / "checkpoints").glob("*.npz")), "the weights so far are kept"

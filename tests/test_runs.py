@@ -75,10 +75,11 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         wait_for(lambda: gone(children), 10, lambda: f"orphans: {children}")
 
 
-def test_actors_may_come_before_the_learner_and_late_and_outlive_it(tmp_path: Path) -> None:
-    logdir, host = tmp_path / "run", f"--learner_host=unix:{tmp_path}/socket"
-    acting = [*SMALL, host, "--job_name=actor"]
-    learning = [*SMALL, host, "--job_name=learner", "--task=0", f"--logdir={logdir}", "--checkpoint_every_seconds=1"]
+@pytest.mark.parametrize("inference", ["actor", "learner"])
+def test_actors_may_come_before_the_learner_and_late_and_outlive_it(tmp_path: Path, inference: str) -> None:
+    logdir, both = tmp_path / "run", [*SMALL, f"--learner_host=unix:{tmp_path}/socket", f"--inference={inference}"]
+    acting = [*both, "--job_name=actor"]
+    learning = [*both, "--job_name=learner", "--task=0", f"--logdir={logdir}", "--checkpoint_every_seconds=1"]
     with Process(tmp_path, "early", *acting, "--task=0") as early:
         with Process(tmp_path, "learner", *learning) as learner:
             early.expect("connected")
@@ -174,10 +175,12 @@ def test_test_mode_plays_episodes_with_a_checkpoint(tmp_path: Path) -> None:
         ("--level_name=PongNoFrameskp-v4", "nearest: PongNoFrameskip-v4"),
         ("--config=/nowhere.json", "--config=/nowhere.json: No such file or directory"),
         ("--learner_host=0.0.0.0:8001", "needs a shared token"),
+        ("--logdir=/dev/null/run", "--logdir=/dev/null/run: cannot be written to: Not a directory"),
+        ("--logdir=/proc/run", "--logdir=/proc/run: cannot be written to: No such file or directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, flag: str, answer: str) -> None:
-    with Process(tmp_path, "run", flag, f"--logdir={tmp_path}/run") as run:
+    with Process(tmp_path, "run", f"--logdir={tmp_path}/run", flag) as run:
         assert run.wait(60) == 2
     lines = run.text().splitlines()
     assert len(lines) == 1, run.text()
