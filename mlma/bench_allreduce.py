@@ -1,8 +1,8 @@
 """What the averaging of gradients costs: `mpirun -np N python -m mlma.bench_allreduce`, an entry point like experiment.py.
 
 For each network, milliseconds of the learner's own `reduce` inside a tf.function, of the train step of one learner alone, and
-of the train step of all together; medians. Learners on one host share its cores, so all of them compute at the same time in
-each measurement.
+of the train step of all together; medians. The share is the first of the last. Learners on one host share its cores, so all of
+them compute at the same time in each measurement.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
         learners.gather(b"")  # all begin the next measurement together
         whole = milliseconds(functools.partial(together.train, sample), arguments.times)
         count = alone.weights.count
-        numbers = f"{count:,}", f"{4e-6 * count:.1f}", f"{cost:.1f}", f"{step:.0f}", f"{whole:.0f}", f"{1 - step / whole:.0%}"
+        numbers = f"{count:,}", f"{4e-6 * count:.1f}", f"{cost:.1f}", f"{step:.0f}", f"{whole:.0f}", f"{cost / whole:.0%}"
         rows.append((config.agent_name, *numbers))
     if learners.rank == 0:
         print(f"{learners.size} learners, {World.here().local_size} on this host; {given[0].compression} compression")

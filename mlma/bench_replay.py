@@ -1,18 +1,19 @@
 """How fast the replay is: `python -m mlma.bench_replay`, an entry point like experiment.py. Prints Markdown.
 
-For a replay that holds so many steps of 84x84 frames: insert and sample rates of one thread, the same while another thread
-inserts as fast as it can (by the clock; all else is in seconds of CPU), and the cost of an update of priorities; the sum tree
-alone over its size; what compression costs and gains on frames of a real game; and how much of a learner's step is the
-sample. `--parts` chooses.
+For a replay that holds so many steps of 84x84 frames: insert and sample rates of one thread, the sample rate while another
+thread inserts (by the clock; all else is in seconds of CPU), and the cost of an update of priorities; the sum tree alone over
+its size; what compression costs and gains on frames of a real game; and how much of a learner's step is the sample. `--parts`
+chooses.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ import numpy as np
 from mlma import quiet
 
 PARTS = ("tree", "replay", "compression", "learner")
+BESIDE = (0, 10_000, 50_000)  # steps/s that are inserted beside sampling; Ape-X's paper has 12,500 in all
+CLOCKED = 5.0  # seconds of a measurement by the clock
 BATCH = {"apex": 512, "r2d2": 64}
 
 
@@ -94,10 +97,9 @@ class Source:
 
 
 def replay(algorithms: list[str], sizes: list[int]) -> None:
-    print(
-        "\n| algorithm | steps held | bytes per step | inserts, steps/s | windows/s | ms per sample | both at once: windows/s,"
-    )
-    print("steps/s | update of priorities, ms |\n|---|---|---|---|---|---|---|---|")
+    heads = ["algorithm", "steps held", "bytes per step", "inserts, steps/s", "windows/s", "ms per sample", "update, ms"]
+    heads += [f"windows/s by the clock, {rate:,} inserted/s" for rate in BESIDE]
+    print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for algorithm in algorithms:
         for size in sizes:
             print(f"| {algorithm} | {size:,} | {replay_of(algorithm, BATCH[algorithm], size)} |", flush=True)
@@ -108,34 +110,42 @@ def replay_of(algorithm: str, batch: int, size: int) -> str:
     config, agent, layout, _ = prepared(algorithm, ["--level_name=PongNoFrameskip-v4"])
     memory, source = unpaced(layout, agent.windows, config, size, batch), Source(layout)
     per_insert = Source.ENVS * config.unroll_length
-    stop, inserts = threading.Event(), [0]
-
-    def insert() -> None:
+    for _ in range(-(-int(1.1 * size) // per_insert)):
         memory.put(source())
-        inserts[0] += per_insert
-
-    while inserts[0] < 1.1 * size:
-        insert()
-    rate = per_insert / seconds(insert, 20)
+    rate = per_insert / seconds(lambda: memory.put(source()), 20)
     keys, errors = memory.sample(1.0).keys, np.random.default_rng(1).random(batch)
     alone = seconds(lambda: memory.sample(1.0), 20)
     update = seconds(lambda: memory.update_priorities(keys, errors), 100)
+    cells = [f"{memory.bytes_per_step():,.0f}", f"{rate:,.0f}", f"{batch / alone:,.0f}", f"{1e3 * alone:.1f}"]
+    cells.append(f"{1e3 * update:.2f}")
+    for rate in BESIDE:
+        with inserting(lambda: memory.put(source()), rate / per_insert):
+            begun, samples = time.perf_counter(), 0
+            while time.perf_counter() - begun < CLOCKED:
+                memory.sample(1.0)
+                samples += 1
+            cells.append(f"{batch * samples / (time.perf_counter() - begun):,.0f}")
+    return " | ".join(cells)
+
+
+@contextlib.contextmanager
+def inserting(insert: Callable[[], Any], per_second: float) -> Iterator[None]:
+    """Another thread does so meanwhile."""
+    stop = threading.Event()
 
     def go_on() -> None:
-        while not stop.is_set():
+        due = time.perf_counter()
+        while not stop.wait(max(0.0, due - time.perf_counter())):
             insert()
+            due += 1 / per_second
 
     thread = threading.Thread(target=go_on, daemon=True)
-    inserts[0], begun = 0, time.perf_counter()
-    thread.start()
-    for _ in range(20):
-        memory.sample(1.0)
-    elapsed = time.perf_counter() - begun
-    both, beside = elapsed / 20, inserts[0] / elapsed
+    if per_second:
+        thread.start()
+    yield
     stop.set()
-    thread.join()
-    cells = [f"{memory.bytes_per_step():,.0f}", f"{rate:,.0f}", f"{batch / alone:,.0f}", f"{1e3 * alone:.1f}"]
-    return " | ".join([*cells, f"{batch / both:,.0f}, {beside:,.0f}", f"{1e3 * update:.2f}"])
+    if per_second:
+        thread.join()
 
 
 def compression(level: str) -> None:

@@ -128,8 +128,8 @@ def _learn(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.random.set_seed(config.seed)  # equal on all ranks
+    _check_dealt(config, spec, allreduce.size)
     logdir = Path(config.logdir)
-    logdir.mkdir(parents=True, exist_ok=True)
     agent = make_agent(config, spec)
     build(agent, spec)
     learner = learning.Learner(config, agent, spec.action_repeats, allreduce)
@@ -143,18 +143,8 @@ def _learn(
         state = resume.RunState(config, learner, allreduce, say)
         state.resume()
         stop = Stop(say)
-        metrics = Metrics(
-            _writers(config, screen, learner.frames, address) if first else [],
-            config.report_every_seconds,
-            config.total_environment_frames,
-            allreduce.gather,
-            envs.levels(config.level_name),
-            config.report_every_steps,
-        )
-        if first:
-            metrics.record_workers = lambda workers: write_workers(logdir / "workers.json", workers)
+        metrics = _metrics(config, allreduce, _writers(config, screen, learner.frames, address) if first else [])
         memory, shard = _memory(config, agent, layout, allreduce.rank, say)
-        _check_dealt(config, spec, allreduce.size)
         inference = Inference(config, spec, make_agent(config, spec)) if config.inference == "learner" else None
         wanted = hello(config, layout, learner.weights)
         welcome = Welcome(config, wanted, allreduce.rank, allreduce.size, state.seeds, inference, metrics, say, stop.fail)
@@ -235,6 +225,21 @@ def _memory(config: Config, agent: Agent, layout: wire.Layout, rank: int, say: S
     shard.restore()
     say(f"replay of {config.replay_capacity:,} steps of {replay.bytes_per_step():,.0f} bytes")
     return replay, shard
+
+
+def _metrics(config: Config, allreduce: Allreduce, found: list[Callable[[Row], None]]) -> Metrics:
+    """With these writers, which only the first learner has."""
+    metrics = Metrics(
+        found,
+        config.report_every_seconds,
+        config.total_environment_frames,
+        allreduce.gather,
+        envs.levels(config.level_name),
+        config.report_every_steps,
+    )
+    if found:
+        metrics.record_workers = lambda workers: write_workers(Path(config.logdir) / "workers.json", workers)
+    return metrics
 
 
 def _measure(config: Config, metrics: Metrics, memory: Memory, receiver: Receiver) -> None:
