@@ -48,6 +48,10 @@ def run(config: Config, spec: EnvSpec, agent: Agent, outside: Outside) -> None:
     act = Flat(agent.act)
     while True:
         client, answer = _handshake(outside, outside.hello(layout, weights), config.reconnect_seconds)
+        if "finished" in answer:
+            client.close()
+            outside.say("training is over")
+            return
         outside.say(f"connected to {config.learner_host}")
         mine = places(answer["actor"], answer["actors"], config.envs_per_actor)
         env = outside.make_env(answer["seed"], mine)
@@ -97,8 +101,8 @@ def _handshake(outside: Outside, hello: dict[str, Any], seconds: float) -> tuple
         try:
             asked = time.time()
             answer = client.handshake(hello)
-            ahead = answer["time"] - (asked + time.time()) / 2  # of the learner's clock
-            return client, answer | {"ahead": ahead}
+            now = (asked + time.time()) / 2
+            return client, answer | {"ahead": answer.get("time", now) - now}  # of the learner's clock
         except LearnerLost as error:
             client.close()
             now = time.monotonic()

@@ -125,17 +125,24 @@ def measure(
     return found
 
 
+def _counted(rows: list[Point]) -> tuple[list[int], str]:
+    """What a table counts, and what that is."""
+    if rows[0].table == "actors":
+        return [point.actors for point in rows], "actors of one learner"
+    each = f"{rows[0].actors} actor{'s' if rows[0].actors > 1 else ''} each"
+    return [point.learners for point in rows], f"learners, {each}"
+
+
 def text(found: list[Point]) -> str:
     """Markdown: one table for each kind."""
     lines: list[str] = []
     for table in dict.fromkeys(point.table for point in found):
         rows = [point for point in found if point.table == table]
-        count = "actors of one learner" if table == "actors" else f"learners, {rows[0].actors} actors each"
-        first = rows[0].rate / (rows[0].actors if table == "actors" else rows[0].learners)
+        numbers, count = _counted(rows)
+        first = rows[0].rate / numbers[0]
         lines += [f"| {count} | steps/s | efficiency | pure simulation | share of it | where the time goes |"]
         lines += ["|---|---|---|---|---|---|"]
-        for point in rows:
-            number = point.actors if table == "actors" else point.learners
+        for number, point in zip(numbers, rows, strict=True):
             ceiling = [f"{point.simulation:,.0f}", f"{point.rate / point.simulation:.0%}"] if point.simulation else ["", ""]
             cells = [str(number), f"{point.rate:,.0f}", f"{point.rate / number / first:.0%}", *ceiling, point.sentence]
             lines.append(f"| {' | '.join(cells)} |")
@@ -162,12 +169,13 @@ def _plot(found: list[Point], path: Path) -> None:
     figure, axes = plt.subplots(1, len(tables), figsize=(5.5 * len(tables), 4), constrained_layout=True, squeeze=False)
     for axis, table in zip(axes[0], tables, strict=True):
         rows: list[Any] = [point for point in found if point.table == table]
-        numbers = [point.actors if table == "actors" else point.learners for point in rows]
+        numbers, count = _counted(rows)
         axis.plot(numbers, [point.rate for point in rows], marker="o", label="training")
         axis.plot(numbers, [n * rows[0].rate / numbers[0] for n in numbers], linestyle=":", color="gray", label="linear")
         if all(point.simulation for point in rows):
             axis.plot(numbers, [point.simulation for point in rows], marker=".", label="pure simulation")
-        axis.set_xlabel("actors of one learner" if table == "actors" else f"learners, {rows[0].actors} actors each")
+        axis.set_xlabel(count)
+        axis.set_xticks(numbers)
         axis.set_ylabel("agent steps/s")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)

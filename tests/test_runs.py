@@ -104,6 +104,23 @@ def test_actors_may_come_before_the_learner_and_late_and_outlive_it(tmp_path: Pa
         assert "training is over" in early.text()
 
 
+@pytest.mark.parametrize("inference", ["actor", "learner"])
+def test_actors_that_wait_for_room_when_training_ends_hear_of_it(tmp_path: Path, inference: str) -> None:
+    both = [*SMALL, f"--learner_host=unix:{tmp_path}/socket", f"--inference={inference}"]
+    learning = [*both, "--job_name=learner", "--task=0", f"--logdir={tmp_path}/run", "--sample_reuse=200"]
+    with Process(tmp_path, "learner", *learning) as learner:
+        acting = [Process(tmp_path, f"actor-{i}", *both, "--job_name=actor", f"--task={i}") for i in range(2)]
+        with acting[0], acting[1]:
+            wait_for_progress(learner, tmp_path / "run")
+            wait_for(lambda: rows(tmp_path / "run")[-1]["actors/wait"] > 0.5, 60, learner.text)
+            learner.signal(signal.SIGINT)
+            assert learner.wait(9) == 0, "it lingers for ten seconds only while somebody has not heard"
+            assert [actor.wait(20) for actor in acting] == [0, 0], acting[0].text()
+            for actor in acting:
+                assert "training is over" in actor.text()
+                assert actor.text().count("connected") == 1, "it makes no games for a learner that is done"
+
+
 def test_ten_thousand_malformed_messages_leave_the_learner_training(tmp_path: Path) -> None:
     from mlma import transport, wire
 
