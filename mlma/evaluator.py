@@ -52,7 +52,7 @@ class Evaluator:
     def _start(self) -> None:
         self._save()
         path = self._checkpoints.last()
-        if path is None:  # the disk is full, which `save` has said
+        if path is None or path.name == self._played.name:  # the disk is full, which `save` has said; or it was played already
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         self._played = self._folder / path.name
