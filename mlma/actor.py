@@ -101,8 +101,8 @@ def _handshake(outside: Outside, hello: dict[str, Any], seconds: float) -> tuple
         try:
             asked = time.time()
             answer = client.handshake(hello)
-            now = (asked + time.time()) / 2
-            return client, answer | {"ahead": answer.get("time", now) - now}  # of the learner's clock
+            ahead = answer["time"] - (asked + time.time()) / 2  # of the learner's clock
+            return client, answer | {"ahead": ahead}
         except LearnerLost as error:
             client.close()
             now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there. Imports nothing heavy."""
+"""Files that are whole or not there, and folders that take some. Imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ class Server:
         with self._lock:
             if self._finished:  # who comes now had lost its call when the inbox was closed
                 self._told += 1
-                return wire.pack({"finished": True})
+                return wire.pack({"finished": True, "time": time.time()})
         try:
             return wire.pack(self._handshake(header))
         except ValueError as error:
@@ -279,7 +279,7 @@ class Client:
         raise LearnerLost(f"{method}: {failure}")
 
     def handshake(self, hello: dict[str, Any]) -> dict[str, Any]:
-        """The learner's answer; it has "finished" and nothing else if training is over."""
+        """The learner's answer; it has "finished" if training is over."""
         answer, _ = wire.unpack(self._call("handshake", self._secret, wire.pack(hello)).numpy())
         if "refused" in answer:
             raise HandshakeRefused(answer["refused"])
