@@ -24,6 +24,7 @@ from mlma.local import PARENT
 from mlma.metrics import Row
 
 SAY_EVERY = 30.0
+BEHIND = "15"  # niceness: actors come before it (mlma/roles.py)
 
 
 class Evaluator:
@@ -58,7 +59,7 @@ class Evaluator:
         self._played = self._folder / path.name
         shutil.copyfile(path, self._played)
         test = replace(self._test, test_checkpoint=str(self._played))
-        command = ["nice", "-n", "10", sys.executable, str(Path(sys.argv[0]).resolve()), *flags.to_argv(test)]
+        command = ["nice", "-n", BEHIND, sys.executable, str(Path(sys.argv[0]).resolve()), *flags.to_argv(test)]
         self._before = set(self._folder.glob("*.json"))
         environment = os.environ | {PARENT: str(os.getpid()), "CUDA_VISIBLE_DEVICES": "-1"}
         with self._log.open("wb") as log:

@@ -5,6 +5,7 @@ Each takes a configuration without anything \"auto\" left in it, and what the le
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +26,10 @@ from mlma.welcome import hello
 
 MakeAgent = Callable[[Config, EnvSpec], Agent]
 
+# Niceness of an actor on its learner's host. Whoever has work goes first there, and actors take the rest: were they first, they
+# would fill the queue and then wait, while a learner step is in one of its parts that only one core can do.
+BEHIND = 10
+
 
 def threads(count: int) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(count)
@@ -34,11 +39,20 @@ def threads(count: int) -> None:
 # -- actor
 
 
+def give_way() -> None:
+    niceness = os.nice(BEHIND)  # of this thread and of those that it will make; the runtime has some already
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
+
+
 def act(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     pulse = Pulse(config.health_folder, f"actor-{config.task}")
-    threads(config.actor_threads)
     token = transport.read_token(config.token_file)
     address = transport.check_address(config.learner_host, token)
+    if transport.is_here(address):
+        give_way()
+    threads(config.actor_threads)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
         tf.random.set_seed(config.seed)  # of weights that are never used: it will not make any without

@@ -27,6 +27,7 @@ import tensorflow as tf
 from tensorflow.python.distribute.experimental.rpc.rpc_ops import GrpcClient
 
 from mlma import wire
+from mlma.addresses import is_address_here
 from mlma.graph import graph
 
 rpc = tf.distribute.experimental.rpc
@@ -90,6 +91,12 @@ def check_address(address: str, token: str) -> str:
             f"--learner_host={address}: is open to the network, which needs a shared token; set MLMA_TOKEN or --token_file"
         )
     return f"{host}:{port}"
+
+
+def is_here(address: str) -> bool:
+    """Whether this is an address of this machine; one end of a tunnel is, too."""
+    host, _, _ = address.rpartition(":")
+    return address.startswith(("unix:", "[::1]:")) or is_address_here(host)
 
 
 def _secret(token: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,12 +16,23 @@ from mlma import checkpoint
 from tests.runs import SMALL, Process, frames, gone, rows, wait_for, wait_for_progress
 
 
+def niceness(pid: int) -> set[int]:
+    """Of all threads."""
+    found = set()
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            found.add(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
+    return found
+
+
 def test_ctrl_c_saves_and_leaves_nobody_and_the_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
     with Process(tmp_path, "first", *SMALL, f"--logdir={logdir}", "--num_actors=2") as run:
         wait_for_progress(run, logdir)
         wait_for(lambda: len(run.children()) == 2, 60, run.text)
         children = run.children()
+        assert niceness(run.process.pid) == {os.nice(0)}
+        assert [niceness(child) for child in children] == 2 * [{os.nice(0) + 10}], "on its learner's host it goes second"
         run.signal(signal.SIGINT)
         assert run.wait() == 0
         assert gone(children)

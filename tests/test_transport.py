@@ -184,6 +184,11 @@ def test_other_addresses_need_a_token_and_a_port(address: str, answer: str) -> N
         transport.check_address(address, "")
 
 
+def test_what_is_not_this_machine_is_known() -> None:
+    here = ["unix:/tmp/socket", "127.0.0.1:8001", "[::1]:8001"]
+    assert [transport.is_here(address) for address in [*here, "192.0.2.1:8001", "gpu-box:8001"]] == [True] * 3 + [False] * 2
+
+
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLMA_TOKEN", raising=False)
     path = tmp_path / "token"

@@ -15,10 +15,11 @@ import getpass
 import io
 import re
 import shlex
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from mlma.addresses import is_address_here
 
 ANCESTOR = ("job", "ip", "tf_port", "cuda_visible_devices", "ssh_port", "ssh_username", "ssh_password")
 OPTIONAL = ("ssh_key_file", "folder", "python", "envs_per_actor", "num_actors", "image")
@@ -53,17 +54,6 @@ class Worker:
     def host(self) -> str:
         """Rows with the same name here are one host."""
         return "localhost" if self.local else f"{self.ssh_username or getpass.getuser()}@{self.ip}:{self.ssh_port or 22}"
-
-
-def is_address_here(ip: str) -> bool:
-    if not re.fullmatch(r"\d+\.\d+\.\d+\.\d+", ip):
-        return False
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((ip, 0))
-        except OSError:
-            return False
-    return True
 
 
 class Mistakes(ValueError):
