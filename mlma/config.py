@@ -79,7 +79,7 @@ class Config:
     env_seconds: float = 300.0
     # threads of TensorFlow in one actor
     actor_threads: int = 1
-    # threads of TensorFlow in the learner; 0 is all cores
+    # threads of TensorFlow in the learner; 0 is all cores, or one where that is enough beside its own actors
     learner_threads: int = 0
     # file with the secret shared by learner and actors (mode 0600); MLMA_TOKEN in the environment goes before it
     token_file: str = ""

@@ -6,6 +6,7 @@ The numbers come from the runs in sandbox/case_studies/.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -251,8 +252,21 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
         queue_capacity=config.queue_capacity or config.batch_size,
         inference_batch=config.inference_batch or min(512, actors * config.envs_per_actor),
         num_action_repeats=spec.action_repeats,
-        learner_threads=config.learner_threads or cores(),
+        learner_threads=config.learner_threads or _learner_threads(config),
     )
+
+
+# What learning from an agent step costs, where acting it costs 1: Pong, docs/performance.md.
+LEARNING = {"ShallowConvNetAgent": 0.45, "SimpleConvNetAgent": 0.9, "ResNetLSTMAgent": 2.2}
+
+
+def _learner_threads(config: Config) -> int:
+    """All cores; or one, where that is about what the learner gets beside its own actors, whose work fills the others: two
+    threads need up to 38 % more of the cores for the same learner step (docs/performance.md)."""
+    known = config.task < 0 and config.algorithm == "impala" and config.inference == "actor"
+    weight = LEARNING.get(config.agent_name, math.inf) * config.sample_reuse if known else math.inf
+    share = 1 / (1 + 1 / weight)  # of all the work
+    return 1 if share * cores() < 1.2 else cores()
 
 
 def _check_levels(config: Config, spec: EnvSpec) -> None:

@@ -221,3 +221,26 @@ def test_learner_and_actors_that_are_started_apart_agree_on_an_address_without_b
     words = [] if role == "local" else [f"--job_name={role}", "--task=0"]
     spec = EnvSpec(ArraySpec((50,), "float32"), num_actions=3, action_repeats=1)
     assert presets.resolve(flags.parse(["--level_name=catch", *words]), spec).learner_host == host
+
+
+@pytest.mark.parametrize(
+    ("words", "cores", "threads"),
+    [
+        (["--sample_reuse=1"], 2, 1),
+        ([], 2, 1),
+        (["--agent_name=SimpleConvNetAgent", "--sample_reuse=1"], 2, 1),
+        (["--agent_name=SimpleConvNetAgent"], 2, 2),
+        (["--agent_name=ResNetLSTMAgent", "--sample_reuse=1"], 2, 2),
+        ([], 8, 8),
+        (["--learner_threads=2"], 2, 2),
+        (["--job_name=learner", "--task=0"], 2, 2),
+        (["--inference=learner"], 2, 2),
+    ],
+)
+def test_a_learner_has_one_thread_where_that_is_enough_beside_its_actors(
+    words: list[str], cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "cores", lambda: cores)
+    spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=6, action_repeats=4)
+    config = presets.resolve(flags.parse(["--level_name=PongNoFrameskip-v4", *words]), spec)
+    assert config.learner_threads == threads
