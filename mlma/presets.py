@@ -6,7 +6,6 @@ The numbers come from the runs in sandbox/case_studies/.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from typing import Any
 
@@ -263,10 +262,11 @@ LEARNING = {"ShallowConvNetAgent": 0.45, "SimpleConvNetAgent": 0.9, "ResNetLSTMA
 def _learner_threads(config: Config) -> int:
     """All cores; or one, where that is about what the learner gets beside its own actors, whose work fills the others: two
     threads need up to 38 % more of the cores for the same learner step (docs/performance.md)."""
-    known = config.task < 0 and config.algorithm == "impala" and config.inference == "actor"
-    weight = LEARNING.get(config.agent_name, math.inf) * config.sample_reuse if known else math.inf
-    share = 1 / (1 + 1 / weight)  # of all the work
-    return 1 if share * cores() < 1.2 else cores()
+    acted_here = config.task < 0 and config.inference == "actor"
+    if not acted_here or config.algorithm != "impala" or config.agent_name not in LEARNING:
+        return cores()
+    weight = LEARNING[config.agent_name] * config.sample_reuse
+    return 1 if cores() * weight / (1 + weight) < 1.2 else cores()
 
 
 def _check_levels(config: Config, spec: EnvSpec) -> None:
