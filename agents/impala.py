@@ -28,7 +28,9 @@ class Impala:
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         self._config = config
         self.slow: list[Any] = []
-        self.network = networks.make(config.agent_name, spec, config.num_stacked_frames, popart=config.popart)
+        self.network = networks.make(
+            config.agent_name, spec, config.num_stacked_frames, popart=config.popart, parts=config.learner_parts
+        )
         self.statistics = 3 * max(1, len(spec.actions_of)) if config.popart else 0
 
     def initial_state(self, batch_size: int) -> Any:

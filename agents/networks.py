@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import sonnet as snt
 import tensorflow as tf
+import tree
 
 from agents.popart import PopArt
 from mlma.envs.spaces import BUCKETS
 from mlma.types import EnvSpec, NetworkState, TimeStep
 
 MISSING = -1e9  # the logit, or the q-value, of an action that a level does not have
+WORTH_IT = 64  # steps in a part, from which on it is worth being one
 CONTRAST = 64.0  # grey levels from the mean of an image that become 1
 
 
@@ -39,10 +41,12 @@ class Network(snt.Module):
         lstm_size: int = 0,
         feed_back: bool = False,
         popart: bool = False,
+        parts: int = 1,
         name: str | None = None,
     ) -> None:
+        """What is large enough is computed in `parts` that do not wait for each other."""
         super().__init__(name=name)
-        self._spec, self._stack, self._feed_back = spec, stack, feed_back
+        self._spec, self._stack, self._feed_back, self._parts = spec, stack, feed_back, parts
         self._torso = torso
         self._numbers = snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.more else None
         self._words = Instruction(name="words") if "words" in spec.more else None
@@ -62,6 +66,15 @@ class Network(snt.Module):
         return NetworkState(frames, self._core.initial_state(batch_size) if self._core else None)
 
     def __call__(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
+        steps, batch = timestep.first.shape
+        # Acting is one step at a time, for batches that may not know their size.
+        if self._parts <= 1 or not batch or batch % self._parts or steps * batch < self._parts * WORTH_IT:
+            return self._unroll(timestep, state)
+        pieces = zip(_cut(timestep, self._parts, 1), _cut(state, self._parts, 0), strict=True)
+        outputs, states = zip(*(self._unroll(*piece) for piece in pieces), strict=True)
+        return _joined(outputs, 1), _joined(states, 0)
+
+    def _unroll(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
         observation, frames = timestep.observation, state.frames
         if frames is not None:  # else there is no stack, or it is made already
             observation, frames = stack_frames(observation, timestep.first, frames)
@@ -88,6 +101,16 @@ class Network(snt.Module):
         if self._has is not None:
             logits = tf.where(tf.gather(self._has, timestep.more["level"]) > 0, logits, MISSING)
         return NetworkOutput(logits, value), NetworkState(frames, core)
+
+
+def _cut(nest: Any, parts: int, axis: int) -> list[Any]:
+    """Into as many nests, along the batch."""
+    split = tree.map_structure(lambda x: [None] * parts if x is None else tf.split(x, parts, axis), nest)
+    return [tree.map_structure_up_to(nest, lambda pieces, i=i: pieces[i], split) for i in range(parts)]
+
+
+def _joined(nests: Any, axis: int) -> Any:
+    return tree.map_structure(lambda *pieces: None if pieces[0] is None else tf.concat(pieces, axis), *nests)
 
 
 class Instruction(snt.Module):
@@ -281,7 +304,7 @@ NETWORKS = {
 }
 
 
-def make(agent_name: str, spec: EnvSpec, stack: int, dueling: bool = False, popart: bool = False) -> Network:
+def make(agent_name: str, spec: EnvSpec, stack: int, dueling: bool = False, popart: bool = False, parts: int = 1) -> Network:
     """With a policy and a value on top, or with dueling q-values."""
     width = 512 if len(spec.observation.shape) == 3 else 64
-    return NETWORKS[agent_name](spec, stack, dueling=width if dueling else 0, popart=popart)
+    return NETWORKS[agent_name](spec, stack, dueling=width if dueling else 0, popart=popart, parts=parts)

@@ -26,7 +26,8 @@ class ValueLearner:
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         self._config = config
         self.network, self._target = (
-            networks.make(config.agent_name, spec, config.num_stacked_frames, dueling=True) for _ in range(2)
+            networks.make(config.agent_name, spec, config.num_stacked_frames, dueling=True, parts=config.learner_parts)
+            for _ in range(2)
         )
         for network in (self.network, self._target):
             network(dummy_timestep(spec, 1, 1), network.initial_state(1))  # Sonnet makes variables at the first call

@@ -139,10 +139,11 @@ def _others_start(world: World) -> Iterator[None]:
     here.set()
 
 
-def use_own_gpu() -> None:
-    """One GPU for each learner of a host, and no more of its memory than needed; nothing happens without GPUs."""
+def use_own_gpu() -> bool:
+    """One GPU for each learner of a host, and no more of its memory than needed; whether there is one."""
     gpus: list[Any] = tf.config.list_physical_devices("GPU")
     if gpus:
         mine = gpus[World.here().local_rank % len(gpus)]
         tf.config.set_visible_devices(mine, "GPU")
         tf.config.experimental.set_memory_growth(mine, True)
+    return bool(gpus)

@@ -79,8 +79,11 @@ class Config:
     env_seconds: float = 300.0
     # threads of TensorFlow in one actor
     actor_threads: int = 1
-    # threads of TensorFlow in the learner; 0 is all cores, or one where that is enough beside its own actors
+    # threads of TensorFlow in the learner; 0 is all cores
     learner_threads: int = 0
+    # in how many parts, side by side, the learner computes a sample: a divisor of batch_size; 0 is two for each thread and at
+    # most 8, and one for vectors, on a GPU and with --inference=learner
+    learner_parts: int = 0
     # file with the secret shared by learner and actors (mode 0600); MLMA_TOKEN in the environment goes before it
     token_file: str = ""
     # learners of the run: with task -1 they are started here, by mpirun, each with num_actors actors of its own; 0 is as many
@@ -355,8 +358,8 @@ def _split(argv: list[str], known: dict[str, Flag]) -> dict[str, str | None]:
 WRITERS = ("tensorboard", "wandb", "mlflow")
 AT_LEAST = {  # the smallest sensible value of a number
     "total_environment_frames": 0, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
-    "actor_threads": 1, "learner_threads": 0, "num_action_repeats": 0, "width": 0, "height": 0, "num_stacked_frames": 0,
-    "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": -1,
+    "actor_threads": 1, "learner_threads": 0, "learner_parts": 0, "num_action_repeats": 0, "width": 0, "height": 0,
+    "num_stacked_frames": 0, "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": -1,
     "vtrace_lambda": -1, "policy_clip": -1,
     "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": -1, "epsilon": 0,
     "report_every_seconds": 0.1, "report_every_steps": 0, "evaluate_every": 0, "video_every_episodes": 0, "profile": 0,

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from mlma import questions, wire
 from mlma.config import Config
-from mlma.graph import graph, leaves, nested, present
+from mlma.graph import graph, leaves, nest_of, present
 from mlma.receiver import check_more
 from mlma.trajectories import Trajectories
 from mlma.types import ActOutput, Agent, Chance, EnvSpec, TimeStep
@@ -58,7 +58,7 @@ class Inference:
         self.finished, self.told = False, 0
         self.rows, self.batches = 0, 0.0
         one = (dummy_timestep(spec, 1).seen(), agent.initial_state(1), Chance(tf.zeros([1]), tf.zeros([1])))
-        self._nest = present(one)
+        self._nest, self._state = nest_of(present(one)), nest_of(present(one[1]))
         self._leaves = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves(one)]
         sizes = [int(size) for size in config.inference_sizes.split(",") if size]
         batched = tf.nondifferentiable_batch_function(
@@ -119,7 +119,7 @@ class Inference:
         version = tf.bitcast(offer[-2:], tf.int64)
         stale = tf.not_equal(version, self._acts_with)
         tf.cond(stale, lambda: self._take(offer[:-2], version), lambda: tf.constant(0))
-        output, state = self._agent.act(*nested(self._nest, tensors))
+        output, state = self._agent.act(*self._nest(tensors))
         rows = tf.shape(output.action)
         share = 1.0 / tf.cast(rows, tf.float32)
         return [*output, tf.fill(rows, version), tf.repeat(share, rows[0]), *leaves(state)]
@@ -167,7 +167,7 @@ class Inference:
             for payload in trajectories.messages():
                 messages += wire.messages(header, payload)
             trajectories.add(timestep, output, session.state, version)  # step T is step 0 of the next ones
-        session.state = nested(self._nest[1], state)
+        session.state = self._state(state)
         self.rows, self.batches = self.rows + len(share), self.batches + float(share.sum())
         record = session.replies.empty(1)
         for field, value in zip(session.replies.view(record), output, strict=True):

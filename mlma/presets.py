@@ -242,6 +242,9 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
     _check_replay(config)
     if config.deterministic and (config.task < 0 or config.job_name == "learner"):
         config = _in_turns(config)
+    config = dataclasses.replace(config, learner_threads=config.learner_threads or cores())
+    if config.learner_parts and config.batch_size % config.learner_parts:
+        raise ValueError(f"--learner_parts={config.learner_parts}: must divide --batch_size={config.batch_size}")
     # Local training (task -1) makes a socket of its own; learner and actors that are started apart must agree without a word.
     apart = config.learner_host == "auto" and config.task >= 0
     return dataclasses.replace(
@@ -251,22 +254,17 @@ def resolve(config: Config, spec: EnvSpec) -> Config:
         queue_capacity=config.queue_capacity or config.batch_size,
         inference_batch=config.inference_batch or min(512, actors * config.envs_per_actor),
         num_action_repeats=spec.action_repeats,
-        learner_threads=config.learner_threads or _learner_threads(config),
+        learner_parts=config.learner_parts or _learner_parts(config),
     )
 
 
-# What learning from an agent step costs, where acting it costs 1: Pong, docs/performance.md.
-LEARNING = {"ShallowConvNetAgent": 0.45, "SimpleConvNetAgent": 0.9, "ResNetLSTMAgent": 2.2}
-
-
-def _learner_threads(config: Config) -> int:
-    """All cores; or one, where that is about what the learner gets beside its own actors, whose work fills the others: two
-    threads need up to 38 % more of the cores for the same learner step (docs/performance.md)."""
-    acted_here = config.task < 0 and config.inference == "actor"
-    if not acted_here or config.algorithm != "impala" or config.agent_name not in LEARNING:
-        return cores()
-    weight = LEARNING[config.agent_name] * config.sample_reuse
-    return 1 if cores() * weight / (1 + weight) < 1.2 else cores()
+def _learner_parts(config: Config) -> int:
+    """Threads that take whole parts of a sample need as much of the cores for a learner step as one thread, and half of its
+    time; threads that share each operation need up to 38 % more of the cores (docs/performance.md)."""
+    if config.learner_threads == 1 or config.agent_name in FOR_VECTORS or config.inference == "learner":
+        return 1
+    most = min(2 * config.learner_threads, config.batch_size // 2, 8)
+    return max((parts for parts in range(1, most + 1) if config.batch_size % parts == 0), default=1)
 
 
 def _check_levels(config: Config, spec: EnvSpec) -> None:

@@ -31,9 +31,10 @@ MakeAgent = Callable[[Config, EnvSpec], Agent]
 BEHIND = 10
 
 
-def threads(count: int) -> None:
-    tf.config.threading.set_intra_op_parallelism_threads(count)
-    tf.config.threading.set_inter_op_parallelism_threads(max(1, min(2, count)))
+def threads(count: int, parts: int = 1) -> None:
+    """So many for what consists of `parts` that can go side by side."""
+    tf.config.threading.set_intra_op_parallelism_threads(-(-count // parts))  # within an operation
+    tf.config.threading.set_inter_op_parallelism_threads(min(count, max(2, parts)))
 
 
 # -- actor

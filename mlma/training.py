@@ -77,8 +77,9 @@ class Stop:
 def learn(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     """A learner; in local training (task -1) with its own actors on a socket that only this user can open."""
     pulse = Pulse(config.health_folder, f"learner-{World.here().rank}")
-    learners.use_own_gpu()
-    threads(config.learner_threads)
+    if learners.use_own_gpu():
+        config = replace(config, learner_parts=1)
+    threads(config.learner_threads, config.learner_parts)
     token = transport.read_token(config.token_file)
     allreduce = learners.connect(config)
     sockets = None

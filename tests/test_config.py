@@ -224,23 +224,29 @@ def test_learner_and_actors_that_are_started_apart_agree_on_an_address_without_b
 
 
 @pytest.mark.parametrize(
-    ("words", "cores", "threads"),
+    ("words", "cores", "threads", "parts"),
     [
-        (["--sample_reuse=1"], 2, 1),
-        ([], 2, 1),
-        (["--agent_name=SimpleConvNetAgent", "--sample_reuse=1"], 2, 1),
-        (["--agent_name=SimpleConvNetAgent"], 2, 2),
-        (["--agent_name=ResNetLSTMAgent", "--sample_reuse=1"], 2, 2),
-        ([], 8, 8),
-        (["--learner_threads=2"], 2, 2),
-        (["--job_name=learner", "--task=0"], 2, 2),
-        (["--inference=learner"], 2, 2),
+        ([], 2, 2, 4),
+        ([], 1, 1, 1),
+        ([], 16, 16, 4),  # of a batch of 8, two trajectories each
+        (["--batch_size=32"], 16, 16, 8),
+        (["--batch_size=30"], 4, 4, 6),
+        (["--batch_size=7"], 2, 2, 1),
+        (["--learner_threads=3"], 2, 3, 4),
+        (["--learner_parts=2"], 2, 2, 2),
+        (["--inference=learner"], 2, 2, 1),
     ],
 )
-def test_a_learner_has_one_thread_where_that_is_enough_beside_its_actors(
-    words: list[str], cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+def test_a_sample_has_two_parts_for_each_thread(
+    words: list[str], cores: int, threads: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presets, "cores", lambda: cores)
     spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=6, action_repeats=4)
     config = presets.resolve(flags.parse(["--level_name=PongNoFrameskip-v4", *words]), spec)
-    assert config.learner_threads == threads
+    assert (config.learner_threads, config.learner_parts) == (threads, parts)
+
+
+def test_parts_that_a_sample_cannot_be_cut_into_are_refused() -> None:
+    spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=6, action_repeats=4)
+    with pytest.raises(ValueError, match=r"--learner_parts=3: must divide --batch_size=8"):
+        presets.resolve(flags.parse(["--level_name=PongNoFrameskip-v4", "--learner_parts=3"]), spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,31 @@ def test_an_unroll_equals_single_steps(name: str) -> None:
         outputs.append(output)
     assert_close(tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *outputs), wanted)
     assert_close(state, wanted_state)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_batch_in_parts_says_and_learns_what_the_whole_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, inputs = make(name), timesteps(name, steps=16, batch=24)
+    state = random_state(network, 24)
+    sizes = []
+    whole = Network._unroll
+
+    def unroll(self: Network, timestep: TimeStep, state: NetworkState) -> Any:
+        sizes.append(timestep.first.shape[1])
+        return whole(self, timestep, state)
+
+    monkeypatch.setattr(Network, "_unroll", unroll)
+    found = []
+    for network._parts in (1, 3, 12):  # in 12, a part would be too small
+        with tf.GradientTape() as tape:
+            output, after = network(inputs, state)
+            loss = tf.reduce_sum(output.logits**2) + tf.reduce_sum(output.value)
+        found.append((output, after, tape.gradient(loss, network.trainable_variables)))
+    assert sizes == [24, 8, 8, 8, 24]
+    for (output, after, gradients), (output_1, after_1, gradients_1) in itertools.pairwise(found):
+        assert_close((output, after), (output_1, after_1))
+        for one, other in zip(gradients, gradients_1, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(tf.abs(one))))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -124,6 +124,8 @@ class Atari:
             reward_clipping=False,
         )
         assert self._env.single_action_space.n == len(actions)
+        # Of steps at which no game ends: nearly all, in which Python's share is what the next inference waits for.
+        self._no_return, self._no_frames = np.full(num_envs, np.nan, np.float32), np.zeros(num_envs, np.int32)
 
     def reset(self) -> TimeStep:
         observation, _ = self._env.reset(seed=self._seed)
@@ -137,12 +139,14 @@ class Atari:
         action = np.asarray(action, np.int32)
         observation, reward, terminated, truncated, info = self._env.step(action)
         first = self._game_over
-        self._return = np.where(first, 0, self._return + reward).astype(np.float32)
-        self._steps = np.where(first, 0, self._steps + 1)
+        self._return += reward
+        self._steps += 1
         # With life_loss_info `terminated` is also set at a life loss; only without lives left is the game over.
         self._game_over = (terminated & (info["lives"] == 0)) | truncated
-        discount = 1 - terminated.astype(np.float32)
-        return self._timestep(observation, reward.astype(np.float32), discount, first, np.where(first, 0, action))
+        if first.any():
+            self._return[first], self._steps[first] = 0, 0
+            action = np.where(first, 0, action).astype(np.int32)
+        return self._timestep(observation, reward.astype(np.float32), (~terminated).astype(np.float32), first, action)
 
     def picture(self, i: int) -> Any:
         """uint8 [H, W, 3]."""
@@ -150,17 +154,11 @@ class Atari:
 
     def _timestep(self, observation: Any, reward: Any, discount: Any, first: Any, last_action: Any) -> TimeStep:
         self._last = observation.reshape(self.num_envs, *self.spec.observation.shape)  # [E, 1, H, W(, 3)] -> [E, H, W, C]
-        over = self._game_over
-        frames = (self._steps * self.spec.action_repeats).astype(np.int32)
-        return TimeStep(
-            observation=self._last,
-            reward=reward,
-            discount=discount,
-            first=first,
-            last_action=last_action.astype(np.int32),
-            episode_return=np.where(over, self._return, np.nan).astype(np.float32),
-            episode_frames=np.where(over, frames, 0).astype(np.int32),
-        )
+        episode_return, episode_frames = self._no_return, self._no_frames
+        if (over := self._game_over).any():
+            episode_return = np.where(over, self._return, episode_return)
+            episode_frames = np.where(over, self._steps * self.spec.action_repeats, episode_frames).astype(np.int32)
+        return TimeStep(self._last, reward, discount, first, last_action, episode_return, episode_frames)
 
     def close(self) -> None:
         self._env.close()
