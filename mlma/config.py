@@ -359,7 +359,8 @@ WRITERS = ("tensorboard", "wandb", "mlflow")
 AT_LEAST = {  # the smallest sensible value of a number
     "total_environment_frames": 0, "test_num_episodes": 1, "task": -1, "num_actors": 0, "envs_per_actor": 0, "env_threads": 1,
     "actor_threads": 1, "learner_threads": 0, "learner_parts": 0, "num_action_repeats": 0, "width": 0, "height": 0,
-    "num_stacked_frames": 0, "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": -1,
+    "num_stacked_frames": 0,
+    "noop_max": 0, "batch_size": 0, "unroll_length": 0, "queue_capacity": 0, "sample_reuse": 0, "discounting": -1,
     "vtrace_lambda": -1, "policy_clip": -1,
     "clip_rho_threshold": 0, "clip_pg_rho_threshold": 0, "learning_rate": 0, "end_learning_rate": -1, "epsilon": 0,
     "report_every_seconds": 0.1, "report_every_steps": 0, "evaluate_every": 0, "video_every_episodes": 0, "profile": 0,
