@@ -19,7 +19,6 @@ from mlma.envs.spaces import BUCKETS
 from mlma.types import EnvSpec, NetworkState, TimeStep
 
 MISSING = -1e9  # the logit, or the q-value, of an action that a level does not have
-WORTH_IT = 64  # steps in a part, from which on it is worth being one
 CONTRAST = 64.0  # grey levels from the mean of an image that become 1
 
 
@@ -44,7 +43,7 @@ class Network(snt.Module):
         parts: int = 1,
         name: str | None = None,
     ) -> None:
-        """What is large enough is computed in `parts` that do not wait for each other."""
+        """Unrolls, which only learners do, are computed in `parts` that do not wait for each other."""
         super().__init__(name=name)
         self._spec, self._stack, self._feed_back, self._parts = spec, stack, feed_back, parts
         self._torso = torso
@@ -66,11 +65,9 @@ class Network(snt.Module):
         return NetworkState(frames, self._core.initial_state(batch_size) if self._core else None)
 
     def __call__(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
-        steps, batch = timestep.first.shape
-        # Acting is one step at a time, for batches that may not know their size.
-        if self._parts <= 1 or not batch or batch % self._parts or steps * batch < self._parts * WORTH_IT:
+        if self._parts <= 1 or timestep.first.shape[0] == 1:
             return self._unroll(timestep, state)
-        pieces = zip(_cut(timestep, self._parts, 1), _cut(state, self._parts, 0), strict=True)
+        pieces = zip(_cut(timestep.seen(), self._parts, 1), _cut(state, self._parts, 0), strict=True)
         outputs, states = zip(*(self._unroll(*piece) for piece in pieces), strict=True)
         return _joined(outputs, 1), _joined(states, 0)
 

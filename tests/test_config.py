@@ -235,6 +235,9 @@ def test_learner_and_actors_that_are_started_apart_agree_on_an_address_without_b
         (["--learner_threads=3"], 2, 3, 4),
         (["--learner_parts=2"], 2, 2, 2),
         (["--inference=learner"], 2, 2, 1),
+        (["--algorithm=apex"], 2, 2, 1),
+        (["--agent_name=ResNetLSTMAgent"], 2, 2, 2),
+        (["--algorithm=r2d2"], 16, 16, 4),
     ],
 )
 def test_a_sample_has_two_parts_for_each_thread(
