@@ -9,6 +9,7 @@ python experiment.py --mode=test --logdir=/tmp/agent                       play 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from mlma import envs, files, local, mpirun, presets, quiet
 
 
 def main() -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a run is watched through files and pipes, too
     local.die_with_parent()
     given = flags.parse_or_exit(sys.argv[1:])
     if given.level_name == envs.HELP:

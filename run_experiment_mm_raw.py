@@ -6,10 +6,13 @@ python run_experiment_mm_raw.py check | status | logs | restart | scale | down |
 
 from __future__ import annotations
 
+import io
 import sys
 
 from mlma.cluster import options
 from mlma.cluster.verbs import run
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what takes minutes is watched through files and pipes, too
     sys.exit(run(options.parse_or_exit(sys.argv[1:])))

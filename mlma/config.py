@@ -82,7 +82,7 @@ class Config:
     # threads of TensorFlow in the learner; 0 is all cores
     learner_threads: int = 0
     # in how many parts, side by side, the learner computes a sample: a divisor of batch_size; 0 is two for each thread, one
-    # with an LSTM, and 1 on a GPU, for vectors, for Ape-X and with --inference=learner
+    # with an LSTM, and 1 in all for vectors, for Ape-X and with --inference=learner; on a GPU it is always 1
     learner_parts: int = 0
     # file with the secret shared by learner and actors (mode 0600); MLMA_TOKEN in the environment goes before it
     token_file: str = ""

@@ -15,6 +15,7 @@ from tests.cluster import Cluster
 from tests.hosts import Hosts, make_hosts, missing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.pop("PYTHONUNBUFFERED", None)  # who runs this has no such thing set; with it, lines that are not flushed look it
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 
