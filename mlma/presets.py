@@ -262,8 +262,8 @@ def _learner_parts(config: Config) -> int:
     """Threads that take whole parts of a sample need as much of the cores for a learner step as one thread, and half of its
     time; threads that share each operation need up to 38 % more of the cores (docs/performance.md). Ape-X, without unrolls,
     gains nothing, and the graphs of recurrent networks are large already."""
-    alone = config.algorithm == "apex" or config.agent_name in FOR_VECTORS or config.inference == "learner"
-    if config.learner_threads == 1 or alone:
+    whole = config.algorithm == "apex" or config.agent_name in FOR_VECTORS or config.inference == "learner"
+    if whole or config.learner_threads == 1:
         return 1
     recurrent = "LSTM" in config.agent_name
     most = min(config.learner_threads * (1 if recurrent else 2), 4 if recurrent else 8, config.batch_size // 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -113,10 +112,10 @@ def test_a_batch_in_parts_says_and_learns_what_the_whole_does(name: str, monkeyp
         found.append((output, after, tape.gradient(loss, network.trainable_variables)))
     network(tf.nest.map_structure(lambda x: x[:1], inputs), state)  # acting
     assert sizes == [24, 8, 8, 8, 24]
-    for (output, after, gradients), (output_1, after_1, gradients_1) in itertools.pairwise(found):
-        assert_close((output, after), (output_1, after_1))
-        for one, other in zip(gradients, gradients_1, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(tf.abs(one))))
+    (*whole_says, gradients), (*parts_say, gradients_of_parts) = found
+    assert_close(whole_says, parts_say)
+    for one, other in zip(gradients, gradients_of_parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(tf.abs(one))))
 
 
 @pytest.mark.parametrize("name", ALL)
