@@ -45,8 +45,8 @@ test-slurm: install  ## sandbox/slurm on a real Slurm of three nodes in network 
 learn: install  ## the long learning runs: hours; ARGS are arguments of pytest
 	$(PY) -m pytest -m learning --timeout=14400 $(ARGS)
 
-bench: install-actor  ## throughput of the parts; ARGS are flags of mlma.bench
-	$(PY) -m mlma.bench $(ARGS)
+bench: install-actor  ## throughput of the parts; ARGS are flags of benchmarks.roofline
+	$(PY) -m benchmarks.roofline $(ARGS)
 
 lint:  ## ruff: rules and format
 	@tools/setup.sh dev

@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import sys
 
-from mlma.cluster import options
-from mlma.cluster.verbs import run
+from mlma.cluster.cli import run_command
+from mlma.cluster.options import parse_invocation_or_exit
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what takes minutes is watched through files and pipes, too
-    sys.exit(run(options.parse_or_exit(sys.argv[1:])))
+    sys.exit(run_command(parse_invocation_or_exit(sys.argv[1:])))

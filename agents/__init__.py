@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mlma.config import Config
-from mlma.types import Agent, EnvSpec
+from mlma.core.config.config import Config
+from mlma.core.types import Agent, EnvSpec
 
 
-def make(config: Config, spec: EnvSpec) -> Agent:
+def make_agent(config: Config, spec: EnvSpec) -> Agent:
     from agents.apex import Apex
     from agents.impala import Impala
     from agents.r2d2 import R2D2

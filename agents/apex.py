@@ -1,35 +1,35 @@
 """Ape-X DQN: Horgan et al. 2018 (arXiv 1803.00933), section 4.1. How it acts and what it minimises; nothing else.
 
 Double Q-learning (van Hasselt et al. 2016) with n-step returns and a dueling network, from a prioritized replay. The loss is
-the MEAN over the batch; several learners take the mean of theirs. Not here: the equations (mlma/value_learning.py), the
-replay (mlma/replay.py), networks (agents/networks.py).
+the MEAN over the batch; several learners take the mean of theirs. Not here: the equations (agents/ops/value_learning.py), the
+replay (mlma/replay/prioritized_replay.py), networks (agents/networks/zoo.py).
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from agents import networks
-from agents.rewards import clip_rewards
-from agents.value_learner import ValueLearner
-from mlma import value_learning
-from mlma.config import Config
-from mlma.types import EnvSpec, LossOutput, NetworkState, Sample, TimeStep, Windows
+from agents.networks.frame_stack import stack_frames
+from agents.ops.value_learning import batched_index, double_q, n_step_bootstrapped_returns, steps_within_episode
+from agents.q_learning import QLearningAgent
+from agents.reward_clipping import clip_rewards
+from mlma.core.config.config import Config
+from mlma.core.types import EnvSpec, LossOutput, NetworkState, ReplayWindowSpec, Sample, TimeStep
 
 
-class Apex(ValueLearner):
-    """See mlma.types.Agent."""
+class Apex(QLearningAgent):
+    """See mlma.core.types.Agent."""
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         """ValueError for a network with memory: a window has no room to warm it up. That is R2D2."""
         super().__init__(config, spec)
-        self.windows: Windows | None = Windows(every_step=True, burn_in=0, length=config.n_step)
+        self.windows: ReplayWindowSpec | None = ReplayWindowSpec(every_step=True, burn_in=0, length=config.n_step)
         if self.network.initial_state(1).core is not None:
             raise ValueError(f"--agent_name={config.agent_name}: has an LSTM, which needs --algorithm=r2d2 or impala")
 
     def _targets(self, timesteps: TimeStep, values: tf.Tensor) -> tf.Tensor:
         """n-step targets from the values of all steps: [T+1, B] -> [T, B]."""
-        return value_learning.n_step_targets(
+        return n_step_bootstrapped_returns(
             clip_rewards(timesteps.reward, self._config.reward_clipping, timesteps.more.get("level"))[1:],
             self._config.discounting * timesteps.discount[1:],
             tf.logical_not(timesteps.first[1:]),
@@ -41,17 +41,17 @@ class Apex(ValueLearner):
         trajectory = sample.trajectory
         timesteps = trajectory.timesteps  # [n+1, B], from x_t on
         if trajectory.agent_state.frames is not None:
-            stacks, _ = networks.stack_frames(timesteps.observation, timesteps.first, trajectory.agent_state.frames)
+            stacks, _ = stack_frames(timesteps.observation, timesteps.first, trajectory.agent_state.frames)
             timesteps = timesteps._replace(observation=stacks)
-        ends = value_learning.steps_of_game(tf.logical_not(timesteps.first[1:]))  # [B]: n, or less where the game ends
+        ends = steps_within_episode(tf.logical_not(timesteps.first[1:]))  # [B]: n, or less where the game ends
         now, later = _at(timesteps, tf.zeros_like(ends)), _at(timesteps, ends)  # [1, B] each
         state = NetworkState(None, None)  # frames are stacked already
 
         q = self.network(now, state)[0].logits[0]  # [B, A]
-        value = value_learning.double_q(self.network(later, state)[0].logits[0], self._target(later, state)[0].logits[0])  # [B]
+        value = double_q(self.network(later, state)[0].logits[0], self._target(later, state)[0].logits[0])  # [B]
         # Of the values of all steps only the one where the return ends is asked for.
         targets = self._targets(timesteps, tf.repeat(value[tf.newaxis], timesteps.first.shape[0], axis=0))  # [n, B]
-        of_action = value_learning.of_action(q, trajectory.act_outputs.action[0])  # [B]
+        of_action = batched_index(q, trajectory.act_outputs.action[0])  # [B]
         errors = tf.stop_gradient(targets[0]) - of_action
         total = tf.reduce_mean(sample.importance_weights * 0.5 * tf.square(errors))  # section 4.1
         priorities = tf.abs(errors)

@@ -1,7 +1,7 @@
 """IMPALA: Espeholt et al. 2018 (arXiv 1802.01561). How it acts and what it minimises; nothing else.
 
-Losses are SUMMED over time and batch, as in the paper's code. Not here: V-trace itself (mlma/vtrace.py), networks
-(agents/networks.py), the loops (mlma/actor.py, mlma/learner.py).
+Losses are SUMMED over time and batch, as in the paper's code. Not here: V-trace itself (agents/ops/vtrace.py), networks
+(agents/networks/zoo.py), the loops (mlma/acting/environment_loop.py, mlma/learning/learner.py).
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from agents import networks
-from agents.exploration import by_policy
-from agents.rewards import clip_rewards
-from mlma import vtrace
-from mlma.config import Config
-from mlma.types import ActOutput, Chance, EnvSpec, LossOutput, Sample, TimeStep, Windows
+from agents.action_selection import sample_from_logits
+from agents.networks.zoo import make_network
+from agents.ops.vtrace import from_logits
+from agents.reward_clipping import clip_rewards
+from mlma.core.config.config import Config
+from mlma.core.types import ActionNoise, ActOutput, EnvSpec, LossOutput, ReplayWindowSpec, Sample, TimeStep
 
 
 class Impala:
-    """See mlma.types.Agent."""
+    """See mlma.core.types.Agent."""
 
-    windows: Windows | None = None
+    windows: ReplayWindowSpec | None = None
     batch_loss = "sum"
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         self._config = config
         self.slow: list[Any] = []
-        self.network = networks.make(
+        self.network = make_network(
             config.agent_name, spec, config.num_stacked_frames, popart=config.popart, parts=config.learner_parts
         )
         self.statistics = 3 * max(1, len(spec.actions_of)) if config.popart else 0
@@ -36,12 +36,12 @@ class Impala:
     def initial_state(self, batch_size: int) -> Any:
         return self.network.initial_state(batch_size)
 
-    def act(self, timestep: TimeStep, agent_state: Any, chance: Chance) -> tuple[ActOutput, Any]:
+    def act(self, timestep: TimeStep, agent_state: Any, chance: ActionNoise) -> tuple[ActOutput, Any]:
         """[E, ...] -> an action for each environment, drawn from the policy."""
         one_step = tf.nest.map_structure(lambda x: None if x is None else x[tf.newaxis], timestep)  # [1, E, ...]
         output, agent_state = self.network(one_step, agent_state)
         logits = output.logits[0]  # [E, A]
-        return ActOutput(by_policy(logits, chance.number), logits, output.value[0]), agent_state
+        return ActOutput(sample_from_logits(logits, chance.number), logits, output.value[0]), agent_state
 
     def loss(self, sample: Sample) -> LossOutput:
         config, trajectory = self._config, sample.trajectory
@@ -56,7 +56,7 @@ class Impala:
         # The step into a new game is no transition: with discount 0 and the value as its reward, its delta and advantage are
         # 0 and its target is V(x), from which a truncated game bootstraps.
         real = tf.cast(tf.logical_not(timesteps.first[1:]), tf.float32)  # [T, B]
-        returns = vtrace.from_logits(
+        returns = from_logits(
             behaviour_policy_logits=behaviour_logits,
             target_policy_logits=logits,
             actions=actions,

@@ -83,8 +83,8 @@ train() { # 2 learners and 2 actors for each in the images; the corridor's best 
     done
     for i in $(seq 60); do # the health command, from inside
         sleep 5
-        inside "$learner" python -m mlma.health --health_folder=/run/mlma &&
-            inside "${actors[3]}" python -m mlma.health --health_folder=/run/mlma && break
+        inside "$learner" python -m mlma.monitoring.health_check --health_folder=/run/mlma &&
+            inside "${actors[3]}" python -m mlma.monitoring.health_check --health_folder=/run/mlma && break
         [[ $i != 60 ]] || fail "no progress after 5 minutes"
     done
     wait $learners || fail "the learners ended with code $?"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster
-from tests.hosts import Hosts, make_hosts, missing
+from tests.support.cluster import Cluster
+from tests.support.hosts import Hosts, make_hosts, missing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.pop("PYTHONUNBUFFERED", None)  # who runs this has no such thing set; with it, lines that are not flushed look it

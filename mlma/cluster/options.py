@@ -1,4 +1,4 @@
-"""The frontend's own flags, written like those of `mlma.config` and read by the same code, and its verbs.
+"""The frontend's own flags, written like those of `mlma.core.config.config` and read by the same code, and its verbs.
 
 Every training flag is a flag of the frontend too; those in `OURS` follow from the CSV. Not here: what the verbs do.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mlma import config as flags
-from mlma.config import Config
+from mlma.core.config.config import Config, answer, help_text, nearest, parse_with, to_argv
 
-PODMAN = (
+PODMAN_COMMAND = (
     "podman run --rm --network=host --userns=keep-id --volume=$HOME:$HOME --workdir=$HOME "
     "--env=HOME --env=MLMA_RUN --env=MLMA_WORKER"
 )
@@ -33,7 +32,7 @@ class Options:
     # mpirun on the first learner's host; auto is the one beside its python
     mpirun: str = "auto"
     # what starts a worker whose row names an image: words for a shell on its host, to which the image and the command are added
-    container: str = PODMAN
+    container: str = PODMAN_COMMAND
     # more words for mpirun, such as "--mca btl_tcp_if_include eth0"
     mpirun_args: str = ""
 
@@ -83,7 +82,7 @@ VERBS = {
     "down": "end the run: a checkpoint, then everything that it started, on every host",
     "dry-run": "print every command as it would run; contacts nobody",
 }
-OURS = {  # flags of experiment.py that follow from the CSV
+DERIVED_FROM_CSV = {  # flags of experiment.py that follow from the CSV
     "job_name", "task", "learner_host", "actor_hosts", "token_file", "num_actors", "num_learners", "max_restarts", "mode",
     "test_num_episodes", "test_checkpoint",
 }  # fmt: skip
@@ -102,7 +101,7 @@ USAGE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class Invocation:
     """What was asked for."""
 
     verb: str
@@ -112,7 +111,7 @@ class Call:
     config: Config
 
 
-def parse(argv: list[str]) -> Call:
+def parse_invocation(argv: list[str]) -> Invocation:
     """ValueError in one line."""
     operands: list[str] = []
     rest = list(argv)
@@ -120,20 +119,20 @@ def parse(argv: list[str]) -> Call:
         operands.append(rest.pop(0))
     verb, operands = (operands[0], operands[1:]) if operands else ("up", [])
     if verb not in VERBS:
-        raise ValueError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}{flags.nearest(verb, VERBS)}")
+        raise ValueError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}{nearest(verb, VERBS)}")
     if operands and verb not in ("logs", "restart", "scale"):
         raise ValueError(
             f"{verb} {operands[0]}: {verb} takes no {operands[0]!r}; flags look like --level_name=PongNoFrameskip-v4"
         )
-    config, given = flags.parse_with(rest, Options)
-    for name in OURS:
+    config, given = parse_with(rest, Options)
+    for name in DERIVED_FROM_CSV:
         if getattr(config, name) != getattr(Config, name):
             raise ValueError(f"--{name}: follows from the CSV; `python experiment.py` takes it")
     for name, least in AT_LEAST.items():
         if name in given and given[name] < least:
             raise ValueError(f"--{name}={given[name]}: must be at least {least}")
-    return Call(verb, tuple(operands), given, tuple(flags.to_argv(config)), config)
+    return Invocation(verb, tuple(operands), given, tuple(to_argv(config)), config)
 
 
-def parse_or_exit(argv: list[str]) -> Call:
-    return flags.answer(argv, parse, lambda: flags.help_text(Options, USAGE))
+def parse_invocation_or_exit(argv: list[str]) -> Invocation:
+    return answer(argv, parse_invocation, lambda: help_text(Options, USAGE))

@@ -12,12 +12,12 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from mlma import files
 from mlma.cluster.options import Options
-from mlma.cluster.plan import Host
-from mlma.cluster.table import Worker
+from mlma.cluster.planning.launch_plan import Host
+from mlma.cluster.planning.workers_csv import Worker
+from mlma.utils.atomic_file import atomic_write
 
-DEFINING = (  # flags of ours that a run keeps from one call to the next
+PERSISTED_FLAGS = (  # flags of ours that a run keeps from one call to the next
     "workers_csv_path", "tmux_sess", "tunnel", "remote_folder", "mpirun", "mpirun_args", "container", "ssh_key_file",
     "known_hosts", "worker_restarts", "restart_seconds", "hung_seconds", "stop_seconds",
 )  # fmt: skip
@@ -43,11 +43,11 @@ class State:
         values = {name: value for name, value in vars(self).items() if name not in ("folder", "workers", "touched")}
         values["workers"] = [dataclasses.asdict(dataclasses.replace(worker, ssh_password="")) for worker in self.workers]
         values["touched"] = {key: dataclasses.asdict(host) for key, host in self.touched.items()}
-        with files.whole(self.path) as file:
+        with atomic_write(self.path) as file:
             file.write(json.dumps(values, indent=1).encode() + b"\n")
 
 
-def load(logdir: str) -> State:
+def load_state(logdir: str) -> State:
     """A new one where there is none; ValueError if the file is none of ours."""
     folder = Path(logdir).absolute() / "cluster"
     state = State(folder, id=secrets.token_hex(6))
@@ -63,6 +63,6 @@ def load(logdir: str) -> State:
         raise ValueError(f"{state.path}: is not the state of a run ({error}); look what it is, then remove it") from None
 
 
-def options(state: State, given: dict[str, Any]) -> Options:
+def merged_options(state: State, given: dict[str, Any]) -> Options:
     """What the run keeps, then what this call says."""
     return Options(**(state.options | given))

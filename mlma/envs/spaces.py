@@ -2,7 +2,7 @@
 
 Dict and Tuple are taken apart: images are joined along their channels, all other numbers are joined in one vector (a Discrete
 as one-hot), texts are joined in one. MultiDiscrete, MultiBinary and Tuple actions become the list of their combinations. Not
-here: stepping (mlma/envs/gym.py).
+here: stepping (mlma/envs/suites/gym.py).
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from mlma.types import ArraySpec
+from mlma.core.types import WORD_BUCKETS, ArraySpec
 
-BUCKETS = 1000  # for words, as in the IMPALA paper; 0 is no word
-WORDS = 24  # of a text; what is longer is cut
-SMALLEST = 20  # side of an image in pixels: what is smaller is a board, and taken as numbers
-MOST_ACTIONS = 1024
-Parts = dict[str, Any]  # "observation", and of TimeStep.more what there is
+MAX_WORDS = 24  # of a text; what is longer is cut
+MIN_IMAGE_SIDE = 20  # side of an image in pixels: what is smaller is a board, and taken as numbers
+MAX_ACTIONS = 1024
+ObservationParts = dict[str, Any]  # "observation", and of TimeStep.more what there is
 
 
-def hashed(text: str) -> Any:
+def hash_words(text: str) -> Any:
     """int32 [WORDS], the same on every machine."""
-    found = np.zeros(WORDS, np.int32)
-    for i, word in enumerate(text.lower().split()[:WORDS]):
-        found[i] = 1 + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % BUCKETS
+    found = np.zeros(MAX_WORDS, np.int32)
+    for i, word in enumerate(text.lower().split()[:MAX_WORDS]):
+        found[i] = 1 + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % WORD_BUCKETS
     return found
 
 
-class Observations:
+class ObservationConverter:
     """How observations of a space become parts."""
 
     def __init__(self, space: Any) -> None:
@@ -45,7 +44,7 @@ class Observations:
             raise ValueError(f"has images of different sizes: {', '.join('x'.join(map(str, shape)) for shape in images)}")
         leaves = list(_leaves(space))
         self._has_text = any(_is_text(leaf) for leaf in leaves)
-        numbers = sum(_numbers(leaf) for leaf in leaves)
+        numbers = sum(_flat_size(leaf) for leaf in leaves)
         vector = ArraySpec((max(1, numbers),), "float32")  # nothing but text is seen beside a constant
         self._has_image, self._numbers = bool(images), numbers
         self.observation = vector
@@ -55,25 +54,25 @@ class Observations:
             if numbers:
                 self.more["vector"] = vector
         if self._has_text:
-            self.more["words"] = ArraySpec((WORDS,), "int32")
+            self.more["words"] = ArraySpec((MAX_WORDS,), "int32")
 
-    def parts(self, value: Any) -> Parts:
+    def parts(self, value: Any) -> ObservationParts:
         images, numbers, texts = [], [], []
-        for leaf, part in _pairs(self._space, value):
+        for leaf, part in _leaf_values(self._space, value):
             if shape := _image_shape(leaf):
                 images.append(np.asarray(part).reshape(shape))
             elif _is_text(leaf):
                 texts.append(str(part))
             else:
-                numbers.append(_flat(leaf, part))
+                numbers.append(_flatten(leaf, part))
         vector = np.concatenate(numbers) if self._numbers else np.zeros(1, np.float32)
-        found: Parts = {"observation": vector}
+        found: ObservationParts = {"observation": vector}
         if self._has_image:
             found = {"observation": np.concatenate(images, axis=-1) if len(images) > 1 else images[0]}
             if self._numbers:
                 found["vector"] = vector
         if self._has_text:
-            found["words"] = hashed(" ".join(texts))
+            found["words"] = hash_words(" ".join(texts))
         return found
 
 
@@ -92,14 +91,14 @@ def _leaves(space: Any) -> Iterator[Any]:
         )
 
 
-def _pairs(space: Any, value: Any) -> Iterator[tuple[Any, Any]]:
+def _leaf_values(space: Any, value: Any) -> Iterator[tuple[Any, Any]]:
     """Leaves in the order of `_leaves`, each with its part of the value."""
     if isinstance(space, spaces.Dict):
         for name, part in space.spaces.items():
-            yield from _pairs(part, value[name])
+            yield from _leaf_values(part, value[name])
     elif isinstance(space, spaces.Tuple):
         for part, inner in zip(space.spaces, value, strict=True):
-            yield from _pairs(part, inner)
+            yield from _leaf_values(part, inner)
     else:
         yield space, value
 
@@ -112,13 +111,13 @@ def _image_shape(space: Any) -> tuple[int, int, int] | None:
     """(H, W, C) of pixels, or None for anything else."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
         return None
-    if min(space.shape[:2]) < SMALLEST:
+    if min(space.shape[:2]) < MIN_IMAGE_SIDE:
         return None
     height, width, *channels = space.shape
     return height, width, channels[0] if channels else 1
 
 
-def _numbers(space: Any) -> int:
+def _flat_size(space: Any) -> int:
     if _is_text(space) or _image_shape(space):
         return 0
     if isinstance(space, spaces.Discrete):
@@ -128,7 +127,7 @@ def _numbers(space: Any) -> int:
     return math.prod(space.shape)
 
 
-def _flat(space: Any, value: Any) -> Any:
+def _flatten(space: Any, value: Any) -> Any:
     """float32 [N]; a choice among n is one-hot."""
     if isinstance(space, spaces.Discrete):
         return np.arange(space.n) == value - space.start
@@ -138,20 +137,20 @@ def _flat(space: Any, value: Any) -> Any:
     return np.asarray(value, np.float32).ravel()
 
 
-def actions(space: Any) -> list[Any]:
+def list_actions(space: Any) -> list[Any]:
     """Every action, as the environment takes it. ValueError for what cannot be listed, or is too long a list."""
     return list(_actions(space))
 
 
 def _actions(space: Any) -> Any:
-    count = _count(space)
-    if count > MOST_ACTIONS:
-        raise ValueError(f"has {count:,} combinations of actions; at most {MOST_ACTIONS:,} can be told apart")
+    count = _count_actions(space)
+    if count > MAX_ACTIONS:
+        raise ValueError(f"has {count:,} combinations of actions; at most {MAX_ACTIONS:,} can be told apart")
     if isinstance(space, spaces.Discrete):
         return [space.dtype.type(space.start + i) for i in range(space.n)]
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         start = space.start if isinstance(space, spaces.MultiDiscrete) else np.zeros(space.shape, space.dtype)
-        rows = itertools.product(*(range(n) for n in _sizes(space)))
+        rows = itertools.product(*(range(n) for n in _choices_per_part(space)))
         return [(np.reshape(row, space.shape) + start).astype(space.dtype) for row in rows]
     if isinstance(space, spaces.Tuple):
         return itertools.product(*(_actions(part) for part in space.spaces))
@@ -159,21 +158,21 @@ def _actions(space: Any) -> Any:
     return (dict(zip(names, row, strict=True)) for row in itertools.product(*(_actions(space[name]) for name in names)))
 
 
-def _sizes(space: Any) -> list[int]:
+def _choices_per_part(space: Any) -> list[int]:
     if isinstance(space, spaces.MultiBinary):
         return [2] * math.prod(space.shape)
     return [int(n) for n in space.nvec.ravel()]
 
 
-def _count(space: Any) -> int:
+def _count_actions(space: Any) -> int:
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
-        return math.prod(_sizes(space))
+        return math.prod(_choices_per_part(space))
     if isinstance(space, spaces.Tuple):
-        return math.prod(_count(part) for part in space.spaces)
+        return math.prod(_count_actions(part) for part in space.spaces)
     if isinstance(space, spaces.Dict):
-        return math.prod(_count(part) for part in space.spaces.values())
+        return math.prod(_count_actions(part) for part in space.spaces.values())
     raise ValueError(
         f"has action space {space}; supported are Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict of them"
     )

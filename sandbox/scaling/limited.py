@@ -1,7 +1,7 @@
 """Learners on hosts with a slow network, on one machine: network namespaces whose bandwidth `tc` limits,
 joined by a switch that adds latency. Needs root.
 
-    python sandbox/scaling/limited.py --hosts=4 --mbit=1000 --delay_ms=0.1 -- -m mlma.bench_allreduce
+    python sandbox/scaling/limited.py --hosts=4 --mbit=1000 --delay_ms=0.1 -- -m benchmarks.allreduce
 
 One rank runs in each namespace; Open MPI believes in as many hosts and speaks TCP between them. All is removed at the end.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mlma import mpirun  # noqa: E402
+from mlma.distributed.mpi_launcher import find_mpirun, mpi_environment  # noqa: E402
 
 NET = "10.77.0"
 TUNSETIFF, IFF_TUN, IFF_NO_PI, CLONE_NEWNET = 0x400454CA, 1, 0x1000, 0x40000000
@@ -115,9 +115,9 @@ def run(hosts: Hosts, words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         agent = str(hosts.agent(Path(folder)))
         every = ",".join(f"{NET}.{i + 1}:1" for i in range(len(hosts.names)))
-        environment = mpirun.environment() | {"PRTE_MCA_plm_ssh_agent": agent, "PYTHONPATH": str(ROOT)}
+        environment = mpi_environment() | {"PRTE_MCA_plm_ssh_agent": agent, "PYTHONPATH": str(ROOT)}
         command = ["unshare", "--uts", "sh", "-c", 'hostname h1; exec "$@"', "sh"]
-        command += [mpirun.find(), "--host", every, "--bind-to", "none", "-x", "PYTHONPATH"]
+        command += [find_mpirun(), "--host", every, "--bind-to", "none", "-x", "PYTHONPATH"]
         command = ["ip", "netns", "exec", hosts.names[0], *command, sys.executable, *words]
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 

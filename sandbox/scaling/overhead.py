@@ -29,15 +29,18 @@ OFF = "MLMA_UNMEASURED"
 
 def switch_off() -> None:
     """What was measured here stays 0."""
-    from mlma import learner, metrics, phases, quiet
+    from mlma.learning import learner
+    from mlma.monitoring.metrics import Metrics
+    from mlma.monitoring.phase_timer import PhaseTimer
+    from mlma.utils.tensorflow_setup import import_tensorflow
 
-    quiet.import_tensorflow()
+    import_tensorflow()
     import tensorflow as tf
 
-    phases.Phases.end = lambda self, name: None  # type: ignore[method-assign]
-    metrics.Metrics.phase = lambda self, name: contextlib.nullcontext()  # type: ignore[method-assign,assignment,return-value]
-    metrics.Metrics.spent = lambda self, events: None  # type: ignore[method-assign]
-    learner.time_after = lambda tensors, timed: tf.constant(0.0, tf.float64)
+    PhaseTimer.end = lambda self, name: None  # type: ignore[method-assign]
+    Metrics.phase = lambda self, name: contextlib.nullcontext()  # type: ignore[method-assign,assignment,return-value]
+    Metrics.spent = lambda self, events: None  # type: ignore[method-assign]
+    learner.timestamp_after = lambda tensors, timed: tf.constant(0.0, tf.float64)
 
 
 def rate(measured: bool, words: list[str], seconds: float, warm_up: float) -> float:

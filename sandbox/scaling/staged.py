@@ -30,7 +30,9 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 import limited  # noqa: E402
 
 import experiment  # noqa: E402
-from mlma import bench, bottleneck, mpirun  # noqa: E402
+from benchmarks.roofline import rows  # noqa: E402
+from mlma.distributed.mpi_launcher import mpi_environment  # noqa: E402
+from mlma.monitoring.bottleneck import average_columns, diagnose  # noqa: E402
 
 TRAIN = [sys.executable, str(Path(__file__).resolve())]
 FLAGS = [
@@ -86,20 +88,20 @@ class Report:
                 raise RuntimeError(f"the run ended: {logdir}")
             time.sleep(0.5)
         rows = [row for row in rows if row["seconds"] >= first]
-        self.row = bottleneck.average(rows)
-        self.sentence = bottleneck.sentence(self.row)
+        self.row = average_columns(rows)
+        self.sentence = diagnose(self.row)
         self.rate = (rows[-1]["frames"] - rows[0]["frames"]) / (rows[-1]["seconds"] - rows[0]["seconds"])
 
     @staticmethod
     def _rows(logdir: Path) -> list[dict[str, float]]:
         table = logdir / "metrics.csv"
-        return bench.rows(table) if table.exists() else []
+        return rows(table) if table.exists() else []
 
 
 def report(logdir: Path, commands: list[list[str]], warm_up: float, seconds: float) -> Report:
     """Of a run of these processes, the first of which is the learner; all are ended."""
     logdir.mkdir(parents=True, exist_ok=True)
-    environment = mpirun.environment() | {"MLMA_TOKEN": "staged"}
+    environment = mpi_environment() | {"MLMA_TOKEN": "staged"}
     with (logdir / "console").open("ab") as out:
         runs = [subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=out, env=environment) for words in commands]
     try:

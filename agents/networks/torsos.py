@@ -1,0 +1,52 @@
+"""Torsos: convolutional stacks, the deep residual torso (Espeholt et al. 2018, figure 3) and an MLP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sonnet as snt
+import tensorflow as tf
+
+
+def relu_orthogonal() -> snt.initializers.Initializer:
+    """Orthogonal with the gain of ReLU (Saxe et al. 2014): signals keep their size through the layers."""
+    return snt.initializers.Orthogonal(2**0.5)
+
+
+def conv_torso(convolutions: list[tuple[int, int, int]], hidden: int, name: str) -> snt.Module:
+    """(channels, kernel, stride) each, VALID padding, then one fully connected layer if `hidden`; ReLU everywhere."""
+    layers: list[Any] = []
+    for channels, kernel, stride in convolutions:
+        layers += [snt.Conv2D(channels, kernel, stride, padding="VALID", w_init=relu_orthogonal()), tf.nn.relu]
+    layers.append(snt.Flatten())
+    if hidden:
+        layers += [snt.Linear(hidden, w_init=relu_orthogonal()), tf.nn.relu]
+    return snt.Sequential(layers, name=name)
+
+
+NATURE_CONVOLUTIONS = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
+
+
+class ResidualTorso(snt.Module):
+    """The deep network's: three sections of [conv, max-pool, two residual blocks], then a layer of 256."""
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self._sections = [(snt.Conv2D(channels, 3), [self._block(channels) for _ in range(2)]) for channels in (16, 32, 32)]
+        self._out = snt.Sequential([tf.nn.relu, snt.Flatten(), snt.Linear(256), tf.nn.relu])
+
+    @staticmethod
+    def _block(channels: int) -> tuple[snt.Module, ...]:
+        return snt.Conv2D(channels, 3), snt.Conv2D(channels, 3, with_bias=False), snt.Bias(bias_dims=[-1])
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        for entry, blocks in self._sections:
+            x = tf.nn.max_pool2d(entry(x), 3, 2, "SAME")
+            for conv_1, conv_2, bias in blocks:
+                # The bias comes last, since TensorFlow 2.21 complains about each graph with convolution, bias, sum and ReLU.
+                x = bias(x + conv_2(tf.nn.relu(conv_1(tf.nn.relu(x)))))
+        return self._out(x)
+
+
+def mlp_torso() -> snt.Module:
+    return snt.Sequential([snt.Flatten(), snt.Linear(64), tf.tanh, snt.Linear(64), tf.tanh], name="torso")

@@ -1,0 +1,52 @@
+"""The weights of a network as one flat vector, which is how they travel. Actors and learner cut it alike."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlma.core.record_layout import RecordLayout, timestep_spec
+from mlma.core.types import ActionNoise, EnvSpec, TimeStep
+from mlma.utils.tf_function import tf_function
+
+
+def dummy_timestep(env: EnvSpec, *leading: int) -> TimeStep:
+    """A TimeStep of zeros [*leading, ...]."""
+    layout = RecordLayout(timestep_spec(env, *leading))
+    return tf.nest.map_structure(lambda array: tf.constant(array[0]), layout.view(layout.empty(1)))
+
+
+def build_variables(agent: Any, env: EnvSpec) -> None:
+    """Makes the network's variables: Sonnet creates them at the first call."""
+    agent.act(dummy_timestep(env, 1), agent.initial_state(1), ActionNoise(tf.zeros([1]), tf.zeros([1])))
+
+
+def named_variables(owner: str, variables: Any) -> dict[str, tf.Variable]:
+    """Name -> variable. Sonnet's own names are not unique within a network, so the place is part of the name."""
+    return {f"{owner}/{i:03d}/{v.name}": v for i, v in enumerate(variables)}
+
+
+class FlatWeights:
+    """Reads and writes all variables of a network as one float32 vector."""
+
+    def __init__(self, network: Any) -> None:
+        self.variables = network.trainable_variables
+        specs = [(v.name, tuple(v.shape), v.dtype.name) for v in self.variables]
+        self.count = sum(int(np.prod(v.shape)) for v in self.variables)
+        self.signature = hashlib.sha256(repr(specs).encode()).hexdigest()[:16]
+        self.read = tf_function(self._read, [])
+        self._write_flat = tf_function(self.assign, [tf.TensorSpec([self.count], tf.float32)])
+
+    def _read(self) -> tf.Tensor:
+        return tf.concat([tf.reshape(v, [-1]) for v in self.variables], axis=0)
+
+    def assign(self, flat: tf.Tensor) -> None:
+        parts = tf.split(flat, [int(np.prod(v.shape)) for v in self.variables])
+        for variable, part in zip(self.variables, parts, strict=True):
+            variable.assign(tf.reshape(part, variable.shape))
+
+    def write(self, data: bytes) -> None:
+        self._write_flat(tf.constant(np.frombuffer(data, np.float32)))

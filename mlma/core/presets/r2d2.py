@@ -1,0 +1,48 @@
+"""Presets of R2D2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlma.core.presets.apex import APEX_IMAGES
+
+# R2D2 as in its paper (table 2); sequences begin unroll_length apart, so that 80 steps overlap by 40.
+R2D2_IMAGES: dict[str, Any] = APEX_IMAGES | dict(
+    agent_name="ConvLSTMAgent",
+    batch_size=64,
+    unroll_length=40,
+    burn_in=40,
+    sequence_length=80,
+    replay_capacity=4_000_000,
+    replay_min_fill=200_000,
+    priority_exponent=0.9,
+    importance_exponent=0.6,
+    n_step=5,
+    optimizer="adam",
+    learning_rate=1e-4,
+    end_learning_rate=1e-4,
+    epsilon=1e-3,
+    gradients_clipping=40.0,
+    discounting=0.997,
+    reward_clipping="none",
+)
+R2D2_VECTORS: dict[str, Any] = R2D2_IMAGES | dict(
+    total_environment_frames=3e5,
+    agent_name="MLPLSTMAgent",
+    num_stacked_frames=1,
+    envs_per_actor=16,
+    batch_size=32,
+    unroll_length=10,
+    burn_in=5,
+    sequence_length=20,
+    replay_capacity=50_000,
+    replay_min_fill=2_000,
+    replay_ratio=4.0,
+    n_step=3,
+    target_period=200,
+    learning_rate=0.001,
+    end_learning_rate=0.0,
+    epsilon=1e-5,
+    gradients_clipping=10.0,
+    discounting=0.99,
+)

@@ -1,0 +1,142 @@
+"""What learners say to each other: the only file that knows Horovod. One learner needs none of it.
+
+All ranks make the same calls in the same order: one `reduce` in each learner step, and `gather` when the reduced wishes say so.
+Not here: what is averaged, and what happens to it (mlma/learning/learner.py); who hangs (mlma/distributed/hang_detector.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from mlma.core.config.config import Config
+from mlma.distributed.world import World
+from mlma.utils.child_process import EXIT_HUNG
+
+START_WARNING_SECONDS = 10.0  # seconds between two lines about learners that have not started yet
+START_TIMEOUT_SECONDS = 600.0  # seconds after which they are given up
+
+
+class Allreduce(Protocol):
+    rank: int
+    size: int
+
+    def reduce(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """The sums over all ranks; part of a tf.function."""
+        ...
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """What each rank gave, by rank."""
+        ...
+
+    def broadcast(self, variables: list[tf.Variable]) -> None:
+        """Gives all ranks the values of rank 0."""
+        ...
+
+    def end(self) -> None: ...
+
+
+def connect_learners(config: Config) -> Allreduce:
+    """ValueError in one line if Horovod is missing or the learners are not as many as asked for."""
+    size = World.here().size
+    if config.num_learners and size != config.num_learners:
+        raise ValueError(
+            f"--num_learners={config.num_learners}: mpirun started {size}; allowed: the number that it starts, or 0"
+        )
+    return HorovodAllreduce(config.compression) if size > 1 else SingleProcess()
+
+
+class SingleProcess:
+    """One learner."""
+
+    rank, size = 0, 1
+
+    def reduce(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        return gradients, scalars
+
+    def gather(self, data: bytes) -> list[bytes]:
+        return [data]
+
+    def broadcast(self, variables: list[tf.Variable]) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class HorovodAllreduce:
+    """Several, under mpirun."""
+
+    def __init__(self, compression: str) -> None:
+        os.environ["HOROVOD_CONTROLLER"] = os.environ["HOROVOD_CPU_OPERATIONS"] = "mpi"  # another one makes runs of size 1
+        os.environ.setdefault(
+            "HOROVOD_STALL_CHECK_DISABLE", "1"
+        )  # mlma.distributed.hang_detector says it on every rank, and names the one
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")  # milliseconds; measured in docs/multi_learner.md
+        if World.here().size > 2:  # around a ring: Open MPI's own choice takes up to three times as long between hosts
+            os.environ.setdefault("OMPI_MCA_coll_tuned_use_dynamic_rules", "1")
+            os.environ.setdefault("OMPI_MCA_coll_tuned_allreduce_algorithm", "4")
+        try:
+            import horovod.tensorflow as hvd
+        except ImportError as problem:
+            raise ValueError(
+                f"several learners need Horovod, which {sys.executable} lacks ({problem}); install it with: make install"
+            ) from None
+        with _warn_of_late_ranks(World.here()):
+            hvd.init()
+        self._hvd = hvd
+        self.rank, self.size = hvd.rank(), hvd.size()
+        if self.size != World.here().size:
+            raise ValueError(
+                f"mpirun started {World.here().size} learners, Horovod sees {self.size}: built without MPI? Try: make install"
+            )
+        self._half = compression == "fp16"
+
+    def reduce(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        flat = tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0)  # one message instead of one for each variable
+        if self._half:
+            flat = tf.cast(flat, tf.float16)  # a group has one type
+            flat = self._hvd.allreduce(flat, op=self._hvd.Sum, name="gradients", ignore_name_scope=True)
+            scalars = self._hvd.allreduce(scalars, op=self._hvd.Sum, name="scalars", ignore_name_scope=True)
+        else:
+            flat, scalars = self._hvd.grouped_allreduce([flat, scalars], op=self._hvd.Sum, name="step", ignore_name_scope=True)
+        parts = tf.split(tf.cast(flat, tf.float32), [int(np.prod(g.shape)) for g in gradients])
+        return [tf.reshape(part, g.shape) for part, g in zip(parts, gradients, strict=True)], scalars
+
+    def gather(self, data: bytes) -> list[bytes]:
+        lengths = self._hvd.allgather(tf.constant([len(data)]), name="lengths").numpy()
+        whole = self._hvd.allgather(tf.constant(np.frombuffer(data, np.uint8)), name="data").numpy()
+        return [part.tobytes() for part in np.split(whole, np.cumsum(lengths)[:-1])]
+
+    def broadcast(self, variables: list[tf.Variable]) -> None:
+        self._hvd.broadcast_variables(variables, root_rank=0)
+
+    def end(self) -> None:
+        self._hvd.shutdown()
+
+
+@contextlib.contextmanager
+def _warn_of_late_ranks(world: World) -> Iterator[None]:
+    """MPI starts when all ranks are there, and waits for them in silence: says so, and ends after `NEVER`."""
+    here = threading.Event()
+
+    def watch() -> None:
+        begun = time.monotonic()
+        while not here.wait(START_WARNING_SECONDS):
+            waited = time.monotonic() - begun
+            line = f"learner {world.rank}: waits for the other learners to start, for {waited:.0f} s of {START_TIMEOUT_SECONDS:.0f}"
+            print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+            if waited > START_TIMEOUT_SECONDS:
+                os._exit(EXIT_HUNG)
+
+    threading.Thread(target=watch, name="late", daemon=True).start()
+    yield
+    here.set()

@@ -1,0 +1,77 @@
+"""Catch, as in bsuite (Osband et al. 2020): a ball falls through a 10x5 board, the paddle in the last row must be below it.
+
+Reward +1 or -1 at the last row, optimum 1.0. Actions: left, stay, right. All boards are stepped at once in numpy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlma.core.config.config import Config
+from mlma.core.types import ArraySpec, EnvSpec, TimeStep
+
+ROWS, COLUMNS = 10, 5
+
+
+def level_names() -> list[str]:
+    return ["catch"]
+
+
+def env_spec(level_name: str, config: Config) -> EnvSpec | None:
+    return Catch.spec if level_name == "catch" else None
+
+
+def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Catch | None:
+    return Catch(num_envs, seed) if level_name == "catch" else None
+
+
+class Catch:
+    """See mlma.core.types.VectorEnv."""
+
+    spec = EnvSpec(ArraySpec((ROWS * COLUMNS,), "float32"), num_actions=3, action_repeats=1)
+
+    def __init__(self, num_envs: int, seed: int) -> None:
+        self.num_envs = num_envs
+        self._rng = np.random.default_rng(seed)
+
+    def reset(self) -> TimeStep:
+        self._row = np.full(self.num_envs, ROWS - 1)  # as if a game had just ended, so that the first step restarts all
+        self._ball = np.zeros(self.num_envs, int)
+        self._paddle = np.zeros(self.num_envs, int)
+        return self.step(np.zeros(self.num_envs, np.int32))
+
+    def step(self, action: Any) -> TimeStep:
+        action = np.asarray(action, np.int32)
+        first = self._row == ROWS - 1
+        self._row = np.where(first, 0, self._row + 1)
+        self._ball = np.where(first, self._rng.integers(COLUMNS, size=self.num_envs), self._ball)
+        moved = np.clip(self._paddle + action - 1, 0, COLUMNS - 1)
+        self._paddle = np.where(first, COLUMNS // 2, moved)
+        over = self._row == ROWS - 1
+        reward = np.where(over, np.where(self._ball == self._paddle, 1.0, -1.0), 0.0).astype(np.float32)
+        return TimeStep(
+            observation=self._board(),
+            reward=reward,
+            discount=1 - over.astype(np.float32),
+            first=first,
+            last_action=np.where(first, 0, action).astype(np.int32),
+            episode_return=np.where(over, reward, np.nan).astype(np.float32),
+            episode_frames=np.where(over, ROWS - 1, 0).astype(np.int32),
+        )
+
+    def _board(self) -> Any:
+        board = np.zeros((self.num_envs, ROWS, COLUMNS), np.float32)
+        everyone = np.arange(self.num_envs)
+        board[everyone, self._row, self._ball] = 1
+        board[everyone, ROWS - 1, self._paddle] = 1
+        return board.reshape(self.num_envs, -1)
+
+    def picture(self, i: int) -> Any:
+        """uint8 [H, W, 3]; the paddle and the ball are white."""
+        board = self._board()[i].reshape(ROWS, COLUMNS, 1)
+        return (40 + 200 * np.kron(board, np.ones((20, 20, 3)))).astype(np.uint8)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,68 @@
+"""The short corridor with switched actions: Sutton & Barto, "Reinforcement Learning", 2nd edition, example 13.1.
+
+Three states and a goal in a row; left and right are swapped in the second state; each step costs 1; the agent is blind. The
+best stochastic policy goes right with probability 2 - sqrt(2) = 0.586 and returns about -11.66, which no deterministic or
+epsilon-greedy policy comes near. All environments are stepped at once in numpy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlma.core.config.config import Config
+from mlma.core.types import ArraySpec, EnvSpec, TimeStep
+
+GOAL = 3
+RIGHT = 1
+
+
+def level_names() -> list[str]:
+    return ["corridor"]
+
+
+def env_spec(level_name: str, config: Config) -> EnvSpec | None:
+    return Corridor.spec if level_name == "corridor" else None
+
+
+def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Corridor | None:
+    return Corridor(num_envs) if level_name == "corridor" else None
+
+
+class Corridor:
+    """See mlma.core.types.VectorEnv. Nothing in it is random, so it takes no seed."""
+
+    spec = EnvSpec(ArraySpec((1,), "float32"), num_actions=2, action_repeats=1)
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+
+    def reset(self) -> TimeStep:
+        self._position = np.zeros(self.num_envs, np.int32)
+        self._steps = np.zeros(self.num_envs, np.int32)
+        return self._timestep(first=np.ones(self.num_envs, bool), last_action=np.zeros(self.num_envs, np.int32))
+
+    def step(self, action: Any) -> TimeStep:
+        action = np.asarray(action, np.int32)
+        first = self._position == GOAL  # the game ended one step ago: this step restarts it
+        right = (action == RIGHT) != (self._position == 1)
+        moved = np.maximum(0, self._position + np.where(right, 1, -1))
+        self._position = np.where(first, 0, moved)
+        self._steps = np.where(first, 0, self._steps + 1)
+        return self._timestep(first, np.where(first, 0, action))
+
+    def _timestep(self, first: Any, last_action: Any) -> TimeStep:
+        over = self._position == GOAL
+        return TimeStep(
+            observation=np.ones((self.num_envs, 1), np.float32),
+            reward=np.where(first, 0, -1).astype(np.float32),
+            discount=1 - over.astype(np.float32),
+            first=first,
+            last_action=last_action.astype(np.int32),
+            episode_return=np.where(over, -self._steps, np.nan).astype(np.float32),
+            episode_frames=np.where(over, self._steps, 0).astype(np.int32),
+        )
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,159 @@
+"""What a terminal shows of a run: a live table with a progress bar, or plain lines where nobody watches."""
+
+from __future__ import annotations
+
+import collections
+import math
+import sys
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mlma.monitoring.bottleneck import RECENT_REPORTS, average_columns, diagnose
+from mlma.monitoring.metrics import Row
+
+SECTIONS = {  # title -> (label, column of metrics.csv)
+    "speed": (
+        ("frames/s", "frames_per_second"),
+        ("steps/s", "learner_steps_per_second"),
+        ("memory full", "queue/fill"),
+        ("learner waits", "learner/wait"),
+        ("actors wait", "actors/wait"),
+    ),
+    "last 100 games": (
+        ("mean return", "return/mean"),
+        ("median", "return/median"),
+        ("max", "return/max"),
+        ("frames", "episode_frames"),
+        ("all episodes", "episodes"),
+    ),
+    "learning": (
+        ("entropy", "policy/entropy"),
+        ("policy loss", "loss/policy"),
+        ("value loss", "loss/value"),
+        ("gradient norm", "gradient_norm"),
+        ("step size", "learning_rate"),
+    ),
+    "off-policy": (
+        ("lag mean", "lag/mean"),
+        ("lag max", "lag/max"),
+        ("rho mean", "vtrace/rho_mean"),
+        ("rho clipped", "vtrace/rho_clipped"),
+        ("value mean", "value/mean"),
+    ),
+}
+SHARES = ("queue/fill", "learner/wait", "actors/wait", "vtrace/rho_clipped")
+WIDE_COLUMNS = 104  # columns that all sections need side by side
+BAR_COLUMNS = 60
+REPEAT_SECONDS = 60.0  # seconds after which plain lines say again where the time goes
+
+
+def format_duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def format_number(name: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "-"
+    if name in SHARES:
+        return f"{100 * value:.0f} %"
+    if name.startswith("return/"):
+        return f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+class ConsoleDisplay:
+    """A writer of rows. `say` prints a line above the table."""
+
+    def __init__(self, title: str, total_frames: float, plain: bool = False) -> None:
+        self._title, self._total = title, total_frames
+        self._recent: collections.deque[Row] = collections.deque(maxlen=RECENT_REPORTS)
+        self._told, self._told_at = "", -math.inf
+        self._console = Console(stderr=False, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal and not plain else None
+
+    def __enter__(self) -> ConsoleDisplay:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        if self._live:
+            self._console.print(Text(f"{time.strftime('%H:%M:%S')} {line}"))
+        else:
+            print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+    def __call__(self, row: Row) -> None:
+        self._recent.append(row)
+        where = diagnose(average_columns(self._recent))
+        if self._live:
+            self._live.update(Group(self._table(row), Text(where, style="italic")), refresh=True)
+            return
+        print(self.line(row), flush=True)
+        kind = where.partition(":")[0]
+        if where and (kind != self._told or row["seconds"] - self._told_at > REPEAT_SECONDS):
+            self._told, self._told_at = kind, row["seconds"]
+            self.say(where)
+
+    def line(self, row: Row) -> str:
+        """One report as one line."""
+        return (
+            f"{time.strftime('%H:%M:%S')} {row['frames']:>12,.0f} frames ({100 * row['frames'] / self._total:5.1f} %)"
+            f"  {row['frames_per_second']:>7,.0f} frames/s  return {format_number('return/mean', row['return/mean'])}"
+            f" (last {min(100, int(row['episodes']))}){self._levels(row)}  {self._algorithm(row)}"
+            f"  lag {format_number('', row.get('lag/mean', math.nan))}"
+            f"  learner waits {format_number('learner/wait', row.get('learner/wait', math.nan))}  left {format_duration(row['eta_seconds'])}"
+        )
+
+    def _levels(self, row: Row) -> str:
+        if "score/mean" not in row:
+            return ""
+        return (
+            f"  of a human: mean {row['score/mean']:.1f} %, median {row['score/median']:.1f} % ({row['score/levels']} levels)"
+        )
+
+    def _algorithm(self, row: Row) -> str:
+        if "replay/ratio" in row:
+            greedy = format_number("return/greedy", row.get("return/greedy", math.nan))
+            return f"greedy {greedy}  replay {format_number('queue/fill', row['queue/fill'])} full, ratio {row['replay/ratio']:.2f}"
+        return f"entropy {format_number('', row.get('policy/entropy', math.nan))}"
+
+    def _table(self, row: Row) -> Group:
+        wide = self._console.width >= WIDE_COLUMNS
+        titles = list(SECTIONS)
+        tables = [_section_table(titles, row)] if wide else [_section_table(titles[:2], row), _section_table(titles[2:], row)]
+        head = Text(
+            f"{self._title}   {format_duration(row['seconds'])} gone, {format_duration(row['eta_seconds'])} left", style="bold"
+        )
+        done = min(1.0, row["frames"] / self._total)
+        filled = round(BAR_COLUMNS * done)
+        bar = Text.assemble(("━" * filled, "green"), ("─" * (BAR_COLUMNS - filled), "dim"), f" {100 * done:.1f} %")
+        frames = Text(f"{row['frames']:,.0f} of {self._total:,.0f} frames", style="dim")
+        return Group(head, bar, frames, *tables)
+
+
+def _section_table(titles: list[str], row: Row) -> Table:
+    """Sections side by side."""
+    table = Table.grid(padding=(0, 1))
+    for _ in titles:
+        table.add_column(style="dim", min_width=13, no_wrap=True)
+        table.add_column(justify="right", min_width=9, no_wrap=True)
+    table.add_row(*[cell for title in titles for cell in (Text(title, style="bold not dim"), "")])
+    for entries in zip(*(SECTIONS[title] for title in titles), strict=True):
+        table.add_row(*[text for label, name in entries for text in (label, format_number(name, row.get(name, math.nan)))])
+    return table
+
+
+def print_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,106 @@
+"""The actor's end of the transport: handshake, put, fetch, infer."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.distribute.experimental.rpc.rpc_ops import GrpcClient
+
+from mlma.transport.auth import token_digest
+from mlma.transport.messages import pack, unpack
+from mlma.transport.protocol import (
+    ANSWER_SPECS,
+    REFUSED,
+    TRAINING_OVER,
+    VERSION_UNAVAILABLE,
+    HandshakeRefusedError,
+    LearnerLostError,
+)
+
+MAX_FETCH_ATTEMPTS = 3
+
+
+class Client:
+    """An actor's end. `put` returns before the learner has the message, so that acting goes on; one message is under way."""
+
+    def __init__(self, address: str, token: str, seconds: float) -> None:
+        self._secret = token_digest(token)
+        self._address, self._seconds = address, seconds
+        self._outbox: queue.Queue[bytes | None] = queue.Queue(1)
+        self._failure: Exception | None = None
+        # Not rpc.Client.create: it first asks for the list of methods, and the server answers that only between blocked puts.
+        # And a name of its own: clients of one name share one connection, which goes away under the other's calls.
+        name = f"mlma-{uuid.uuid4().hex}"
+        self._client = GrpcClient(address, name, list_registered_methods=False, timeout_in_ms=int(seconds * 1000))
+        threading.Thread(target=self._send, daemon=True, name="sender").start()
+
+    def _call(self, method: str, *args: Any) -> Any:
+        try:
+            return self._client.call(method, [tf.constant(arg) for arg in args], ANSWER_SPECS[method]).get_value()
+        except tf.errors.OpError as error:
+            failure = type(error).__name__
+        # Outside, so that the traceback is gone, and with it the call's future: it deletes itself with an operation, which
+        # would end up in whatever graph is being made when Python collects it.
+        raise LearnerLostError(f"{method}: {failure}")
+
+    def handshake(self, hello: dict[str, Any]) -> dict[str, Any]:
+        """The learner's answer; it has "finished" if training is over."""
+        answer, _ = unpack(self._call("handshake", self._secret, pack(hello)).numpy())
+        if "refused" in answer:
+            raise HandshakeRefusedError(answer["refused"])
+        return answer
+
+    def fetch(self, have: int) -> tuple[int, bytes | None]:
+        """(version, weights), all of one version; weights is None if there is nothing newer than `have`."""
+        for _ in range(MAX_FETCH_ATTEMPTS):
+            version, data = self._fetch_latest(have)
+            if version != VERSION_UNAVAILABLE:
+                return version, data
+        return have, None  # the network is slower than the learner; the next time may be better
+
+    def _fetch_latest(self, have: int) -> tuple[int, bytes | None]:
+        data: list[bytes] = []
+        version, count = have, 1
+        while len(data) < count:
+            answer = self._call("fetch", self._secret, np.int64(version), np.int64(len(data)))
+            version, count = int(answer[0]), int(answer[1])
+            if version in (VERSION_UNAVAILABLE, TRAINING_OVER) or version == have:
+                return version, None
+            data.append(answer[2].numpy())
+        return version, b"".join(data)
+
+    def put(self, message: bytes, waiting: Callable[[], None] = lambda: None) -> None:
+        """Hands a message to the sender; waits while the one before is not accepted yet, calling `waiting` now and then."""
+        while True:
+            if self._failure:
+                raise self._failure
+            try:
+                return self._outbox.put(message, timeout=0.5)
+            except queue.Full:
+                waiting()
+
+    def infer(self, question: bytes) -> tuple[bytes, float]:
+        """What the learner answers, and for how many seconds of that time it had no room for trajectories."""
+        answer, waited = self._call("infer", self._secret, question)
+        return answer.numpy(), float(waited)
+
+    def _send(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            try:
+                if int(self._call("put", self._secret, message)) == REFUSED:
+                    raise HandshakeRefusedError("the token is not the learner's")
+            except (LearnerLostError, HandshakeRefusedError) as error:
+                self._failure = error
+                return
+
+    def close(self) -> None:
+        self._failure = self._failure or LearnerLostError("closed")
+        with contextlib.suppress(queue.Full):
+            self._outbox.put_nowait(None)

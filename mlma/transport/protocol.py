@@ -1,0 +1,24 @@
+"""Constants and errors that both ends of the transport share."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+CALL_TIMEOUT_SECONDS = 60.0  # a call that takes longer means that the learner is gone
+OK, REFUSED = 0, 1
+VERSION_UNAVAILABLE, TRAINING_OVER = -2, -3  # in place of a version
+STRING, INT64 = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
+ANSWER_SPECS = {
+    "put": tf.TensorSpec([], tf.int32),
+    "fetch": [INT64, INT64, STRING],
+    "handshake": STRING,
+    "infer": [STRING, tf.TensorSpec([], tf.float64)],
+}
+
+
+class LearnerLostError(Exception):
+    """The learner does not answer; connecting again may help."""
+
+
+class HandshakeRefusedError(Exception):
+    """The learner answered, and does not want us."""

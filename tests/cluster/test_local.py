@@ -1,0 +1,107 @@
+"""Rows of this machine need no ssh: the same life of a run, in the local tmux."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cheap import cheap_python
+from tests.support.runs import ROOT, wait_for
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("tmux") is None and os.environ.get("CI") != "true", reason="needs tmux: apt-get install tmux"
+)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home of its own, and with it a tmux server of its own; a short path, since sockets have short names."""
+    folder = Path(tempfile.mkdtemp(prefix="mlma-home-"))
+    yield folder
+    subprocess.run(["tmux", "kill-server"], env={**os.environ, "TMUX_TMPDIR": str(folder)}, capture_output=True)
+    shutil.rmtree(folder)
+
+
+def call(home: Path, *words: str, code: int = 0) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "TMUX"} | {"HOME": str(home), "TMUX_TMPDIR": str(home)}
+    command = [sys.executable, str(ROOT / "run_experiment_mm_raw.py"), *words, f"--logdir={home}/my run"]
+    done = subprocess.run(
+        command,
+        cwd=home,
+        env=environment | {"MLMA_TOKEN": "not-this", "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def tmux(home: Path, *words: str) -> str:
+    environment = os.environ | {"TMUX_TMPDIR": str(home)}
+    return subprocess.run(["tmux", *words], env=environment, capture_output=True, text=True).stdout
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def windows(home: Path, session: str) -> list[str]:
+    return tmux(home, "list-windows", "-t", f"={session}", "-F", "#{window_name}").split()
+
+
+def screen(home: Path, window: str) -> str:
+    return tmux(home, "capture-pane", "-p", "-t", f"=my-run-screens:{window}")
+
+
+def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
+    rows = ["job,ip,tf_port,python,num_actors", f"learner,localhost,{free_port()},{cheap_python(home)},"]
+    rows.append(f"actor,localhost,,{home}/cheap-python,2")
+    (home / "workers.csv").write_text("\n".join(rows) + "\n")
+    (home / "my run").mkdir()
+    assert "started learners, actor-0, actor-1; 1 host" in call(home, "--workers_csv_path=workers.csv", "--tunnel")
+    assert (home / ".mlma/my-run/localhost/token").stat().st_mode & 0o777 == 0o600
+    wait_for(lambda: "reached the learner" in call(home, "logs", "actor-1"), 30, lambda: call(home, "logs"))
+    said = call(home, "status")
+    assert said.count(" localhost running ") == 3
+    assert "already running: learners, actor-0, actor-1" in call(home)
+    assert windows(home, "my-run") == ["learners", "actor-0", "actor-1"]
+    for _ in range(2):  # the second call opens nothing
+        assert "tmux attach -t my-run-screens" in call(home, "screens")
+    assert windows(home, "my-run-screens") == ["status", "localhost"]
+    wait_for(lambda: "actor-1" in screen(home, "status"), 30, lambda: screen(home, "status"))
+    wait_for(lambda: "[my-run]" in screen(home, "localhost"), 30, lambda: screen(home, "localhost"))
+    assert "--batch_size=4; `down` ends it first" in call(home, "--batch_size=4", code=2)
+    assert "1 host left clean" in call(home, "down")
+    assert "is not up" in call(home, "screens", code=2)
+    assert (home / "my run/saved-0").exists()
+    left = {str(path.relative_to(home)) for path in home.rglob("*") if ".mlma" in path.parts or "tmux" in path.name}
+    assert {path for path in left if "/logs" not in path} <= {".mlma", ".mlma/my-run", ".mlma/my-run/localhost"}, left
+
+
+def test_workers_in_images_are_started_by_the_engine_and_find_the_run(home: Path) -> None:
+    """The engine here starts them without a container; what real ones get is told in docs/deploy.md."""
+    (home / "image/.venv/bin").mkdir(parents=True)
+    Path(cheap_python(home)).rename(home / "image/.venv/bin/python")
+    (home / "engine").write_text('#!/bin/sh\nimage=$2; shift 2; echo "$image of $HOME"; exec "$@"\n')
+    (home / "engine").chmod(0o755)
+    rows = ["job,ip,image,folder", *(f"{job},localhost,lab/mlma:1,{home}/image" for job in ("learner", "actor"))]
+    (home / "workers.csv").write_text("\n".join(rows) + "\n")
+    (home / "my run").mkdir()
+    assert "lacks no-such-engine" in call(home, "--workers_csv_path=workers.csv", "--container=no-such-engine run", code=1)
+    call(home, "down")
+    call(home, "--workers_csv_path=workers.csv", "--container=$HOME/engine run")
+    wait_for(lambda: "reached the learner" in call(home, "logs", "actor-0"), 30, lambda: call(home, "logs"))
+    assert f"lab/mlma:1 of {home}" in call(home, "logs", "actor-0")
+    said = call(home, "check")
+    assert " image " in said and "nothing wrong" in said
+    assert "1 host left clean" in call(home, "down")

@@ -1,0 +1,191 @@
+"""The health command is right about real workers: not started, starting, training, starved, hung, dead; hung ones come back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlma.cluster.on_host.supervisor import __file__
+from mlma.monitoring.health_check import check_workers
+from mlma.monitoring.heartbeat import START_GRACE_SECONDS, Heartbeat
+from tests.support.runs import ROOT, SMALL, Process, wait_for, wait_for_progress
+
+SECONDS = 4.0  # more than a busy machine takes for a step
+
+
+def ask(folder: Path, *words: str) -> tuple[int, str]:
+    command = [
+        sys.executable,
+        "-m",
+        "mlma.monitoring.health_check",
+        f"--health_folder={folder}",
+        f"--seconds={SECONDS}",
+        *words,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert not done.stderr, done.stderr
+    return done.returncode, done.stdout
+
+
+def is_soon(folder: Path, state: str, words: str = "", seconds: float = 30, live: int = 0) -> None:
+    """The only worker in this folder comes into this state, in these words: code 0 if it progresses, `live` with --live."""
+    said: list[str] = []
+
+    def right() -> bool:
+        said[:] = [f"{h.state}: {h.why}" for h in check_workers(folder, "", SECONDS)]
+        return len(said) == 1 and said[0].startswith(f"{state}: ") and words in said[0]
+
+    wait_for(right, seconds, lambda: f"wanted {state}, is {said}")
+    code, text = ask(folder)
+    assert f": {state}: " in text
+    assert code == (state != "progresses")
+    assert ask(folder, "--live")[0] == live
+
+
+def test_each_state_of_a_learner_and_an_actor_is_told(tmp_path: Path) -> None:
+    logdir, host = tmp_path / "run", f"--learner_host=unix:{tmp_path}/socket"
+    learners, actors = tmp_path / "learner", tmp_path / "actor"
+    acting = [*SMALL, host, "--job_name=actor", "--task=0", f"--health_folder={actors}"]
+    learning = [*SMALL, host, "--task=0", f"--logdir={logdir}", f"--health_folder={learners}", "--actor_hosts=a"]
+    is_soon(learners, "not started", "nothing in", live=1)
+    with Process(tmp_path, "learner", *learning) as learner:
+        is_soon(learners, "starting")
+        is_soon(learners, "starting", "waits for a sample", 60)
+        with Process(tmp_path, "actor", *acting) as actor:
+            is_soon(learners, "progresses", " frames, the last ", 120)
+            is_soon(actors, "progresses", " frames, the last ")
+            actor.signal(signal.SIGSTOP)
+            is_soon(actors, "hung", seconds=90, live=1)
+            is_soon(learners, "starved", "waits for a sample")
+            actor.signal(signal.SIGCONT)
+            is_soon(actors, "progresses")
+            is_soon(learners, "progresses")
+            learner.signal(signal.SIGSTOP)
+            is_soon(learners, "hung", live=1)
+            is_soon(actors, "starved", "waits for the learner")
+            learner.signal(signal.SIGCONT)
+            is_soon(learners, "progresses")
+            learner.signal(signal.SIGKILL)
+            learner.wait()
+            is_soon(learners, "dead", live=1)
+            is_soon(actors, "starved", "waits for its learner")
+    is_soon(actors, "dead", live=1)
+
+
+def test_nothing_is_left_to_look_at_when_training_is_over(tmp_path: Path) -> None:
+    flags = [*SMALL, f"--logdir={tmp_path}/run", "--num_actors=1", f"--health_folder={tmp_path}/health"]
+    with Process(tmp_path, "run", *flags) as run:
+        wait_for_progress(run, tmp_path / "run")
+        assert [path.name for path in (tmp_path / "health").iterdir()] == ["learner-0.json"], "its actors are its own affair"
+        run.signal(signal.SIGTERM)
+        assert run.wait() == 0
+    is_soon(tmp_path / "health", "not started", live=1)
+
+
+@pytest.fixture
+def pulse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Heartbeat, list[float]]:
+    """A worker that is this process, and the clock, which only the test moves."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    return Heartbeat(str(tmp_path), "learner-3"), clock
+
+
+def test_silence_is_allowed_for_as_long_as_the_worker_said(tmp_path: Path, pulse: tuple[Heartbeat, list[float]]) -> None:
+    worker, clock = pulse
+
+    def state(after: float = 0.0) -> str:
+        clock[0] += after
+        (found,) = check_workers(tmp_path, "", 60.0)
+        return found.state
+
+    assert state() == "starting"
+    assert state(START_GRACE_SECONDS) == "starting", "a first step compiles"
+    assert state(61) == "hung"
+    worker.works()
+    assert state(START_GRACE_SECONDS) == "starting"
+    worker.waits("a sample")
+    assert state(61) == "hung", "waiting is done in small pieces"
+    worker.waits("its learner", 100.0)
+    assert state(159) == "starting"
+    assert state(2) == "hung"
+    worker.progressed(7)
+    assert state() == "progresses"
+    worker.works()
+    assert state(59) == "progresses"
+    assert state(2) == "hung"
+    worker.waits("a sample")
+    assert state() == "starved"
+
+
+def test_a_process_that_took_over_the_number_of_a_dead_one_is_not_it(
+    tmp_path: Path, pulse: tuple[Heartbeat, list[float]]
+) -> None:
+    path = tmp_path / "learner-3.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"birth": "1"}))
+    assert check_workers(tmp_path, "learner-3", 60.0)[0].state == "dead"
+    path.write_text("{")
+    assert check_workers(tmp_path, "", 60.0)[0].state == "not started"
+
+
+@pytest.mark.parametrize(
+    ("flag", "answer"),
+    [
+        ("--seconds=0", "--seconds=0.0: must be more than 0"),
+        ("--second=1", "--second: no such flag; nearest: --seconds"),
+        ("--health_folder=", "--health_folder: is needed, the folder that the workers were given"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(flag: str, answer: str) -> None:
+    command = [sys.executable, "-m", "mlma.monitoring.health_check", "--health_folder=/tmp", flag]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(answer), done.stderr
+
+
+WORKER = """
+import sys, time
+from mlma.health import Pulse
+pulse = Pulse(sys.argv[1], "actor-0")
+while True:
+    pulse.progressed(1)
+    time.sleep(0.05)
+"""
+
+
+def test_a_worker_that_hangs_is_started_again_by_its_supervisor(tmp_path: Path) -> None:
+    spec = {
+        "name": "actor-0", "words": [sys.executable, "-c", WORKER, str(tmp_path / "health")], "env": {"PYTHONPATH": str(ROOT)},
+        "signal": signal.SIGTERM, "grace": 5.0, "restarts": 3, "pause": [0.2, 1.0, 60.0], "serves": [], "group": True,
+        "log": str(tmp_path / "log"), "health": str(tmp_path / "health"), "hung_seconds": 3.0, "image": "",
+    }  # fmt: skip
+    path = tmp_path / "actor-0.spec"
+    path.write_text(json.dumps(spec))
+    record = path.with_suffix(".json")
+
+    def child() -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return int(json.loads(record.read_text())["child"])
+        return 0
+
+    with subprocess.Popen([sys.executable, __file__, str(path)], stdout=subprocess.DEVNULL) as supervisor:
+        try:
+            wait_for(lambda: any((tmp_path / "health").glob("*")), 20, lambda: (tmp_path / "log").read_text())
+            first = child()
+            time.sleep(4)
+            assert child() == first, "one that works is left alone"
+            os.kill(first, signal.SIGSTOP)
+            wait_for(lambda: child() not in (0, first), 20, lambda: (tmp_path / "log").read_text())
+            assert "actor-0 hangs, was last heard of" in (tmp_path / "log").read_text()
+            assert json.loads(record.read_text())["restarts"] == 1
+        finally:
+            supervisor.terminate()
+            assert supervisor.wait(20) == 0

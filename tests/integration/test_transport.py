@@ -1,0 +1,214 @@
+"""The wire for real: one server, its clients, over unix sockets and loopback."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mlma.core.record_layout import RecordLayout, trajectory_spec
+from mlma.core.types import ArraySpec, EnvSpec
+from mlma.learning.trajectory_receiver import TrajectoryReceiver
+from mlma.monitoring.metrics import Metrics
+from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
+from mlma.transport.auth import check_address, is_local_address, read_token, token_digest
+from mlma.transport.client import Client
+from mlma.transport.messages import pack, split_message, unpack
+from mlma.transport.protocol import TRAINING_OVER, HandshakeRefusedError, LearnerLostError
+from mlma.transport.server import Server
+
+SERVERS: list[Server] = []  # kept: the runtime does not like its servers to be deleted
+
+
+def serve(address: str, token: str = "", weights: int = 10) -> Server:
+    server = Server(address, token, lambda hello: {"seed": hello["task"]})
+    server.publish(0, tf.zeros([weights]))
+    server.start()
+    SERVERS.append(server)
+    return server
+
+
+def test_an_actor_never_mixes_two_versions_of_a_network_of_40_mb(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    server = serve(address, weights=10_000_000)
+    stop = threading.Event()
+
+    def publish() -> None:
+        version = 0
+        while not stop.wait(0.02):
+            version += 1
+            server.publish(version, tf.fill([10_000_000], float(version)))
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    client, have = Client(address, "", 30), -1
+    for _ in range(5):
+        version, data = client.fetch(have)
+        assert data is not None
+        values = np.frombuffer(data, np.float32)
+        assert len(values) == 10_000_000
+        assert values.min() == values.max() == version > have
+        have = version
+    stop.set()
+    publisher.join()
+
+
+BIG = EnvSpec(ArraySpec((300, 350, 1), "uint8"), 4, 1)
+HEADER = {"task": 0, "phases": PhaseTimer(*ACTOR_PHASES).seconds}
+
+
+def big_layout() -> RecordLayout:
+    return RecordLayout(trajectory_spec(BIG, None, unroll_length=99))  # 10.5 MB
+
+
+def receive_into(server: Server, layout: RecordLayout, insert: Callable[[Any], None]) -> Metrics:
+    metrics = Metrics([], 1.0, 1.0)
+    TrajectoryReceiver(server.receive, insert, layout, BIG, metrics, failed=lambda error: None)
+    return metrics
+
+
+def test_trajectories_of_10_mb_arrive_whole(tmp_path: Path) -> None:
+    layout, arrived = big_layout(), []
+    server = serve(f"unix:{tmp_path}/socket")
+    receive_into(server, layout, lambda records: arrived.append(records.copy()))
+    records = layout.empty(2)
+    view = layout.view(records)
+    view.timesteps.observation[:] = np.random.default_rng(0).integers(256, size=view.timesteps.observation.shape)
+    assert layout.dtype.itemsize > 10e6
+    client = Client(f"unix:{tmp_path}/socket", "", 30)
+    for i in range(2):
+        for message in split_message(HEADER, records[i : i + 1].tobytes()):
+            client.put(message)
+    wait_until(lambda: len(arrived) == 2)
+    for name in layout.dtype.names or ():
+        np.testing.assert_array_equal(np.concatenate([r[name] for r in arrived]), records[name])
+
+
+def test_a_message_with_a_missing_part_is_dropped_and_the_next_one_arrives(tmp_path: Path) -> None:
+    layout, arrived = big_layout(), []
+    server = serve(f"unix:{tmp_path}/socket")
+    metrics = receive_into(server, layout, lambda records: arrived.append(len(records)))
+    client = Client(f"unix:{tmp_path}/socket", "", 30)
+    parts = split_message(HEADER, layout.empty(1).tobytes())
+    for message in [parts[0], *parts[2:], *parts]:
+        client.put(message)
+    wait_until(lambda: arrived == [1])
+    assert metrics._counts["messages_refused"] == len(parts) - 2
+
+
+def test_a_full_inbox_makes_put_wait_but_not_fetch(tmp_path: Path) -> None:
+    server = serve(f"unix:{tmp_path}/socket")
+    client = Client(f"unix:{tmp_path}/socket", "", 30)
+    sent = []
+
+    def put() -> None:
+        for i in range(8):
+            client.put(pack({"i": i}))
+            sent.append(i)
+
+    threading.Thread(target=put, daemon=True).start()
+    time.sleep(1.0)
+    assert 2 <= len(sent) <= 5, "inbox, call under way and outbox are full, and no more"
+    started = time.monotonic()
+    assert Client(f"unix:{tmp_path}/socket", "", 30).fetch(-1)[0] == 0, "a new client is served too"
+    assert time.monotonic() - started < 2
+    for i in range(8):
+        message = server.receive()
+        assert message is not None
+        assert unpack(message)[0] == {"i": i}
+    wait_until(lambda: len(sent) == 8)
+
+
+@pytest.mark.parametrize("wrong", ["", "token", "tokens", "TOKEN!" * 30])
+def test_without_the_token_nothing_is_accepted_and_nothing_told(tmp_path: Path, wrong: str) -> None:
+    server = serve(f"unix:{tmp_path}/socket", token="the token")
+    stranger = Client(f"unix:{tmp_path}/socket", wrong, 10)
+    with pytest.raises(HandshakeRefusedError) as refusal:
+        stranger.handshake({"task": 1})
+    assert "the token is not the learner's" in str(refusal.value)
+    assert token_digest("the token").decode() not in str(refusal.value)
+    assert stranger.fetch(-100) == (-100, None)
+    stranger.put(pack({}))
+    wait_until(lambda: stranger._failure is not None)
+    assert Client(f"unix:{tmp_path}/socket", "the token", 10).handshake({"task": 3}) == {"seed": 3}
+    assert server._inbox.size() == 0
+
+
+def test_a_learner_that_is_done_says_so_and_lets_go_of_waiting_actors(tmp_path: Path) -> None:
+    server = serve(f"unix:{tmp_path}/socket")
+    client = Client(f"unix:{tmp_path}/socket", "", 30)
+    for i in range(3):
+        client.put(pack({"i": i}))
+    finishing = threading.Thread(target=server.finish, args=(1,))
+    finishing.start()
+    wait_until(lambda: client.fetch(0) == (TRAINING_OVER, None))
+    finishing.join(5)
+    assert not finishing.is_alive()
+    assert server.receive() is None or server.receive() is None or server.receive() is None
+
+
+def test_nobody_there_is_said_at_once_and_not_waited_for(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(LearnerLostError):
+        Client(f"unix:{tmp_path}/nobody", "", 2).handshake({})
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "answer"),
+    [
+        ("localhost:8001", "", "127.0.0.1:8001"),
+        ("127.0.0.1:1", "", "127.0.0.1:1"),
+        ("lab7:8001", "secret", "lab7:8001"),
+        ("unix:/tmp/x", "", "unix:/tmp/x"),
+    ],
+)
+def test_loopback_and_unix_sockets_go_without_a_token(address: str, token: str, answer: str) -> None:
+    assert check_address(address, token) == answer
+
+
+@pytest.mark.parametrize(
+    ("address", "answer"),
+    [
+        ("lab7:8001", "needs a shared token"),
+        ("0.0.0.0:8001", "needs a shared token"),
+        ("localhost", "must be host:port"),
+        ("localhost:99999", "must be host:port"),
+        ("unix:/" + 200 * "x", "too long"),
+    ],
+)
+def test_other_addresses_need_a_token_and_a_port(address: str, answer: str) -> None:
+    with pytest.raises(ValueError, match=answer):
+        check_address(address, "")
+
+
+def test_what_is_not_this_machine_is_known() -> None:
+    here = ["unix:/tmp/socket", "127.0.0.1:8001", "[::1]:8001"]
+    assert [is_local_address(address) for address in [*here, "192.0.2.1:8001", "gpu-box:8001"]] == [True] * 3 + [False] * 2
+
+
+def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLMA_TOKEN", raising=False)
+    path = tmp_path / "token"
+    path.write_text("secret\n")
+    os.chmod(path, 0o644)
+    with pytest.raises(ValueError, match="allowed: 0600"):
+        read_token(str(path))
+    os.chmod(path, 0o600)
+    assert read_token(str(path)) == "secret"
+    monkeypatch.setenv("MLMA_TOKEN", "from the environment")
+    assert read_token(str(path)) == "from the environment"
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,99 @@
+"""Run by mpirun from tests/integration/test_several_learners.py: N learners, each with its share of the same samples; writes what each came to.
+
+python -m tests.support.one_batch FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from agents import make_agent
+from mlma.core.flat_weights import named_variables
+from mlma.core.presets.resolve import FOR_VECTORS
+from mlma.core.types import Sample
+from mlma.distributed.allreduce import Allreduce, connect_learners
+from mlma.learning.learner import Learner
+from tests.support.samples import IMAGE, VECTOR, as_tensors, make_impala, random_sample, small_config
+
+BATCH = 64  # trajectories of all learners
+
+
+class Case(NamedTuple):
+    """With noise for pictures, networks blow up rounding errors, the deep one most: epsilon and step size keep them small."""
+
+    agent_name: str
+    optimizer: str
+    epsilon: float
+    learning_rate: float = 1e-4
+    steps: int = 20
+    compression: Literal["none", "fp16"] = "none"
+    idle: int = -1  # the rank that has no sample at odd steps
+    algorithm: Literal["impala", "apex", "r2d2"] = "impala"
+
+
+CASES = {
+    "shallow-rmsprop": Case("ShallowConvNetAgent", "rmsprop", epsilon=0.1),
+    "shallow-adam": Case("ShallowConvNetAgent", "adam", epsilon=1e-5),
+    "deep-rmsprop": Case("ResNetLSTMAgent", "rmsprop", epsilon=1.0, learning_rate=3e-5),
+    "deep-adam": Case("ResNetLSTMAgent", "adam", epsilon=0.5, learning_rate=3e-5),
+    "apex": Case("MLPAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="apex"),
+    "r2d2": Case("MLPLSTMAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="r2d2"),
+    "fp16": Case("MLPAgent", "rmsprop", epsilon=0.1, compression="fp16"),
+    "idle": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, idle=1),
+}
+
+
+def share(sample: Sample, agent: Any, rank: int, size: int) -> Sample:
+    """The trajectories of this rank."""
+    batch = len(sample.keys)
+    mine = slice(rank * batch // size, (rank + 1) * batch // size)
+    trajectory = sample.trajectory
+    return Sample(
+        trajectory._replace(
+            agent_state=agent.initial_state(batch // size),
+            timesteps=tf.nest.map_structure(lambda x: x[:, mine], trajectory.timesteps),
+            act_outputs=tf.nest.map_structure(lambda x: x[:, mine], trajectory.act_outputs),
+            weights_version=trajectory.weights_version[mine],
+            task=trajectory.task[mine],
+        ),
+        sample.keys[mine],
+        sample.importance_weights[mine],
+        sample.new_steps // size,
+    )
+
+
+def play(case: Case, learners: Allreduce) -> dict[str, Any]:
+    spec = VECTOR if case.agent_name in FOR_VECTORS else IMAGE
+    config = small_config(
+        agent_name=case.agent_name, optimizer=case.optimizer, batch_size=BATCH, unroll_length=2,
+        learning_rate=case.learning_rate, epsilon=case.epsilon,
+        num_stacked_frames=4 if case.agent_name == "ShallowConvNetAgent" else 1,
+        algorithm=case.algorithm, n_step=2, burn_in=1, sequence_length=1, target_period=5,
+    )  # fmt: skip
+    tf.random.set_seed(1)
+    agent: Any = make_impala(config, spec) if case.algorithm == "impala" else make_agent(config, spec)
+    learner = Learner(config, agent, spec.action_repeats, learners)
+    before = learner.weights.read().numpy()
+    for step in range(case.steps):
+        sample = as_tensors(share(random_sample(step, config, spec), agent, learners.rank, learners.size))
+        learner.train(None if learners.rank == case.idle and step % 2 else sample)
+    values = {name.replace("/", "|"): v.numpy() for name, v in named_variables("network", learner.weights.variables).items()}
+    moved = np.abs(learner.weights.read().numpy() - before).max()
+    return values | {"frames": learner.frames, "step": learner.step, "moved": moved}
+
+
+def main(folder: str) -> None:
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    for name, case in CASES.items():
+        learners = connect_learners(small_config(compression=case.compression))
+        np.savez(Path(folder) / f"{name}-{learners.size}-{learners.rank}.npz", **play(case, learners))
+    learners.end()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,75 @@
+"""What several tests need: two specs, a small configuration, and samples as a memory would give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from agents.impala import Impala
+from mlma.core.config.config import Config
+from mlma.core.flat_weights import build_variables
+from mlma.core.types import ActOutput, ArraySpec, EnvSpec, NetworkState, Sample, TimeStep, Trajectory
+
+VECTOR = EnvSpec(ArraySpec((3,), "float32"), num_actions=3, action_repeats=4)
+IMAGE = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=4, action_repeats=4)
+
+
+def small_config(**changes: Any) -> Config:
+    """For VECTOR, every "auto" settled."""
+    values: dict[str, Any] = dict(
+        total_environment_frames=1e9, agent_name="MLPAgent", num_stacked_frames=1, batch_size=2, unroll_length=5,
+        entropy_cost=0.01, learning_rate=0.01, epsilon=0.01, gradients_clipping=40.0, optimizer="rmsprop",
+        vtrace_lambda=1.0, policy_clip=0.0, baseline_cost=0.5, sample_reuse=1,
+        discounting=0.99, reward_clipping="abs_one", decay=0.99, end_learning_rate=0.0,
+    )  # fmt: skip
+    return Config(**(values | changes))
+
+
+def make_impala(config: Config, spec: EnvSpec = VECTOR, seed: int = 1) -> Impala:
+    """An agent whose weights exist."""
+    tf.random.set_seed(seed)
+    agent = Impala(config, spec)
+    build_variables(agent, spec)
+    return agent
+
+
+def random_timesteps(rng: np.random.Generator, spec: EnvSpec, steps: int, batch: int, firsts: float = 0.2) -> TimeStep:
+    """[T, B, ...], with new games at random places."""
+    shape = (steps, batch)
+    if spec.observation.dtype == "uint8":
+        observation = rng.integers(256, size=(*shape, *spec.observation.shape)).astype(np.uint8)
+    else:
+        observation = rng.normal(size=(*shape, *spec.observation.shape)).astype(np.float32)
+    return TimeStep(
+        observation=observation,
+        reward=rng.normal(size=shape).astype(np.float32),
+        discount=(rng.random(shape) > 0.2).astype(np.float32),
+        first=rng.random(shape) < firsts,
+        last_action=rng.integers(spec.num_actions, size=shape).astype(np.int32),
+        episode_return=np.full(shape, np.nan, np.float32),
+        episode_frames=np.zeros(shape, np.int32),
+    )
+
+
+def random_sample(seed: int, config: Config, spec: EnvSpec = VECTOR, firsts: float = 0.2) -> Sample:
+    """Of numpy arrays. An MLPAgent remembers nothing, so there is no agent state."""
+    rng = np.random.default_rng(seed)
+    steps, batch = config.unroll_length + 1, config.batch_size
+    acted = ActOutput(
+        action=rng.integers(spec.num_actions, size=(steps, batch)).astype(np.int32),
+        logits=rng.normal(size=(steps, batch, spec.num_actions)).astype(np.float32),
+        value=rng.normal(size=(steps, batch)).astype(np.float32),
+    )
+    zeros = np.zeros(batch, np.int32)
+    timesteps = random_timesteps(rng, spec, steps, batch, firsts)
+    trajectory = Trajectory(NetworkState(None, None), timesteps, acted, zeros.astype(np.int64), zeros)
+    return Sample(trajectory, zeros.astype(np.int64), np.ones(batch, np.float32), new_steps=batch * config.unroll_length)
+
+
+def as_tensors(sample: Sample) -> Sample:
+    """As TrajectoryQueue makes them: everything is a tensor but the version of the weights and the count of steps."""
+    made = tf.nest.map_structure(lambda x: None if x is None else tf.constant(x), sample)
+    trajectory = made.trajectory._replace(weights_version=sample.trajectory.weights_version)
+    return made._replace(trajectory=trajectory, new_steps=sample.new_steps)

@@ -1,0 +1,255 @@
+"""Flags: each defined once, read strictly, and a mistake answered in one line that helps."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import typing
+from pathlib import Path
+
+import pytest
+
+from agents.networks.zoo import NETWORKS
+from mlma.core.config.config import Config, flags, help_text, parse, parse_or_exit, save, to_argv
+from mlma.core.presets import resolve as resolve_module
+from mlma.core.presets.resolve import resolve
+from mlma.core.types import ArraySpec, EnvSpec
+
+ANCESTOR = [
+    "logdir", "mode", "test_num_episodes", "learner_host", "actor_hosts", "task", "job_name", "total_environment_frames",
+    "batch_size", "unroll_length", "seed", "agent_name", "queue_capacity", "entropy_cost", "baseline_cost", "discounting",
+    "reward_clipping", "gradients_clipping", "level_name", "width", "height", "learning_rate", "decay", "momentum", "epsilon",
+    "num_action_repeats",
+]  # fmt: skip
+
+
+def message(argv: list[str]) -> str:
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        parse(argv)
+    return str(caught.value)
+
+
+def test_every_flag_is_defined_once_and_explained() -> None:
+    body = ast.parse(inspect.getsource(Config)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    names = [node.target.id for node in body.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    assert len(names) == len(set(names))
+    assert list(flags()) == names == [field.name for field in dataclasses.fields(Config)]
+    assert [name for name, flag in flags().items() if len(flag.help) < 4 or not flag.group] == []
+    text = help_text()
+    assert [name for name, flag in flags().items() if f"--{name}=" not in text or flag.help[:30] not in text] == []
+
+
+def test_every_default_is_a_value_that_its_flag_accepts() -> None:
+    for flag in flags().values():
+        assert flag.parse(str(flag.default)) == flag.default
+    assert parse([]) == Config()
+
+
+def test_all_flags_of_the_ancestor_exist() -> None:
+    assert [name for name in ANCESTOR if name not in flags()] == []
+
+
+def test_a_command_line_of_the_ancestor_is_understood() -> None:
+    config = parse(
+        [
+            "--job_name=actor",
+            "--task=3",
+            "--learner_host=localhost:8001",
+            "--actor_hosts=localhost:9001,localhost:9002",
+            "--mode=train",
+            "--total_environment_frames=1e9",
+            "--batch_size=32",
+            "--unroll_length=100",
+            "--seed=1",
+            "--agent_name=SimpleConvNetAgent",
+            "--queue_capacity=1",
+            "--entropy_cost=.00025",
+            "--baseline_cost=.5",
+            "--discounting=.99",
+            "--reward_clipping=soft_asymmetric",
+            "--gradients_clipping=-1",
+            "--level_name=BreakoutNoFrameskip-v4",
+            "--width=84",
+            "--height=84",
+            "--learning_rate=.00048",
+            "--decay=.99",
+            "--momentum=0",
+            "--epsilon=.1",
+            "--num_action_repeats=4",
+        ]
+    )
+    assert (config.task, config.job_name, config.total_environment_frames) == (3, "actor", 1e9)
+    assert (config.entropy_cost, config.gradients_clipping, config.reward_clipping) == (0.00025, -1, "soft_asymmetric")
+
+
+def test_the_networks_that_can_be_named_are_those_that_exist() -> None:
+    assert set(typing.get_args(typing.get_type_hints(Config)["agent_name"])) == set(NETWORKS) | {"auto"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (["--batch_size=4"], "batch_size", 4),
+        (["--batch_size", "4"], "batch_size", 4),
+        (["--batch-size=4"], "batch_size", 4),
+        (["--batch_size=1e2"], "batch_size", 100),
+        (["--task", "-1"], "task", -1),
+        (["--gradients_clipping", "-1"], "gradients_clipping", -1.0),
+        (["--learning_rate=.0006"], "learning_rate", 0.0006),
+        (["--optimizer=adam"], "optimizer", "adam"),
+        (["--level_name=a=b"], "level_name", "a=b"),
+        (["--full_action_space"], "full_action_space", True),
+        (["--full_action_space", "--task=1"], "full_action_space", True),
+        (["--full_action_space=true"], "full_action_space", True),
+        (["--full_action_space", "false"], "full_action_space", False),
+        (["--nolife_loss_ends_return"], "life_loss_ends_return", False),
+        (["--life_loss_ends_return=0"], "life_loss_ends_return", False),
+        (["--noop_max=3"], "noop_max", 3),  # is no "--no" and "op_max"
+    ],
+)
+def test_flags_are_read_in_every_usual_spelling(argv: list[str], name: str, value: object) -> None:
+    found = getattr(parse(argv), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("word", "helps"),
+    [
+        ("--learning_rte=1", ["learning_rte", "--learning_rate"]),
+        ("--zzzzzzz=1", ["zzzzzzz", "no such flag"]),
+        ("--nobatch_size", ["nobatch_size", "no such flag"]),
+        ("--batch_size=many", ["--batch_size=many", "an integer"]),
+        ("--batch_size=1.5", ["--batch_size=1.5", "an integer"]),
+        ("--batch_size=", ["--batch_size=", "an integer"]),
+        ("--batch_size=inf", ["--batch_size=inf", "an integer"]),
+        ("--batch_size", ["--batch_size", "an integer"]),
+        ("--learning_rate=fast", ["--learning_rate=fast", "a number"]),
+        ("--full_action_space=maybe", ["--full_action_space=maybe", "true or false"]),
+        ("--agent_name=SimpleConvAgent", ["SimpleConvAgent", "nearest: SimpleConvNetAgent", "ResNetLSTMAgent, MLPAgent"]),
+        ("--mode=testing", ["--mode=testing", "train, test"]),
+        ("--reward_clipping=abs", ["abs_one, soft_asymmetric, none"]),
+        ("--discounting=1.5", ["--discounting=1.5", "at most 1"]),
+        ("--total_environment_frames=-1", ["--total_environment_frames=-1", "at least 0"]),
+        ("--learning_rate=nan", ["--learning_rate=nan"]),
+        ("batch_size=3", ["batch_size=3", "not a flag"]),
+        ("--config=/nowhere/config.json", ["/nowhere/config.json", "No such file"]),
+        ("--config", ["--config", "needs a value"]),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_that_helps(word: str, helps: list[str]) -> None:
+    answer = message([word])
+    assert "\n" not in answer
+    assert [part for part in helps if part not in answer] == []
+
+
+@pytest.mark.parametrize("name", ["entropy_cost", "gradients_clipping", "sticky_actions", "learning_rate"])
+def test_a_number_must_be_finite(name: str) -> None:
+    for value in ("nan", "inf"):
+        assert f"--{name}={value}" in message([f"--{name}={value}"])
+
+
+def test_nonsense_with_a_value_is_refused() -> None:
+    """--noflag=true says two things at once."""
+    assert "nofull_action_space" in message(["--nofull_action_space=true"])
+
+
+CHANGED = [
+    "--level_name=corridor", "--task=2", "--learning_rate=0.125", "--full_action_space", "--nolife_loss_ends_return",
+    "--agent_name=MLPAgent", "--total_environment_frames=12345", "--gradients_clipping=-1",
+]  # fmt: skip
+
+
+def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    save(parse(CHANGED), path)
+    assert parse([f"--config={path}"]) == parse(CHANGED)
+
+
+def test_the_command_line_goes_before_the_file_whatever_the_order(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    save(parse(CHANGED), path)
+    for argv in (["--task=5", f"--config={path}"], ["--config", str(path), "--task=5"]):
+        config = parse(argv)
+        assert (config.task, config.level_name) == (5, "corridor")
+
+
+@pytest.mark.parametrize(
+    ("text", "helps"),
+    [
+        ("{", "not JSON"),
+        ("[1, 2]", "object of flags"),
+        (json.dumps({"learning_rte": 1}), "learning_rate"),
+        (json.dumps({"batch_size": "many"}), "an integer"),
+        (json.dumps({"mode": "play"}), "train, test"),
+        (json.dumps({"full_action_space": 3}), "true or false"),
+        (json.dumps({"discounting": 2}), "at most 1"),
+        ("\udcff", "not JSON"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_mistake(tmp_path: Path, text: str, helps: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    answer = message([f"--config={path}"])
+    assert helps in answer
+    assert "\n" not in answer
+    assert str(path) in answer or "--discounting" in answer
+
+
+def test_a_configuration_survives_its_command_line() -> None:
+    config = parse(CHANGED)
+    assert parse(to_argv(config)) == config
+    assert to_argv(Config()) == []
+    assert len(to_argv(config)) == len(CHANGED)
+
+
+def test_the_program_ends_with_code_2_on_a_mistake_and_0_on_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, code in ((["--learning_rte=1"], 2), (["--help"], 0), (["--task=1", "-h"], 0)):
+        with pytest.raises(SystemExit) as caught:
+            parse_or_exit(argv)
+        assert caught.value.code == code
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "--level_name=" in captured.out
+
+
+@pytest.mark.parametrize(("role", "host"), [("actor", "localhost:8001"), ("learner", "localhost:8001"), ("local", "auto")])
+def test_learner_and_actors_that_are_started_apart_agree_on_an_address_without_being_told(role: str, host: str) -> None:
+    words = [] if role == "local" else [f"--job_name={role}", "--task=0"]
+    spec = EnvSpec(ArraySpec((50,), "float32"), num_actions=3, action_repeats=1)
+    assert resolve(parse(["--level_name=catch", *words]), spec).learner_host == host
+
+
+@pytest.mark.parametrize(
+    ("words", "cores", "threads", "parts"),
+    [
+        ([], 2, 2, 4),
+        ([], 1, 1, 1),
+        ([], 16, 16, 4),  # of a batch of 8, two trajectories each
+        (["--batch_size=32"], 16, 16, 8),
+        (["--batch_size=30"], 4, 4, 6),
+        (["--batch_size=7"], 2, 2, 1),
+        (["--learner_threads=3"], 2, 3, 4),
+        (["--learner_parts=2"], 2, 2, 2),
+        (["--inference=learner"], 2, 2, 1),
+        (["--algorithm=apex"], 2, 2, 1),
+        (["--agent_name=ResNetLSTMAgent"], 2, 2, 2),
+        (["--algorithm=r2d2"], 16, 16, 4),
+    ],
+)
+def test_a_sample_has_two_parts_for_each_thread(
+    words: list[str], cores: int, threads: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve_module, "available_cores", lambda: cores)
+    spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=6, action_repeats=4)
+    config = resolve(parse(["--level_name=PongNoFrameskip-v4", *words]), spec)
+    assert (config.learner_threads, config.learner_parts) == (threads, parts)
+
+
+def test_parts_that_a_sample_cannot_be_cut_into_are_refused() -> None:
+    spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=6, action_repeats=4)
+    with pytest.raises(ValueError, match=r"--learner_parts=3: must divide --batch_size=8"):
+        resolve(parse(["--level_name=PongNoFrameskip-v4", "--learner_parts=3"]), spec)

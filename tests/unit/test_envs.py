@@ -1,0 +1,288 @@
+"""Environments: what index t holds, where games end, and names. See the alignment at the top of mlma/core/types.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from mlma.acting.trajectory_writer import TrajectoryWriter
+from mlma.core.config.config import Config
+from mlma.core.record_layout import RecordLayout, trajectory_spec
+from mlma.core.types import ActOutput, TimeStep, VectorEnv
+from mlma.envs.registry import env_spec, make_env
+
+LENGTH = 3  # steps of a game of Counting
+START = 5  # its smallest action
+
+
+class Counting(gymnasium.Env):
+    """Observes [steps so far, a random start, the action received]; the reward of step n is 10 n."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3, start=START)
+
+    def __init__(self, truncates: bool = False) -> None:
+        self._truncates = truncates
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._count, self._start = 0, self.np_random.integers(1_000_000)
+        return self._observation(0), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._count += 1
+        over = self._count == LENGTH
+        return self._observation(action), 10.0 * self._count, over and not self._truncates, over and self._truncates, {}
+
+    def _observation(self, action: int) -> Any:
+        return np.array([self._count, self._start, action], np.float32)
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    def counting(**kwargs: Any) -> gymnasium.Env:
+        return Counting(**kwargs)
+
+    gymnasium.register("Counting-v0", counting)
+    gymnasium.register("CountingTruncated-v0", counting, kwargs={"truncates": True})
+    yield
+    for name in ("Counting-v0", "CountingTruncated-v0"):
+        del gymnasium.registry[name]
+
+
+def tape(env: VectorEnv, actions: Any) -> TimeStep:
+    """[T+1, E, ...]: the reset, then one step per row of `actions` [T, E]."""
+    steps = [env.reset(), *(env.step(action) for action in actions)]
+    env.close()
+    columns: list[Any] = [np.stack([np.asarray(field).copy() for field in fields]) for fields in zip(*steps, strict=True)]
+    return TimeStep(*columns)
+
+
+@pytest.mark.parametrize(("level", "discount"), [("Counting-v0", 0.0), ("CountingTruncated-v0", 1.0)])
+def test_index_t_holds_what_arrived_and_a_new_game_starts_after_the_end(level: str, discount: float) -> None:
+    env = make_env(level, 2, 7, Config())
+    assert env.spec.num_actions == 3
+    assert env.spec.observation == ((3,), "float32")
+    actions = np.array([[1, 2], [2, 0], [0, 1], [2, 2], [1, 0]])
+    steps = tape(env, actions)
+    nan = np.nan
+    wanted = {
+        "reward": [0, 10, 20, 30, 0, 10],
+        "discount": [1, 1, 1, discount, 1, 1],  # truncation is no end of the return
+        "first": [True, False, False, False, True, False],
+        "episode_return": [nan, nan, nan, 60, nan, nan],
+        "episode_frames": [0, 0, 0, LENGTH, 0, 0],
+    }
+    for field, values in wanted.items():
+        for e in range(2):
+            np.testing.assert_array_equal(getattr(steps, field)[:, e], values, err_msg=field)
+    np.testing.assert_array_equal(steps.observation[:, 0, 0], [0, 1, 2, 3, 0, 1])
+    np.testing.assert_array_equal(steps.last_action[:, 0], [0, 1, 2, 0, 0, 1])  # the action into a new game is none
+    np.testing.assert_array_equal(steps.last_action[:, 1], [0, 2, 0, 1, 0, 0])
+    np.testing.assert_array_equal(steps.observation[1:4, :, 2], actions[:3] + START)
+
+
+def test_time_steps_have_the_types_that_travel() -> None:
+    wanted = {"reward": "float32", "discount": "float32", "first": "bool", "last_action": "int32", "episode_return": "float32",
+              "episode_frames": "int32"}  # fmt: skip
+    for level in ("Counting-v0", "corridor", "catch", "PongNoFrameskip-v4"):
+        env = make_env(level, 2, 7, Config())
+        for step in (env.reset(), env.step(np.zeros(2, np.int32))):
+            assert {name: getattr(step, name).dtype.name for name in wanted} == wanted, level
+            assert step.observation.shape == (2, *env.spec.observation.shape)
+            assert step.observation.dtype.name == env.spec.observation.dtype
+        env.close()
+
+
+def starts(level: str, seed: int) -> list[float]:
+    steps = tape(make_env(level, 3, seed, Config()), np.zeros((5, 3), int))
+    return [*steps.observation[0, :, 1], *steps.observation[4, :, 1]]
+
+
+def test_seeds_make_games_that_can_be_repeated_and_differ() -> None:
+    one = starts("Counting-v0", 7)
+    assert one == starts("Counting-v0", 7)
+    assert len(set(one)) == len(one)
+    assert not set(one) & set(starts("Counting-v0", 1000))
+
+
+def test_levels_that_no_agent_here_can_play_are_refused() -> None:
+    with pytest.raises(ValueError, match="--level_name=Pendulum-v1: has action space Box"):
+        make_env("Pendulum-v1", 1, 0, Config())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("PnogNoFrameskip-v4", "PongNoFrameskip-v4"),
+        ("atari_brekout", "atari_breakout"),
+        ("ALE/Pnog-v5", "ALE/Pong-v5"),
+        ("CartPol-v1", "CartPole-v1"),
+        ("coridor", "corridor"),
+    ],
+)
+def test_an_unknown_level_is_answered_with_the_nearest(wrong: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match="no such level") as caught:
+        make_env(wrong, 1, 0, Config())
+    assert nearest in str(caught.value)
+    assert wrong in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# Atari ------------------------------------------------------------------------------------------------------------------
+
+
+def random_actions(env: VectorEnv, steps: int, seed: int = 3) -> Any:
+    return np.random.default_rng(seed).integers(env.spec.num_actions, size=(steps, env.num_envs))
+
+
+def test_a_life_loss_ends_the_return_but_not_the_game() -> None:
+    """The oracle is the same game with the same actions as it is scored, where nothing ends before the game does."""
+    training, scoring = (make_env("BreakoutNoFrameskip-v4", 3, 5, Config(), evaluation=e) for e in (False, True))
+    actions = random_actions(training, 500)
+    steps, scored = tape(training, actions), tape(scoring, actions)
+    np.testing.assert_array_equal(steps.observation, scored.observation)
+    np.testing.assert_array_equal(steps.first, scored.first)
+    np.testing.assert_array_equal(steps.reward, scored.reward)
+    games_over = scored.first[1:].sum()
+    assert games_over >= 3
+    np.testing.assert_array_equal(scored.discount[:-1] == 0, scored.first[1:])  # the end, and only the end
+    assert (steps.discount[:-1][scored.first[1:]] == 0).all()  # which is one for training too
+    assert (steps.discount[:-1] == 0).sum() >= 5 * games_over  # and so are the five lives
+    np.testing.assert_array_equal(np.isfinite(steps.episode_return[:-1]), scored.first[1:])
+
+
+def test_without_the_flag_a_life_loss_ends_nothing() -> None:
+    env = make_env("BreakoutNoFrameskip-v4", 2, 5, Config(life_loss_ends_return=False))
+    steps = tape(env, random_actions(env, 150))
+    np.testing.assert_array_equal(steps.discount[:-1] == 0, steps.first[1:])
+
+
+def test_rewards_are_raw_and_the_episode_return_is_their_sum() -> None:
+    env = make_env("SpaceInvadersNoFrameskip-v4", 2, 5, Config())
+    steps = tape(env, random_actions(env, 600))
+    assert steps.reward.max() >= 5  # an invader gives 5 to 30
+    ends = np.argwhere(np.isfinite(steps.episode_return))
+    assert len(ends) >= 2
+    begin = {0: 0, 1: 0}
+    for t, e in ends:
+        assert steps.episode_return[t, e] == steps.reward[begin[e] : t + 1, e].sum()
+        assert steps.episode_frames[t, e] == 4 * (t - begin[e])
+        assert steps.reward[begin[e], e] == 0
+        assert steps.first[begin[e], e]
+        begin[e] = t + 1
+
+
+def test_atari_seeds_make_games_that_can_be_repeated_and_differ() -> None:
+    def frames(seed: int) -> Any:
+        return tape(make_env("BreakoutNoFrameskip-v4", 12, seed, Config()), np.ones((1, 12), int)).observation
+
+    one = frames(5)
+    np.testing.assert_array_equal(one, frames(5))
+    assert not np.array_equal(one, frames(500))
+    assert len({game.tobytes() for game in one.swapaxes(0, 1)}) > 5  # there are 30 starts: 0 to 29 no-ops
+
+
+def are_alike(level: str, config: Config) -> bool:
+    """Whether games of different seeds, without no-ops and with the same actions, stay alike: only sticky actions differ."""
+    actions = np.random.default_rng(1).integers(6, size=(120, 1)).repeat(3, axis=1)
+    observation = tape(make_env(level, 3, 5, config), actions).observation
+    return bool((observation == observation[:, :1]).all())
+
+
+def test_only_v5_names_have_sticky_actions_unless_the_flag_says_otherwise() -> None:
+    for level in ("PongNoFrameskip-v4", "atari_pong"):
+        assert are_alike(level, Config(noop_max=0))
+    assert not are_alike("ALE/Pong-v5", Config(noop_max=0))
+    assert are_alike("ALE/Pong-v5", Config(noop_max=0, sticky_actions=0.0))
+    assert not are_alike("atari_pong", Config(noop_max=0, sticky_actions=0.25))
+
+
+def test_every_spelling_of_a_name_is_the_same_game() -> None:
+    for one, two in (("atari_space_invaders", "SpaceInvadersNoFrameskip-v4"), ("atari_pong", "ALE/Pong-v5")):
+        specs = [env_spec(Config(level_name=name)) for name in (one, two)]
+        assert specs[0] == specs[1]
+        assert specs[0].observation == ((84, 84, 1), "uint8")
+        assert specs[0].num_actions == 6
+    full = env_spec(Config(level_name="atari_pong", full_action_space=True, width=60, height=40, num_action_repeats=2))
+    assert full[:3] == (((40, 60, 1), "uint8"), 18, 2)
+
+
+# The small levels with a known answer -----------------------------------------------------------------------------------
+
+
+def test_the_corridor_returns_what_the_book_says() -> None:
+    env, rng = make_env("corridor", 400, 1, Config()), np.random.default_rng(1)
+    env.reset()
+    returns: list[float] = []
+    for _ in range(2000):
+        step = env.step(rng.random(400) < 2 - np.sqrt(2))
+        returns += step.episode_return[np.isfinite(step.episode_return)].tolist()
+    assert np.mean(returns) == pytest.approx(-11.66, abs=0.2)
+
+
+def test_the_shortest_way_through_the_corridor_is_right_left_right() -> None:
+    steps = tape(make_env("corridor", 1, 1, Config()), [[1], [0], [1], [1], [1]])
+    np.testing.assert_array_equal(steps.episode_return[:, 0], [np.nan, np.nan, np.nan, -3, np.nan, np.nan])
+    np.testing.assert_array_equal(steps.first[:, 0], [True, False, False, False, True, False])
+    np.testing.assert_array_equal(steps.discount[:, 0], [1, 1, 1, 0, 1, 1])
+    np.testing.assert_array_equal(steps.reward[:, 0], [0, -1, -1, -1, 0, -1])
+
+
+def test_catch_gives_one_to_who_follows_the_ball_and_repeats_with_the_seed() -> None:
+    def play() -> Any:
+        env, returns = make_env("catch", 50, 3, Config()), []
+        step = env.reset()
+        assert step.first.all()
+        for _ in range(60):
+            board = step.observation.reshape(50, 10, 5)
+            ball, paddle = board[:, :9].sum(1).argmax(-1), board[:, 9].argmax(-1)
+            step = env.step(1 + np.sign(ball - paddle))
+            returns.append(step.episode_return)
+        return np.stack(returns), step.observation
+
+    (returns, board), (_, again) = play(), play()
+    ended = returns[np.isfinite(returns)]
+    assert len(ended) == 300
+    assert (ended == 1.0).all()
+    np.testing.assert_array_equal(board, again)
+
+
+def test_catch_without_looking_misses() -> None:
+    steps = tape(make_env("catch", 200, 3, Config()), np.ones((20, 200), int))
+    ended = steps.episode_return[np.isfinite(steps.episode_return)]
+    assert set(ended) == {-1.0, 1.0}
+    assert -0.8 < ended.mean() < -0.4
+
+
+# What the actor makes of them -------------------------------------------------------------------------------------------
+
+
+def test_step_0_of_a_trajectory_is_step_T_of_the_one_before_and_no_step_is_lost() -> None:
+    env, unroll = make_env("Counting-v0", 2, 7, Config()), 4
+    state = (np.zeros((2, 1), np.float32),)
+    layout = RecordLayout(trajectory_spec(env.spec, state, unroll))
+    trajectories = TrajectoryWriter(layout, 2, unroll, task=9)
+    steps = tape(env, random_actions(env, 3 * unroll))
+    sent = []
+    for t in range(3 * unroll + 1):
+        fields: list[Any] = [np.asarray(field)[t] for field in steps]
+        step = TimeStep(*fields)
+        output = ActOutput(np.array([t % 3, 2]), np.full((2, 3), t, np.float32), np.full(2, t, np.float32))
+        state = (np.full((2, 1), t, np.float32),)
+        if trajectories.add(step, output, state, weights_version=100 + t):
+            sent.append(layout.view(layout.from_bytes(b"".join(trajectories.messages()))))
+            assert not trajectories.add(step, output, state, weights_version=100 + t)
+    assert len(sent) == 3
+    for n, trajectory in enumerate(sent):
+        window = slice(n * unroll, (n + 1) * unroll + 1)
+        for field, wanted in zip(trajectory.timesteps[:-1], steps[:-1], strict=True):
+            np.testing.assert_array_equal(field.swapaxes(0, 1), wanted[window])  # [E, T+1] -> [T+1, E]
+        np.testing.assert_array_equal(trajectory.act_outputs.value[0], np.arange(3 * unroll + 1)[window])
+        np.testing.assert_array_equal(trajectory.agent_state[0][:, 0], n * unroll)  # the state before step 0
+        np.testing.assert_array_equal(trajectory.weights_version, 100 + n * unroll)
+        np.testing.assert_array_equal(trajectory.task, 9)

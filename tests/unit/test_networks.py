@@ -1,0 +1,279 @@
+"""The zoo: frames, memory over time, and the shapes that the papers give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import sonnet as snt
+import tensorflow as tf
+
+from agents.action_selection import epsilon_greedy, sample_from_logits
+from agents.networks.frame_stack import stack_frames
+from agents.networks.network import MASKED_LOGIT, Network
+from agents.networks.recurrent import InstructionEncoder, ResetLSTM
+from agents.networks.zoo import NETWORKS, make_network
+from mlma.acting.action_noise import NoiseGenerator
+from mlma.core.flat_weights import dummy_timestep
+from mlma.core.presets.resolve import FOR_VECTORS
+from mlma.core.types import ActionNoise, ArraySpec, EnvSpec, NetworkState, TimeStep
+from mlma.envs.spaces import MAX_WORDS, hash_words
+from tests.support.samples import IMAGE, VECTOR, random_timesteps
+
+ALL = sorted(NETWORKS)
+
+
+def make(name: str) -> Network:
+    tf.random.set_seed(1)
+    spec = VECTOR if name in FOR_VECTORS else IMAGE
+    network = make_network(name, spec, stack=1 if spec is VECTOR else 4)
+    network(dummy_timestep(spec, 1, 1), network.initial_state(1))
+    return network
+
+
+def timesteps(name: str, steps: int, batch: int, firsts: float = 0.3) -> TimeStep:
+    spec = VECTOR if name in FOR_VECTORS else IMAGE
+    return tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), spec, steps, batch, firsts))
+
+
+def random_state(network: Network, batch: int) -> NetworkState:
+    def fill(x: tf.Tensor) -> tf.Tensor:
+        return tf.random.uniform(x.shape, maxval=255, dtype=tf.int32) if x.dtype == tf.uint8 else tf.random.normal(x.shape)
+
+    state = network.initial_state(batch)
+    return tf.nest.map_structure(lambda x: None if x is None else tf.cast(fill(x), x.dtype), state)
+
+
+def assert_close(one: Any, two: Any) -> None:
+    for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(two), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def slow_stacks(observation: Any, first: Any, depth: int) -> Any:
+    """Lists of frames, one list per game: slow and obvious."""
+    steps, batch, *_, channels = observation.shape
+    stacks = np.zeros((*observation.shape[:-1], channels * depth), np.uint8)
+    for b in range(batch):
+        game: list[Any] = []
+        for t in range(steps):
+            game = [] if first[t, b] else game
+            game.append(observation[t, b])
+            latest = game[-depth:]
+            stacks[t, b, ..., channels * (depth - len(latest)) :] = np.concatenate(latest, axis=-1)
+    return stacks
+
+
+@pytest.mark.parametrize(("depth", "channels"), [(2, 1), (4, 1), (4, 3)])
+def test_stacks_hold_the_last_frames_of_their_own_game_however_the_calls_are_cut(depth: int, channels: int) -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        observation = rng.integers(1, 256, size=(14, 6, 2, 3, channels)).astype(np.uint8)
+        first = rng.random((14, 6)) < 0.25
+        wanted = slow_stacks(observation, first, depth)
+        before, start = tf.zeros([6, depth - 1, 2, 3, channels], tf.uint8), 0
+        for steps in (5, 1, 2, 6):
+            part = slice(start, start + steps)
+            stacks, before = stack_frames(tf.constant(observation[part]), tf.constant(first[part]), before)
+            np.testing.assert_array_equal(stacks, wanted[part])
+            start += steps
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_unroll_equals_single_steps(name: str) -> None:
+    network, inputs = make(name), timesteps(name, steps=5, batch=2)
+    state = random_state(network, 2)
+    wanted, wanted_state = network(inputs, state)
+    outputs = []
+    for t in range(5):
+        output, state = network(tf.nest.map_structure(lambda x, t=t: x[t : t + 1], inputs), state)
+        outputs.append(output)
+    assert_close(tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *outputs), wanted)
+    assert_close(state, wanted_state)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_batch_in_parts_says_and_learns_what_the_whole_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, inputs = make(name), timesteps(name, steps=16, batch=24)
+    state = random_state(network, 24)
+    sizes = []
+    whole = Network._unroll
+
+    def unroll(self: Network, timestep: TimeStep, state: NetworkState) -> Any:
+        sizes.append(timestep.first.shape[1])
+        return whole(self, timestep, state)
+
+    monkeypatch.setattr(Network, "_unroll", unroll)
+    found = []
+    for network._parts in (1, 3):
+        with tf.GradientTape() as tape:
+            output, after = network(inputs, state)
+            loss = tf.reduce_sum(output.logits**2) + tf.reduce_sum(output.value)
+        found.append((output, after, tape.gradient(loss, network.trainable_variables)))
+    network(tf.nest.map_structure(lambda x: x[:1], inputs), state)  # acting
+    assert sizes == [24, 8, 8, 8, 24]
+    (*whole_says, gradients), (*parts_say, gradients_of_parts) = found
+    assert_close(whole_says, parts_say)
+    for one, other in zip(gradients, gradients_of_parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(tf.abs(one))))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_from_before_a_new_game_reaches_it(name: str) -> None:
+    network, inputs = make(name), timesteps(name, steps=4, batch=2)
+    first = np.zeros((4, 2), bool)
+    first[2, 0] = True  # a new game in the first environment, the old one goes on in the second
+    one, _ = network(inputs._replace(first=tf.constant(first)), random_state(network, 2))
+    other = tf.nest.map_structure(lambda x: tf.concat([x[:2][::-1], x[2:]], axis=0), inputs)
+    two, _ = network(other._replace(first=tf.constant(first)), random_state(network, 2))
+    assert_close([one.logits[2:, 0], one.value[2:, 0]], [two.logits[2:, 0], two.value[2:, 0]])
+    if name != "MLPAgent":  # which remembers nothing
+        assert not np.allclose(one.value[2:, 1], two.value[2:, 1])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_new_game_at_step_0_forgets_the_state_it_was_given(name: str) -> None:
+    network, inputs = make(name), timesteps(name, steps=3, batch=2)
+    inputs = inputs._replace(first=tf.constant([[True, True], [False, False], [False, False]]))
+    assert_close(network(inputs, random_state(network, 2)), network(inputs, network.initial_state(2)))
+
+
+def shapes(network: snt.Module) -> list[tuple[int, ...]]:
+    return sorted((tuple(v.shape) for v in network.trainable_variables), key=lambda shape: (len(shape), shape))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in FOR_VECTORS])
+def test_a_brighter_picture_is_the_same_picture(name: str) -> None:
+    network = make_network(name, IMAGE, stack=1)
+    game = timesteps(name, 2, 3)
+    dim = game._replace(observation=game.observation // 2)
+    bright = dim._replace(observation=dim.observation + 90)
+    dark = game._replace(observation=tf.zeros_like(game.observation))
+    (one, _), (two, _), (three, _) = (network(each, network.initial_state(3)) for each in (dim, bright, dark))
+    assert_close(one, two)
+    assert float(tf.reduce_max(tf.abs(one.value - three.value))) > 1e-2
+
+
+def test_the_shallow_network_has_the_shapes_of_the_paper() -> None:
+    """84x84 -> 20x20x16 -> 9x9x32 -> 256: VALID padding."""
+    heads = [(1,), (4,), (256, 1), (256, 4)]
+    torso = [(16,), (8, 8, 4, 16), (32,), (4, 4, 16, 32), (256,), (9 * 9 * 32, 256)]
+    assert shapes(make("ShallowConvNetAgent")) == sorted(heads + torso, key=lambda shape: (len(shape), shape))
+
+
+def test_the_simple_network_has_the_shapes_of_nature() -> None:
+    """84x84 -> 20x20x32 -> 9x9x64 -> 7x7x64 -> 512, then the last reward and one of 4 actions."""
+    heads = [(1,), (4,), (512 + 1 + 4, 1), (512 + 1 + 4, 4)]
+    torso = [(32,), (8, 8, 4, 32), (64,), (4, 4, 32, 64), (64,), (3, 3, 64, 64), (512,), (7 * 7 * 64, 512)]
+    assert shapes(make("SimpleConvNetAgent")) == sorted(heads + torso, key=lambda shape: (len(shape), shape))
+
+
+def test_the_deep_network_has_fifteen_convolutions_and_an_lstm_of_256() -> None:
+    found = shapes(make("ResNetLSTMAgent"))
+    convolutions = [shape for shape in found if len(shape) == 4]
+    wanted = {(3, 3, 4, 16): 1, (3, 3, 16, 16): 4, (3, 3, 16, 32): 1, (3, 3, 32, 32): 9}
+    assert {shape: convolutions.count(shape) for shape in convolutions} == wanted
+    assert (11 * 11 * 32, 256) in found
+    assert (256 + 1 + 4, 4 * 256) in found
+    assert (256, 4 * 256) in found
+
+
+def test_gradient_flows_back_through_time_but_not_into_the_game_before() -> None:
+    network, inputs = make("ResNetLSTMAgent"), timesteps("ResNetLSTMAgent", steps=4, batch=2)
+    reward = tf.random.uniform([4, 2], -0.5, 0.5)
+    first = np.zeros((4, 2), bool)
+    first[2, 1] = True
+    with tf.GradientTape() as tape:
+        tape.watch(reward)
+        output, _ = network(inputs._replace(reward=reward, first=tf.constant(first)), network.initial_state(2))
+        last = tf.reduce_sum(output.value[-1])
+    gradient = tape.gradient(last, reward).numpy()
+    assert (gradient[:, 0] != 0).all()
+    assert (gradient[:2, 1] == 0).all()
+    assert (gradient[2:, 1] != 0).all()
+
+
+def test_the_hidden_state_is_the_output_and_the_cell_is_not() -> None:
+    lstm = ResetLSTM(3)
+    outputs, (hidden, cell) = lstm(tf.random.normal([4, 2, 5]), tf.zeros([4, 2], bool), lstm.initial_state(2))
+    np.testing.assert_array_equal(hidden, outputs[-1])
+    assert not np.allclose(cell, hidden)
+
+
+@pytest.mark.parametrize("name", ["ShallowConvNetAgent", "SimpleConvNetAgent", "ResNetLSTMAgent"])
+def test_last_reward_and_action_are_seen_where_the_paper_says_and_the_reward_is_clipped(name: str) -> None:
+    network, inputs = make(name), timesteps(name, steps=1, batch=2, firsts=0.0)
+
+    def logits(reward: float, action: int) -> Any:
+        changed = inputs._replace(reward=tf.fill([1, 2], reward), last_action=tf.fill([1, 2], action))
+        return network(changed, network.initial_state(2))[0].logits.numpy()
+
+    sees = name != "ShallowConvNetAgent"
+    assert np.array_equal(logits(1.0, 2), logits(50.0, 2))
+    assert np.array_equal(logits(-1.0, 2), logits(-50.0, 2))
+    assert np.array_equal(logits(1.0, 2), logits(0.5, 2)) != sees
+    assert np.array_equal(logits(1.0, 2), logits(1.0, 3)) != sees
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_actions_that_a_level_does_not_have_are_never_chosen(dueling: bool) -> None:
+    spec = VECTOR._replace(more={"level": ArraySpec((), "int32")}, actions_of=((0, 2), (1, 0, 2)))
+    network = make_network("MLPAgent", spec, stack=1, dueling=dueling)
+    steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), VECTOR, 3, 4))
+    steps = steps._replace(more={"level": tf.constant([[0, 1, 0, 1]] * 3)})
+    logits = network(steps, network.initial_state(4))[0].logits.numpy()
+    assert (logits[:, [0, 2], 1] == MASKED_LOGIT).all()
+    assert np.abs(logits[:, [0, 2]][..., [0, 2]]).max() < 100
+    assert np.abs(logits[:, [1, 3]]).max() < 100
+    chances = NoiseGenerator(1, np.ones(4))  # always at random
+    chance = [chances.draw() for _ in range(300)]
+    for drawn in (
+        np.stack([epsilon_greedy(tf.constant(logits[0]), each) for each in chance]),
+        np.stack([sample_from_logits(tf.constant(logits[0] / 100), each.number) for each in chance]),
+    ):
+        assert [sorted(set(drawn[:, i].tolist())) for i in range(4)] == [[0, 2], [0, 1, 2]] * 2
+
+
+def test_the_ends_of_what_can_be_drawn_are_actions_that_a_level_has() -> None:
+    logits = tf.constant([[MASKED_LOGIT, 0.0, -1.0, MASKED_LOGIT]] * 2)
+    ends = tf.constant([0.0, np.nextafter(np.float32(1), np.float32(0))])
+    assert sample_from_logits(logits, ends).numpy().tolist() == [1, 2]
+    assert epsilon_greedy(logits, ActionNoise(ends, tf.ones([2]))).numpy().tolist() == [1, 2]
+    many = tf.random.stateless_normal([2, 500], [1, 2])
+    assert sample_from_logits(many, ends).numpy().tolist() == [0, 499]
+    assert epsilon_greedy(many, ActionNoise(ends * 0.3, tf.fill([2], 0.3))).numpy().tolist() == [0, 499]
+
+
+def words(*texts: str) -> Any:
+    return tf.constant([[hash_words(text) for text in texts]])
+
+
+def test_an_instruction_is_what_its_words_say_in_their_order() -> None:
+    encoder = InstructionEncoder()
+    encoded = encoder(words("pick the red balloon", "pick the balloon red", "", "pick the red balloon")[0]).numpy()
+    np.testing.assert_array_equal(encoded[0], encoded[3])
+    assert np.abs(encoded[0] - encoded[1]).max() > 1e-3
+    np.testing.assert_array_equal(encoded[2], 0)
+    state = encoder._lstm.initial_state(1)  # word by word, and nothing after the last
+    for word in hash_words("pick the red balloon")[:4]:
+        output, state = encoder._lstm(encoder._embedding(tf.constant([word])), state)
+    np.testing.assert_allclose(encoded[0], output[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ResNetLSTMAgent", "MLPAgent"])
+def test_words_and_numbers_beside_the_observation_matter(name: str) -> None:
+    spec = VECTOR if name in FOR_VECTORS else EnvSpec(ArraySpec((40, 40, 3), "uint8"), 4, 1)
+    spec = spec._replace(more={"vector": ArraySpec((2,), "float32"), "words": ArraySpec((MAX_WORDS,), "int32")})
+    network = make_network(name, spec, stack=1)
+    steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), spec, 1, 1))
+
+    def logits(text: str, numbers: Any) -> Any:
+        more = {"vector": tf.constant([[numbers]]), "words": words(text)}
+        return network(steps._replace(more=more), network.initial_state(1))[0].logits.numpy()
+
+    one = logits("go left", [0.0, 1.0])
+    assert np.abs(one - logits("go right", [0.0, 1.0])).max() > 1e-7
+    assert np.abs(one - logits("go left", [1.0, 1.0])).max() > 1e-7
+    np.testing.assert_array_equal(one, logits("Go left!", [0.0, 1.0]))
