@@ -1,73 +1,75 @@
-"""One process of a run: read the flags, pick the role, wire the parts, run. `python experiment.py --help` lists the flags.
+"""One process of a run: reads the flags, imports one role and runs it. `python experiment.py --help` lists the flags.
 
 python experiment.py --level_name=PongNoFrameskip-v4                       local training: a learner and its actors
 python experiment.py --job_name=learner --task=0 --learner_host=localhost:8001
 python experiment.py --job_name=actor --task=3 --learner_host=localhost:8001
 mpirun -np 2 python experiment.py --num_actors=2                           two learners with two actors each
-python experiment.py --mode=test --logdir=/tmp/agent                       play with a checkpoint
+python experiment.py --mode=test --logdir=/tmp/agent                       evaluate a checkpoint
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
 from pathlib import Path
 
-from mlma.core.config.config import parse_or_exit
+from mlma.core.config import Config, parse_or_exit
 from mlma.core.presets.resolve import resolve
-from mlma.distributed.mpi_launcher import supervise_learners
-from mlma.distributed.world import started_by_mpirun
+from mlma.core.types import EnvSpec
 from mlma.envs.registry import HELP, env_spec, level_help
 from mlma.utils.atomic_file import check_writable
-from mlma.utils.child_process import setup_child_process
+from mlma.utils.child_process import EXIT_USAGE, available_cores, setup_child_process
 from mlma.utils.tensorflow_setup import import_tensorflow
 
 
 def main() -> int:
+    """The exit code of the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a run is watched through files and pipes, too
+        sys.stdout.reconfigure(line_buffering=True)  # runs are also followed through files and pipes
     setup_child_process()
     given = parse_or_exit(sys.argv[1:])
-    if given.level_name == HELP:
+    if given.environment.level_name == HELP:
         print(level_help())
         return 0
+    role = _role(given)
     try:
-        spec = env_spec(given)
-        config = resolve(given, spec)
-        role_name = "test" if config.mode == "test" else "act" if config.job_name == "actor" and config.task >= 0 else "learn"
-        if role_name == "learn":
-            check_writable(Path(config.logdir), "--logdir")
-            if config.num_learners > 1 and config.task < 0 and not started_by_mpirun():
-                return supervise_learners(given, print)
-    except ValueError as problem:
-        return mistake(problem)
-    if role_name == "act":
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # actors leave GPUs to learners
-    # Only now, since TensorFlow takes seconds to import and reads the environment once.
+        spec = env_spec(given.environment)
+        config = resolve(given, spec, available_cores())
+        if role == "learner":
+            check_writable(Path(config.run.logdir), "--logdir")
+            from mlma.distributed import mpi_launcher
+
+            if mpi_launcher.must_launch(config):
+                return mpi_launcher.supervise_learners(given)
+        return _run(role, config, spec)
+    except ValueError as problem:  # wrong flags and files: one line
+        print(problem, file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _role(config: Config) -> str:
+    if config.run.mode == "test":
+        return "evaluator"
+    return "actor" if config.run.job_name == "actor" and config.run.task >= 0 else "learner"
+
+
+def _run(role: str, config: Config, spec: EnvSpec) -> int:
+    if role == "actor":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # leaves GPUs to learners
+    # Only now: TensorFlow takes seconds to import, and reads the environment once.
     import_tensorflow()
     from agents import make_agent
-    from mlma.roles.actor import run_actor
-    from mlma.roles.evaluator import run_evaluation
-    from mlma.roles.learner import run_learner
     from mlma.transport.protocol import HandshakeRefusedError, LearnerLostError
 
     try:
-        role = {"act": run_actor, "test": run_evaluation, "learn": run_learner}[role_name]
-        code = role(config, spec, make_agent)
-        sys.stdout.flush()
-        os._exit(code)  # the runtime's server and client have no end of their own
-    except ValueError as problem:
-        return mistake(problem)
+        code = importlib.import_module(f"mlma.roles.{role}").run(config, spec, make_agent)
     except (LearnerLostError, HandshakeRefusedError) as problem:
         print(problem, file=sys.stderr)
         return 1
-
-
-def mistake(problem: ValueError) -> int:
-    """Wrong flags and files: one line and exit code 2."""
-    print(problem, file=sys.stderr)
-    return 2
+    sys.stdout.flush()
+    os._exit(code)  # the RPC server and client of TensorFlow never shut down by themselves
 
 
 if __name__ == "__main__":

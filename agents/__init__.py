@@ -1,17 +1,17 @@
-"""The papers: one file per algorithm, and the networks. A new algorithm is a file here and a line in `make`."""
+"""The algorithms, one file each; the equations are in ops/, the networks in networks/.
+
+A new algorithm is a file here and a line in mlma/core/catalog.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from mlma.core.config.config import Config
+from mlma.core.catalog import ALGORITHMS
+from mlma.core.config import Config
 from mlma.core.types import Agent, EnvSpec
+from mlma.utils.import_object import import_object
 
 
 def make_agent(config: Config, spec: EnvSpec) -> Agent:
-    from agents.apex import Apex
-    from agents.impala import Impala
-    from agents.r2d2 import R2D2
-
-    algorithms: dict[str, Callable[[Config, EnvSpec], Agent]] = {"impala": Impala, "apex": Apex, "r2d2": R2D2}
-    return algorithms[config.algorithm](config, spec)
+    """The agent of `--algorithm`, with the network of `--agent_name`."""
+    agent: Agent = import_object(ALGORITHMS[config.run.algorithm].agent)(config, spec)
+    return agent

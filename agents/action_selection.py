@@ -20,13 +20,13 @@ def sample_from_logits(logits: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     return _count_true(reached <= level)  # an action of probability 0 reaches no further than the one before it
 
 
-def epsilon_greedy(q: tf.Tensor, chance: ActionNoise) -> tf.Tensor:
+def epsilon_greedy(q: tf.Tensor, noise: ActionNoise) -> tf.Tensor:
     """The best action, or any that the level has, all alike, where the number is below epsilon: [E, A] -> int32 [E]."""
     there = tf.cumsum(tf.cast(q > MASKED_LOGIT, tf.float32), axis=-1)
-    within = BELOW_ONE * tf.math.divide_no_nan(chance.number, chance.epsilon)  # uniform again, where it is below
+    within = BELOW_ONE * tf.math.divide_no_nan(noise.uniform, noise.epsilon)  # uniform again, where it is below
     any_action = _count_true(there <= tf.floor(within[:, tf.newaxis] * there[:, -1:]))
     best = tf.argmax(q, axis=-1, output_type=tf.int32)
-    return tf.where(chance.number < chance.epsilon, any_action, best)
+    return tf.where(noise.uniform < noise.epsilon, any_action, best)
 
 
 def _count_true(true: tf.Tensor) -> tf.Tensor:

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.roofline import AGENTS, learner_and_sample
-from mlma.core.config.config import parse_or_exit
-from mlma.distributed.world import World, available_cores
+from mlma.core.config import parse_or_exit
+from mlma.distributed.world import World
+from mlma.utils.child_process import available_cores
 from mlma.utils.tensorflow_setup import import_tensorflow
 
 HEAD = ("network", "weights", "MB", "allreduce, ms", "step alone, ms", "step of all, ms", "share")
@@ -54,19 +55,21 @@ def main() -> None:
         alone, sample = learner_and_sample(config, SingleProcess())
         together, _ = learner_and_sample(config, learners)
         gradients = [tf.ones_like(v) for v in alone.weights.variables]
-        reduce = tf_function(lambda gradients=gradients: learners.reduce(gradients, tf.zeros([5])))
+        reduce = tf_function(lambda gradients=gradients: learners.allreduce_sum(gradients, tf.zeros([5])))
         cost = milliseconds(reduce, arguments.times)
         step = milliseconds(functools.partial(alone.train, sample), arguments.times)
         learners.gather(b"")  # all begin the next measurement together
         whole = milliseconds(functools.partial(together.train, sample), arguments.times)
         count = alone.weights.count
         numbers = f"{count:,}", f"{4e-6 * count:.1f}", f"{cost:.1f}", f"{step:.0f}", f"{whole:.0f}", f"{cost / whole:.0%}"
-        rows.append((config.agent_name, *numbers))
+        rows.append((config.run.agent_name, *numbers))
     if learners.rank == 0:
-        print(f"{learners.size} learners, {World.here().local_size} on this host; {given[0].compression} compression")
+        print(
+            f"{learners.size} learners, {World.from_environment().local_size} on this host; {given[0].compression} compression"
+        )
         for row in (HEAD, ["---"] * len(HEAD), *rows):
             print(f"| {' | '.join(row)} |", flush=True)
-    learners.end()
+    learners.shutdown()
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import time
 from typing import Any
 
 from benchmarks.roofline import ROOT, prepare
-from mlma.core.config.config import Config, parse, parse_or_exit
-from mlma.distributed.world import available_cores
+from mlma.core.config import Config, parse, parse_or_exit
+from mlma.utils.child_process import available_cores
 from mlma.utils.tensorflow_setup import import_tensorflow
 
 PLACES = ("actor", "learner")
@@ -34,7 +34,7 @@ def prepared(argv: list[str]) -> tuple[Config, Any, Any]:
     import_tensorflow()
     from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
-    set_tensorflow_threads(config.actor_threads if config.job_name == "actor" else available_cores())
+    set_tensorflow_threads(config.actor.actor_threads if config.run.job_name == "actor" else available_cores())
     return prepare(config)
 
 
@@ -49,11 +49,11 @@ def serve(argv: list[str]) -> None:
     inference = InferenceServer(config, spec, agent)
 
     def welcome(offer: dict[str, Any]) -> dict[str, Any]:
-        task, actors = offer["task"], config.num_actors
+        task, actors = offer["task"], config.actor.num_actors
         session = inference.open(task, offer["envs"], env_indices(task, actors, offer["envs"]), task)
         return {"seed": task, "actor": task, "actors": actors, "time": time.time(), "session": session}
 
-    server = Server(config.learner_host, "", welcome, inference)
+    server = Server(config.distributed.learner_host, "", welcome, inference)
     server.publish(1, FlatWeights(agent.network).read())
     server.start()
 
@@ -109,15 +109,17 @@ def play(argv: list[str], seconds: float, start_at: float) -> None:
             return timestep
 
     outside = ActorDependencies(
-        make_env=lambda seed, places: Timed(make_for_levels(config, spec, places % (len(spec.actions_of) or 1), seed)),
-        connect=lambda: Client(config.learner_host, "", 30),
-        hello=lambda layout, weights: {"task": config.task, "envs": config.envs_per_actor},
+        make_env=lambda seed, places: Timed(
+            make_for_levels(config.environment, spec, places % (len(spec.actions_by_level) or 1), seed)
+        ),
+        connect=lambda: Client(config.distributed.learner_host, "", 30),
+        handshake_request=lambda layout, weights: {"task": config.run.task, "envs": config.actor.envs_per_actor},
         say=lambda line: print(line, file=sys.stderr),
-        pulse=Heartbeat("", "bench"),
+        heartbeat=Heartbeat("", "bench"),
     )
     with contextlib.suppress(Over, LearnerLostError):
         run_environment_loop(config, spec, agent, outside)
-    rate = (len(steps) - 1) * config.envs_per_actor / (steps[-1] - steps[0])
+    rate = (len(steps) - 1) * config.actor.envs_per_actor / (steps[-1] - steps[0])
     print(json.dumps([rate, taken]), flush=True)
     os._exit(0)
 

@@ -61,11 +61,11 @@ def tree_of(size: int) -> tuple[float, float]:
 def prepared(algorithm: str, words: list[str]) -> tuple[Any, Any, Any, Any]:
     """(config, agent, layout, spec) of a Pong run."""
     from benchmarks.roofline import prepare
-    from mlma.core.config.config import parse
+    from mlma.core.config import parse
     from mlma.core.record_layout import trajectory_layout
 
     config, spec, agent = prepare(parse([f"--algorithm={algorithm}", *words]))
-    return config, agent, trajectory_layout(spec, agent, config.unroll_length), spec
+    return config, agent, trajectory_layout(spec, agent, config.learner.unroll_length), spec
 
 
 def unpaced(layout: Any, windows: Any, config: Any, steps: int, batch: int) -> Any:
@@ -75,8 +75,10 @@ def unpaced(layout: Any, windows: Any, config: Any, steps: int, batch: int) -> A
 
     pace = RateLimiter(1e-9, 0, 0, lambda line: None)
     pace.inserted(1)
-    exponents = config.priority_exponent, config.importance_exponent
-    return PrioritizedReplay(layout, windows, pace, steps, batch, exponents, config.priority_eta, 1, config.replay_compression)
+    exponents = config.replay.priority_exponent, config.replay.importance_exponent
+    return PrioritizedReplay(
+        layout, windows, pace, steps, batch, exponents, config.replay.priority_eta, 1, config.replay.replay_compression
+    )
 
 
 class Source:
@@ -89,11 +91,11 @@ class Source:
         self._records = layout.empty(self.ENVS)
         self._view = layout.view(self._records)
         self._view.timesteps.observation[:] = rng.integers(256, size=self._view.timesteps.observation.shape)
-        self._view.stream[:] = np.arange(self.ENVS)
-        self._view.errors[:] = rng.random(self._view.errors.shape)
+        self._view.env_stream_id[:] = np.arange(self.ENVS)
+        self._view.initial_priorities[:] = rng.random(self._view.initial_priorities.shape)
 
     def __call__(self) -> Any:
-        self._view.number[:] += 1
+        self._view.sequence_number[:] += 1
         return self._records
 
 
@@ -109,8 +111,8 @@ def replay(algorithms: list[str], sizes: list[int]) -> None:
 def replay_of(algorithm: str, batch: int, size: int) -> str:
     """The cells of a row."""
     config, agent, layout, _ = prepared(algorithm, ["--level_name=PongNoFrameskip-v4"])
-    memory, source = unpaced(layout, agent.windows, config, size, batch), Source(layout)
-    per_insert = Source.ENVS * config.unroll_length
+    memory, source = unpaced(layout, agent.replay_windows, config, size, batch), Source(layout)
+    per_insert = Source.ENVS * config.learner.unroll_length
     for _ in range(-(-int(1.1 * size) // per_insert)):
         memory.put(source())
     rate = per_insert / seconds(lambda: memory.put(source()), 20)
@@ -155,7 +157,7 @@ def compression(level: str) -> None:
     from mlma.replay.trajectory_store import CompressedFrames, PlainFrames
 
     config, _, _, spec = prepared("apex", [f"--level_name={level}"])
-    env, rng = make_env(level, 4, 1, config), np.random.default_rng(0)
+    env, rng = make_env(level, 4, 1, config.environment), np.random.default_rng(0)
     env.reset()
     frames = np.concatenate([env.step(rng.integers(spec.num_actions, size=4)).observation for _ in range(500)])
     env.close()
@@ -179,7 +181,7 @@ def learner(algorithm: str, words: list[str]) -> None:
     from mlma.learning.learner import Learner
 
     config, agent, layout, spec = prepared(algorithm, words)
-    memory, source = unpaced(layout, agent.windows, config, 20_000, config.batch_size), Source(layout)
+    memory, source = unpaced(layout, agent.replay_windows, config, 20_000, config.learner.batch_size), Source(layout)
     while memory.fill < 1:
         memory.put(source())
     trainer = Learner(config, agent, spec.action_repeats, SingleProcess())
@@ -188,7 +190,7 @@ def learner(algorithm: str, words: list[str]) -> None:
     train = seconds(lambda: trainer.train(sample), 10)
     update = seconds(lambda: memory.update_priorities(sample.keys, trainer.priorities), 10)
     whole = cut + train + update
-    cells = [algorithm, config.agent_name, f"{config.batch_size}", f"{1e3 * cut:.1f}", f"{1e3 * train:.1f}"]
+    cells = [algorithm, config.run.agent_name, f"{config.learner.batch_size}", f"{1e3 * cut:.1f}", f"{1e3 * train:.1f}"]
     print(f"| {' | '.join(cells)} | {1e3 * update:.2f} | {(cut + update) / whole:.0%} |", flush=True)
 
 
@@ -200,7 +202,7 @@ def main() -> None:
     parser.add_argument("--level_name", default="PongNoFrameskip-v4", help="whose frames are compressed")
     arguments = parser.parse_args()
     import_tensorflow()
-    from mlma.distributed.world import available_cores
+    from mlma.utils.child_process import available_cores
     from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
     set_tensorflow_threads(available_cores())

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import json
 import os
 import signal
@@ -27,10 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlma.core.config.config import Config, parse_or_exit
+from mlma.core.config import Config, EnvironmentConfig, parse_or_exit
 from mlma.core.presets.resolve import resolve
-from mlma.distributed.world import available_cores
 from mlma.monitoring.bottleneck import average_columns, diagnose
+from mlma.utils.child_process import available_cores
 from mlma.utils.tensorflow_setup import import_tensorflow
 
 PARTS = ("simulation", "inference", "learning")
@@ -64,8 +63,8 @@ def prepare(config: Config) -> tuple[Any, Any, Any]:
     from mlma.core.flat_weights import build_variables
     from mlma.envs.registry import env_spec
 
-    spec = env_spec(config)
-    config = resolve(config, spec)
+    spec = env_spec(config.environment)
+    config = resolve(config, spec, available_cores())
     agent = make_agent(config, spec)
     build_variables(agent, spec)
     return config, spec, agent
@@ -78,9 +77,9 @@ def learner_and_sample(config: Config, learners: Any) -> tuple[Any, Any]:
     from mlma.replay.trajectory_queue import TrajectoryQueue
 
     config, spec, agent = prepare(config)
-    layout = trajectory_layout(spec, agent, config.unroll_length)
-    queue = TrajectoryQueue(layout, config.batch_size, config.batch_size)
-    queue.insert(layout.empty(config.batch_size))
+    layout = trajectory_layout(spec, agent, config.learner.unroll_length)
+    queue = TrajectoryQueue(layout, config.learner.batch_size, config.learner.batch_size)
+    queue.insert(layout.empty(config.learner.batch_size))
     sample = queue.sample(1.0)
     assert sample is not None
     return Learner(config, agent, spec.action_repeats, learners), sample
@@ -91,7 +90,7 @@ def _simulation(config: Config) -> tuple[Callable[[], Any], int]:
 
     from mlma.envs.registry import env_spec
 
-    config = resolve(config, env_spec(config))
+    config = resolve(config, env_spec(config.environment), available_cores())
     env = _dealt(config, os.getpid())
     env.reset()
     rng = np.random.default_rng(os.getpid())
@@ -104,8 +103,10 @@ def _dealt(config: Config, seed: int) -> Any:
     """The environments of an actor, as if it were alone."""
     from mlma.envs.registry import env_spec, level_names, make_for_levels
 
-    count = len(level_names(config.level_name))
-    return make_for_levels(config, env_spec(config), [i % count for i in range(config.envs_per_actor)], seed)
+    count = len(level_names(config.environment.level_name))
+    return make_for_levels(
+        config.environment, env_spec(config.environment), [i % count for i in range(config.actor.envs_per_actor)], seed
+    )
 
 
 def _inference(config: Config) -> tuple[Callable[[], Any], int]:
@@ -118,10 +119,10 @@ def _inference(config: Config) -> tuple[Callable[[], Any], int]:
     env = _dealt(config, 1)
     timestep, state = env.reset(), [agent.initial_state(env.num_envs)]
     act = CachedGraph(agent.act)
-    chances = NoiseGenerator(1, np.zeros(env.num_envs))
+    noise_generator = NoiseGenerator(1, np.zeros(env.num_envs))
 
     def step() -> None:
-        output, state[0] = act(timestep, state[0], chances.draw())
+        output, state[0] = act(timestep, state[0], noise_generator.draw())
         output.action.numpy()
 
     return step, env.num_envs
@@ -131,9 +132,9 @@ def _learning(config: Config) -> tuple[Callable[[], Any], float]:
     from mlma.distributed.allreduce import SingleProcess
     from mlma.envs.registry import env_spec
 
-    config = resolve(config, env_spec(config))
+    config = resolve(config, env_spec(config.environment), available_cores())
     trainer, sample = learner_and_sample(config, SingleProcess())
-    return lambda: trainer.train(sample), config.batch_size * config.unroll_length / config.sample_reuse
+    return lambda: trainer.train(sample), config.learner.batch_size * config.learner.unroll_length / config.learner.sample_reuse
 
 
 def all_cores_rate(part: str, argv: list[str], seconds: float, warm_up: float, processes: int = 0) -> float:
@@ -179,7 +180,7 @@ def repeats(config: dict[str, Any]) -> int:
     """Frames of an agent step, which only Atari has several of."""
     from mlma.envs.registry import env_spec
 
-    return env_spec(Config(**config)).action_repeats
+    return env_spec(EnvironmentConfig(**config)).action_repeats
 
 
 def rows(table: Path) -> list[dict[str, float]]:
@@ -253,7 +254,7 @@ def scale(arguments: argparse.Namespace, config: Config) -> None:
 
     def on_hosts(learners: int, actors: int) -> tuple[float, str]:
         rate, sentence = measure_on_hosts(arguments.workers_csv_path, learners, actors, argv, seconds, warm_up)
-        return rate / repeats(dataclasses.asdict(config)), sentence
+        return rate / repeats(config.flags()), sentence
 
     def simulation(processes: int) -> float:
         return all_cores_rate("simulation", argv, seconds, warm_up, processes)

@@ -73,18 +73,18 @@ train() { # 2 learners and 2 actors for each in the images; the corridor's best 
     install -d -o 1000 -g 1000 "$BUILD/health-$learner"
     inside "$learner" mpirun -np 2 --oversubscribe --bind-to none python experiment.py --job_name=learner --task=0 --num_learners=2 \
         --learner_host=localhost:8001 --actor_hosts=a,b --level_name=corridor --logdir=/srv/mlma/corridor \
-        --total_environment_frames=1e6 --health_folder=/run/mlma &
+        --total_environment_frames=1e6 --heartbeat_folder=/run/mlma &
     local learners=$!
     for i in 0 1 2 3; do
         actors[i]=$(image_tool from --pull-never mlma-actor)
         install -d -o 1000 -g 1000 "$BUILD/health-${actors[i]}"
         inside "${actors[i]}" python experiment.py --job_name=actor --task=$((i / 2)) --learner_host=localhost:$((8001 + i % 2)) \
-            --level_name=corridor --health_folder=/run/mlma >"$BUILD/actor-$i.log" 2>&1 &
+            --level_name=corridor --heartbeat_folder=/run/mlma >"$BUILD/actor-$i.log" 2>&1 &
     done
     for i in $(seq 60); do # the health command, from inside
         sleep 5
-        inside "$learner" python -m mlma.monitoring.health_check --health_folder=/run/mlma &&
-            inside "${actors[3]}" python -m mlma.monitoring.health_check --health_folder=/run/mlma && break
+        inside "$learner" python -m mlma.monitoring.health_check --heartbeat_folder=/run/mlma &&
+            inside "${actors[3]}" python -m mlma.monitoring.health_check --heartbeat_folder=/run/mlma && break
         [[ $i != 60 ]] || fail "no progress after 5 minutes"
     done
     wait $learners || fail "the learners ended with code $?"

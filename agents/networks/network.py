@@ -39,25 +39,28 @@ class Network(snt.Module):
         stack: int,
         dueling: int = 0,  # width of the dueling streams; 0 is a policy and a value
         lstm_size: int = 0,
-        feed_back: bool = False,
+        use_last_action_and_reward: bool = False,
         popart: bool = False,
-        parts: int = 1,
+        num_shards: int = 1,
         name: str | None = None,
     ) -> None:
-        """Unrolls, which only learners do, are computed in `parts` that do not wait for each other."""
+        """Unrolls, which only learners do, are computed in `num_shards` shards that do not wait for each other."""
         super().__init__(name=name)
-        self._spec, self._stack, self._feed_back, self._parts = spec, stack, feed_back, parts
+        self._spec, self._stack, self._num_shards = spec, stack, num_shards
+        self._use_last_action_and_reward = use_last_action_and_reward
         self._torso = torso
-        self._numbers = snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.more else None
-        self._words = InstructionEncoder(name="words") if "words" in spec.more else None
+        self._numbers = snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.extras else None
+        self._words = InstructionEncoder(name="words") if "words" in spec.extras else None
         self._core = ResetLSTM(lstm_size) if lstm_size else None
-        self._has = None  # float32 [levels, A]
-        if spec.actions_of:
-            self._has = tf.stack([tf.reduce_max(tf.one_hot(own, spec.num_actions), axis=0) for own in spec.actions_of])
+        self._action_mask = None  # float32 [levels, A]
+        if spec.actions_by_level:
+            self._action_mask = tf.stack(
+                [tf.reduce_max(tf.one_hot(own, spec.num_actions), axis=0) for own in spec.actions_by_level]
+            )
         self._dueling = DuelingHead(spec.num_actions, dueling) if dueling else None
         if not dueling:
             self._policy = snt.Linear(spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy")
-            self.value_head = PopArt(max(1, len(spec.actions_of)) if popart else 0, name="value")
+            self.value_head = PopArt(max(1, len(spec.actions_by_level)) if popart else 0, name="value")
 
     def initial_state(self, batch_size: int) -> NetworkState:
         frames = None
@@ -66,45 +69,47 @@ class Network(snt.Module):
         return NetworkState(frames, self._core.initial_state(batch_size) if self._core else None)
 
     def __call__(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
-        if self._parts <= 1 or timestep.first.shape[0] == 1:
+        if self._num_shards <= 1 or timestep.is_first.shape[0] == 1:
             return self._unroll(timestep, state)
-        pieces = zip(_split_batch(timestep.seen(), self._parts, 1), _split_batch(state, self._parts, 0), strict=True)
+        pieces = zip(
+            _split_batch(timestep.policy_inputs(), self._num_shards, 1), _split_batch(state, self._num_shards, 0), strict=True
+        )
         outputs, states = zip(*(self._unroll(*piece) for piece in pieces), strict=True)
         return _join_batch(outputs, 1), _join_batch(states, 0)
 
     def _unroll(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
         observation, frames = timestep.observation, state.frames
         if frames is not None:  # else there is no stack, or it is made already
-            observation, frames = stack_frames(observation, timestep.first, frames)
+            observation, frames = stack_frames(observation, timestep.is_first, frames)
         if observation.dtype == tf.uint8:
             observation = tf.cast(observation, tf.float32)  # [T, B, H, W, C]
             observation = (observation - tf.reduce_mean(observation, axis=[2, 3, 4], keepdims=True)) / PIXEL_SCALE
         features = snt.BatchApply(self._torso)(observation)  # [T, B, F]
         if self._numbers:
-            features = tf.concat([features, snt.BatchApply(self._numbers)(timestep.more["vector"])], axis=-1)
+            features = tf.concat([features, snt.BatchApply(self._numbers)(timestep.extras["vector"])], axis=-1)
         if self._words:
-            features = tf.concat([features, snt.BatchApply(self._words)(timestep.more["words"])], axis=-1)
-        if self._feed_back:
+            features = tf.concat([features, snt.BatchApply(self._words)(timestep.extras["words"])], axis=-1)
+        if self._use_last_action_and_reward:
             reward = tf.clip_by_value(timestep.reward, -1, 1)[..., tf.newaxis]
             action = tf.one_hot(timestep.last_action, self._spec.num_actions)
             features = tf.concat([features, reward, action], axis=-1)
         core = state.core
         if self._core:
-            features, core = self._core(features, timestep.first, core)
+            features, core = self._core(features, timestep.is_first, core)
         if self._dueling:
             logits, value = snt.BatchApply(self._dueling)(features)  # [T, B, A], [T, B]
         else:
             logits = snt.BatchApply(self._policy)(features)  # [T, B, A]
-            value = self.value_head.values(features, timestep.more.get("level"))  # [T, B]
-        if self._has is not None:
-            logits = tf.where(tf.gather(self._has, timestep.more["level"]) > 0, logits, MASKED_LOGIT)
+            value = self.value_head.values(features, timestep.extras.get("level"))  # [T, B]
+        if self._action_mask is not None:
+            logits = tf.where(tf.gather(self._action_mask, timestep.extras["level"]) > 0, logits, MASKED_LOGIT)
         return NetworkOutput(logits, value), NetworkState(frames, core)
 
 
-def _split_batch(nest: Any, parts: int, axis: int) -> list[Any]:
+def _split_batch(nest: Any, num_shards: int, axis: int) -> list[Any]:
     """Into as many nests, along the batch."""
-    split = tree.map_structure(lambda x: [None] * parts if x is None else tf.split(x, parts, axis), nest)
-    return [tree.map_structure_up_to(nest, lambda pieces, i=i: pieces[i], split) for i in range(parts)]
+    split = tree.map_structure(lambda x: [None] * num_shards if x is None else tf.split(x, num_shards, axis), nest)
+    return [tree.map_structure_up_to(nest, lambda pieces, i=i: pieces[i], split) for i in range(num_shards)]
 
 
 def _join_batch(nests: Any, axis: int) -> Any:

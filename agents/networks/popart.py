@@ -38,13 +38,13 @@ class PopArt(snt.Linear):
         variance = tf.maximum(self._square - tf.square(self._mean), 0.0)
         return tf.clip_by_value(tf.sqrt(variance), MIN_SCALE, MAX_SCALE)
 
-    def unit(self, level: tf.Tensor | None) -> Any:
+    def scale(self, level: tf.Tensor | None) -> Any:
         """The spread that values of this level are learned in: [T, B], or 1."""
         if not self._levels:
             return 1.0
         return self._spread()[0] if level is None else tf.gather(self._spread(), level)
 
-    def statistics(self, returns: tf.Tensor, weights: tf.Tensor, level: tf.Tensor | None) -> tf.Tensor:
+    def batch_statistics(self, returns: tf.Tensor, weights: tf.Tensor, level: tf.Tensor | None) -> tf.Tensor:
         """What `normalise` wants to know of a sample: float32 [3 L], how many, their sum, the sum of their squares."""
         if not self._levels:
             return tf.zeros([0])
@@ -53,7 +53,7 @@ class PopArt(snt.Linear):
         sums = [tf.reduce_sum(weight * (returns**power)[..., tf.newaxis], axis=[0, 1]) for power in range(3)]
         return tf.concat(sums, axis=0)
 
-    def normalise(self, statistics: tf.Tensor) -> None:
+    def update(self, statistics: tf.Tensor) -> None:
         """Moves mean and spread of the levels that were played towards their returns, and the layer against it."""
         count, total, squares = tf.split(statistics, 3)
         step = tf.where(count > 0, STATISTICS_STEP_SIZE, 0.0)

@@ -1,12 +1,13 @@
-"""The actor: steps E environments with one inference for all; what happened goes to its learner.
+"""The actor's loop: steps E environments with one inference call for all; their trajectories go to the learner.
 
-It never initialises weights: it acts only with weights that it fetched, or has its learner act. A learner that goes away is
-looked for again. Not here: what plays (mlma/acting/local_policy.py), the algorithm (agents/), the environments (mlma/envs/), how bytes
-travel (mlma/transport/server.py).
+An actor never initialises weights: it acts with weights that it fetched, or the learner acts for it. A lost learner is connected
+to again. Not here: the policies (mlma/acting/local_policy.py, remote_policy.py), the algorithm (agents/), the environments
+(mlma/envs/), the transport (mlma/transport/).
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from mlma.acting.local_policy import LocalPolicy
 from mlma.acting.remote_policy import RemotePolicy
 from mlma.acting.telemetry import LOG_INTERVAL_SECONDS, Instruments, ThroughputLogger
 from mlma.acting.trajectory_writer import TrajectoryWriter, env_indices
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.flat_weights import FlatWeights, build_variables
 from mlma.core.record_layout import RecordLayout, trajectory_layout
 from mlma.core.types import ActOutput, Agent, EnvSpec, TimeStep, VectorEnv
@@ -26,98 +27,98 @@ from mlma.transport.client import Client
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS, LearnerLostError
 from mlma.utils.tf_function import CachedGraph, tf_function
 
-RECONNECT_BACKOFF_SECONDS = (0.2, 5.0)  # seconds between two tries to connect: first, longest
-StepObserver = Callable[[VectorEnv, TimeStep, ActOutput], None]  # sees each step: mlma.evaluation.video.TrainingVideoRecorder
+logger = logging.getLogger(__name__)
+
+RECONNECT_BACKOFF_SECONDS = (0.2, 5.0)  # between two attempts to connect: first, longest
+Policy = LocalPolicy | RemotePolicy
+StepObserver = Callable[[VectorEnv, TimeStep, ActOutput], None]  # called after each step, e.g. to record a video
 
 
 class ActorDependencies(NamedTuple):
-    """What an actor needs of the outside."""
+    """What the loop gets from its role, so that tests can replace it."""
 
-    make_env: Callable[[int, Any], VectorEnv]  # of a seed, which the learner hands out, and which of all environments those are
+    make_env: Callable[[int, Any], VectorEnv]  # from a seed and the environments' indices in the run
     connect: Callable[[], Client]
-    hello: Callable[[RecordLayout, FlatWeights], dict[str, Any]]
-    say: Callable[[str], None]
-    pulse: Heartbeat
-    recorder: StepObserver | None = None
+    handshake_request: Callable[[RecordLayout, FlatWeights], dict[str, Any]]
+    heartbeat: Heartbeat
+    observer: StepObserver | None = None  # of actor 0
 
 
-def run_environment_loop(config: Config, spec: EnvSpec, agent: Agent, outside: ActorDependencies) -> None:
+def run_environment_loop(config: Config, spec: EnvSpec, agent: Agent, dependencies: ActorDependencies) -> None:
     """Acts until the learner says that training is over."""
     build_variables(agent, spec)
     weights = FlatWeights(agent.network)
-    layout = trajectory_layout(spec, agent, config.unroll_length)
-    errors = tf_function(agent.errors)
-    act = CachedGraph(agent.act)
+    layout = trajectory_layout(spec, agent, config.learner.unroll_length)
+    act, initial_priorities = CachedGraph(agent.act), tf_function(agent.initial_priorities)
+    request = dependencies.handshake_request(layout, weights)
+
+    def make_policy(client: Client, answer: dict[str, Any], indices: Any, instruments: Instruments) -> Policy:
+        num_envs, unroll_length = config.actor.envs_per_actor, config.learner.unroll_length
+        epsilons = agent.exploration_epsilons(indices, answer["actors"] * num_envs)
+        noise = NoiseGenerator(answer["seed"], epsilons)
+        if config.actor.inference == "learner":
+            return RemotePolicy(spec, num_envs, unroll_length, answer["session"], noise, client, instruments)
+        actor_id, state = config.run.task, agent.initial_state(num_envs)
+        writer = TrajectoryWriter(layout, num_envs, unroll_length, actor_id, indices, answer["seed"], initial_priorities)
+        lockstep = config.run.deterministic
+        return LocalPolicy(actor_id, act, state, weights, writer, noise, client, instruments, lockstep)
+
     while True:
-        client, answer = _connect(outside, outside.hello(layout, weights), config.reconnect_seconds)
+        client, answer = _connect(dependencies, request, config.distributed.reconnect_seconds)
         if "finished" in answer:
             client.close()
-            outside.say("training is over")
-            return
-        outside.say(f"connected to {config.learner_host}")
-        mine = env_indices(answer["actor"], answer["actors"], config.envs_per_actor)
-        env = outside.make_env(answer["seed"], mine)
+            break
+        logger.info("connected to %s", config.distributed.learner_host)
+        indices = env_indices(answer["actor"], answer["actors"], config.actor.envs_per_actor)
+        env = dependencies.make_env(answer["seed"], indices)
+        is_first_actor = answer["actor"] == 0
         try:
-            phases = PhaseTimer(*ACTOR_PHASES)
-            first = answer["actor"] == 0
-            if first and config.profile:
-                phases.events, phases.epoch = [], phases.epoch + answer["ahead"]
-            watch = Instruments(
-                phases, outside.pulse, ThroughputLogger(env.num_envs * config.unroll_length * spec.action_repeats, outside.say)
-            )
-            chances = NoiseGenerator(answer["seed"], agent.epsilons(mine, answer["actors"] * env.num_envs))
-            if config.inference == "learner":
-                player: LocalPolicy | RemotePolicy = RemotePolicy(config, spec, answer["session"], chances, client, watch)
-            else:
-                trajectories = TrajectoryWriter(
-                    layout, env.num_envs, config.unroll_length, config.task, mine, answer["seed"], errors
-                )
-                player = LocalPolicy(
-                    config, act, agent.initial_state(env.num_envs), weights, trajectories, chances, client, watch
-                )
-            _step_environments(env, player, phases, outside.recorder if first else None)
-            outside.say("training is over")
-            return
+            timer = PhaseTimer(*ACTOR_PHASES)
+            if is_first_actor and config.reports.profile:
+                timer.record_events([], clock_offset=answer["ahead"])
+            frames = env.num_envs * config.learner.unroll_length * spec.action_repeats
+            instruments = Instruments(timer, dependencies.heartbeat, ThroughputLogger(frames))
+            policy = make_policy(client, answer, indices, instruments)
+            _step_environments(env, policy, timer, dependencies.observer if is_first_actor else None)
+            break
         except LearnerLostError as error:
-            outside.say(f"lost the learner: {error}")
+            logger.warning("lost the learner: %s", error)
         finally:
             env.close()
             client.close()
+    logger.info("training is over")
 
 
-def _step_environments(
-    env: VectorEnv, player: LocalPolicy | RemotePolicy, phases: PhaseTimer, recorder: StepObserver | None
-) -> None:
-    """The loop."""
+def _step_environments(env: VectorEnv, policy: Policy, timer: PhaseTimer, observer: StepObserver | None) -> None:
     timestep = env.reset()
-    while (output := player(timestep)) is not None:
-        if recorder:
-            recorder(env, timestep, output)
+    while (output := policy(timestep)) is not None:
+        if observer:
+            observer(env, timestep, output)
         timestep = env.step(output.action)
-        if (lost := getattr(env, "lost", None)) is not None and lost.any():
-            player.drop(lost)
-        phases.end("simulate")
+        if (crashed := getattr(env, "crashed", None)) is not None and crashed.any():
+            policy.drop(crashed)
+        timer.lap("simulate")
 
 
-def _connect(outside: ActorDependencies, hello: dict[str, Any], seconds: float) -> tuple[Client, dict[str, Any]]:
-    """A client that the learner accepted, and its answer; tries again, ever more rarely, for `seconds`."""
-    begun = said = time.monotonic()
-    pause = RECONNECT_BACKOFF_SECONDS[0]
+def _connect(dependencies: ActorDependencies, request: dict[str, Any], seconds: float) -> tuple[Client, dict[str, Any]]:
+    """A client that the learner admitted, and its answer. Tries for `seconds`, with growing pauses."""
+    began = logged = time.monotonic()
+    pause, longest = RECONNECT_BACKOFF_SECONDS
     while True:
-        outside.pulse.waits("its learner", CALL_TIMEOUT_SECONDS)
-        client = outside.connect()
+        dependencies.heartbeat.waiting_for("its learner", CALL_TIMEOUT_SECONDS)
+        client = dependencies.connect()
         try:
-            asked = time.time()
-            answer = client.handshake(hello)
-            ahead = answer["time"] - (asked + time.time()) / 2  # of the learner's clock
+            sent = time.time()
+            answer = client.handshake(request)
+            ahead = answer["time"] - (sent + time.time()) / 2  # how far the learner's clock is ahead
             return client, answer | {"ahead": ahead}
         except LearnerLostError as error:
             client.close()
             now = time.monotonic()
-            if now - begun > seconds:
+            if now - began > seconds:
                 raise LearnerLostError(f"no learner for {seconds:.0f} s (--reconnect_seconds); last error: {error}") from None
-            if now - said > LOG_INTERVAL_SECONDS:
-                outside.say(f"no learner yet, tried for {now - begun:.0f} s of {seconds:.0f}: {error}")
-                said = now
+            if now - logged > LOG_INTERVAL_SECONDS:
+                logger.warning("no learner yet, tried for %.0f s of %.0f: %s", now - began, seconds, error)
+                logged = now
             time.sleep(pause)
-            pause = min(2 * pause, RECONNECT_BACKOFF_SECONDS[1])
+            pause = min(2 * pause, longest)

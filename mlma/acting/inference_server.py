@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlma.acting.trajectory_writer import TrajectoryWriter
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.flat_weights import FlatWeights, build_variables, dummy_timestep
 from mlma.core.record_layout import check_extras, trajectory_layout
 from mlma.core.types import ActionNoise, ActOutput, Agent, EnvSpec, TimeStep
@@ -39,33 +39,33 @@ class ActorSession:
         self.questions, self.replies = inference_layouts(spec, num_envs)
         self.state, self.trajectories = agent_state, trajectories
         self.timestep: TimeStep | None = None  # of the call that is under way
-        self.told: dict[str, Any] = {}
-        self.heard = time.monotonic()
+        self.telemetry: dict[str, Any] = {}
+        self.last_seen = time.monotonic()
 
 
 class InferenceServer:
     def __init__(self, config: Config, spec: EnvSpec, agent: Agent) -> None:
         """`agent` is for this alone: its weights are written here."""
         build_variables(agent, spec)
-        self._spec, self._agent, self._unroll = spec, agent, config.unroll_length
+        self._spec, self._agent, self._unroll = spec, agent, config.learner.unroll_length
         self._weights = FlatWeights(agent.network)
-        self._layout = trajectory_layout(spec, agent, config.unroll_length)
-        self._errors = tf_function(agent.errors)
+        self._layout = trajectory_layout(spec, agent, config.learner.unroll_length)
+        self._errors = tf_function(agent.initial_priorities)
         self._offer = tf.Variable(tf.zeros([self._weights.count + 2]), trainable=False)  # weights, version in 64 bits
         self._acts_with = tf.Variable(-1, trainable=False, dtype=tf.int64)
         self._sessions: dict[int, ActorSession] = {}
         self._names = itertools.count()
         self._lock = threading.Lock()
-        self.finished, self.told = False, 0
+        self.finished, self.actors_notified = False, 0
         self.rows, self.batches = 0, 0.0
-        one = (dummy_timestep(spec, 1).seen(), agent.initial_state(1), ActionNoise(tf.zeros([1]), tf.zeros([1])))
+        one = (dummy_timestep(spec, 1).policy_inputs(), agent.initial_state(1), ActionNoise(tf.zeros([1]), tf.zeros([1])))
         self._nest, self._state = nest_builder(leaf_mask(one)), nest_builder(leaf_mask(one[1]))
         self._leaves = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves(one)]
-        sizes = [int(size) for size in config.inference_sizes.split(",") if size]
+        sizes = [int(size) for size in config.actor.inference_sizes.split(",") if size]
         batched = tf.nondifferentiable_batch_function(
             1,
-            config.inference_batch,
-            round(config.inference_wait_ms * 1000),
+            config.actor.inference_batch,
+            round(config.actor.inference_wait_ms * 1000),
             sizes or None,
             MAX_QUEUED_BATCHES,
             autograph=False,
@@ -88,7 +88,9 @@ class InferenceServer:
             )
         now = time.monotonic()
         with self._lock:
-            self._sessions = {name: each for name, each in self._sessions.items() if now - each.heard < SESSION_TIMEOUT_SECONDS}
+            self._sessions = {
+                name: each for name, each in self._sessions.items() if now - each.last_seen < SESSION_TIMEOUT_SECONDS
+            }
             name = next(self._names)
             self._sessions[name] = session
         return name
@@ -143,18 +145,18 @@ class InferenceServer:
             with self._lock:
                 session = self._sessions.get(name)
                 if self.finished:
-                    self.told += 1
+                    self.actors_notified += 1
                     return self._nothing(FINISHED)
                 if session is None or session.timestep is not None:
                     return self._nothing(UNKNOWN)
                 (record,) = session.questions.from_bytes(payload)
                 asked = session.questions.view(record)
-                check_extras(asked.timestep.more, self._spec)
-                session.timestep, session.heard = asked.timestep, time.monotonic()
-            session.told = {name: header[name] for name in ("phases", "events") if name in header}
-            if asked.lost.any():
-                session.trajectories.drop(asked.lost)
-            return [np.int64(name), *leaves((asked.timestep.seen(), session.state, asked.chance))]
+                check_extras(asked.timestep.extras, self._spec)
+                session.timestep, session.last_seen = asked.timestep, time.monotonic()
+            session.telemetry = {name: header[name] for name in ("phases", "events") if name in header}
+            if asked.crashed.any():
+                session.trajectories.drop(asked.crashed)
+            return [np.int64(name), *leaves((asked.timestep.policy_inputs(), session.state, asked.noise))]
         except (ValueError, KeyError, TypeError):
             return self._nothing(MALFORMED)
 
@@ -169,7 +171,7 @@ class InferenceServer:
         session = self._sessions[int(name)]
         timestep, trajectories, messages = session.timestep, session.trajectories, []
         if trajectories.add(timestep, output, session.state, version):
-            header = {"task": session.task, "dropped": trajectories.dropped(), **session.told}
+            header = {"task": session.task, "dropped": trajectories.dropped(), **session.telemetry}
             for payload in trajectories.messages():
                 messages += split_message(header, payload)
             trajectories.add(timestep, output, session.state, version)  # step T is step 0 of the next ones

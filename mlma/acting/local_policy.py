@@ -1,7 +1,7 @@
-"""What plays: it is shown a time step and says what to do. `Own` has a network of its own; `Asking` has its learner answer.
+"""`LocalPolicy` runs the network in the actor, with weights fetched from the learner, and sends trajectories.
 
-Both draw chance themselves, so that they play the same. Not here: the loop and the environments (mlma/acting/environment_loop.py), the learner's
-end (mlma/transport/server.py, mlma/acting/inference_server.py).
+It draws the same action noise as `RemotePolicy`, so both act alike. Not here: the loop over environments
+(mlma/acting/environment_loop.py), the learner's end (mlma/transport/server.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 from mlma.acting.action_noise import NoiseGenerator
 from mlma.acting.telemetry import Instruments
 from mlma.acting.trajectory_writer import TrajectoryWriter
-from mlma.core.config.config import Config
 from mlma.core.flat_weights import FlatWeights
 from mlma.core.types import ActOutput, TimeStep
 from mlma.transport.client import Client
@@ -21,83 +20,86 @@ from mlma.transport.messages import split_message
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS, TRAINING_OVER, LearnerLostError
 from mlma.utils.tf_function import CachedGraph
 
-LOCKSTEP_POLL_SECONDS = 0.002  # seconds between two looks at whether the learner's turn is over
-NO_WEIGHTS = -100  # the version of a player without weights
+LOCKSTEP_POLL_SECONDS = 0.002  # between two queries for newer weights in lockstep
+NO_WEIGHTS = -100  # weights_version before the first fetch
 
 
 class LocalPolicy:
-    """Acts with weights that it fetches, and sends trajectories."""
+    """Maps time steps to actions with the actor's own copy of the network."""
 
     def __init__(
         self,
-        config: Config,
+        actor_id: int,
         act: CachedGraph,
         agent_state: Any,
         weights: FlatWeights,
         trajectories: TrajectoryWriter,
-        chances: NoiseGenerator,
+        noise: NoiseGenerator,
         client: Client,
-        watch: Instruments,
+        instruments: Instruments,
+        lockstep: bool,
     ) -> None:
-        self._task, self._act, self._state = config.task, act, agent_state
-        self._weights, self._trajectories = weights, trajectories
-        self._chances, self._client, self._watch = chances, client, watch
-        self._fetch = functools.partial(wait_for_newer_weights, client) if config.deterministic else client.fetch
-        self._version, self._deterministic = NO_WEIGHTS, config.deterministic
+        """In `lockstep`, newer weights are waited for after each set of trajectories."""
+        self._actor_id, self._act, self._agent_state = actor_id, act, agent_state
+        self._weights, self._trajectories, self._noise = weights, trajectories, noise
+        self._client, self._instruments, self._lockstep = client, instruments, lockstep
+        self._fetch = functools.partial(wait_for_newer_weights, client) if lockstep else client.fetch
+        self._version = NO_WEIGHTS
 
     def __call__(self, timestep: TimeStep) -> ActOutput | None:
-        """What it does, as arrays [E]; None when training is over."""
-        phases, pulse, speed = self._watch
-        if self._version == NO_WEIGHTS and not self._first_weights():
+        """Actions and network outputs as arrays [E]; None when training is over."""
+        timer, heartbeat, throughput = self._instruments
+        if self._version == NO_WEIGHTS and not self._fetch_first_weights():
             return None
-        tensors, state = self._act(timestep.seen(), self._state, self._chances.draw())
-        output = ActOutput(*(each.numpy() for each in tensors))
-        phases.end("infer")
-        if self._trajectories.add(timestep, output, self._state, self._version):
+        tensors, next_state = self._act(timestep.policy_inputs(), self._agent_state, self._noise.draw())
+        output = ActOutput(*(tensor.numpy() for tensor in tensors))
+        timer.lap("infer")
+        if self._trajectories.add(timestep, output, self._agent_state, self._version):
             self._send()
-            speed.add()
-            pulse.waits("the learner's weights", CALL_TIMEOUT_SECONDS)
+            throughput.add()
+            heartbeat.waiting_for("the learner's weights", CALL_TIMEOUT_SECONDS)
             self._version, data = self._fetch(self._version)
             if self._version == TRAINING_OVER:
                 return None
             if data is not None:
                 self._weights.write(data)
-            pulse.progressed(speed.total)
-            phases.end("fetch")
-            self._trajectories.add(timestep, output, self._state, self._version)  # step T is step 0 of the next ones
-        self._state = state
-        phases.end("send")
+            heartbeat.progress(throughput.total)
+            timer.lap("fetch")
+            # Step T of these trajectories is step 0 of the next ones.
+            self._trajectories.add(timestep, output, self._agent_state, self._version)
+        self._agent_state = next_state
+        timer.lap("send")
         return output
 
     def drop(self, environments: Any) -> None:
-        """These (bool [E]) were replaced in the last step."""
-        if self._deterministic:  # the learner's turn would wait for what is lost
-            raise RuntimeError("--deterministic: an environment was replaced, and what it had played is lost")
+        """Drops the current trajectories of these environments (bool [E]), which were replaced in the last step."""
+        if self._lockstep:  # the learner's round would wait for the lost trajectories
+            raise RuntimeError("--deterministic: an environment was replaced, and its current trajectory is lost")
         self._trajectories.drop(environments)
 
-    def _first_weights(self) -> bool:
-        """Whether training goes on."""
+    def _fetch_first_weights(self) -> bool:
+        """Whether training continues."""
         self._version, data = self._client.fetch(have=NO_WEIGHTS)
         if self._version == TRAINING_OVER:
             return False
         if data is None:
             raise LearnerLostError("it has no weights for us")
         self._weights.write(data)
-        self._watch.pulse.works()
+        self._instruments.heartbeat.busy()
         return True
 
     def _send(self) -> None:
-        phases, pulse, _ = self._watch
+        timer, heartbeat, _ = self._instruments
         for payload in self._trajectories.messages():
-            header = {"task": self._task, "dropped": self._trajectories.dropped(), **phases.told()}
+            header = {"task": self._actor_id, "dropped": self._trajectories.dropped(), **timer.snapshot()}
             for message in split_message(header, payload):
-                phases.end("send")
-                self._client.put(message, waiting=lambda: pulse.waits("the learner to take trajectories"))
-                phases.end("wait")
+                timer.lap("send")
+                self._client.put(message, on_wait=lambda: heartbeat.waiting_for("the learner to take trajectories"))
+                timer.lap("wait")
 
 
 def wait_for_newer_weights(client: Client, have: int) -> tuple[int, bytes | None]:
-    """Weights newer than those, once there are any: the learner's turn is over."""
+    """Fetches weights newer than version `have`; waits until there are any."""
     while True:
         version, data = client.fetch(have)
         if data is not None or version == TRAINING_OVER:

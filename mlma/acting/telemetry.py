@@ -1,37 +1,40 @@
-"""How fast an actor plays, said now and then."""
+"""What an actor reports about itself while it acts."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.phase_timer import PhaseTimer
 
+logger = logging.getLogger(__name__)
+
 LOG_INTERVAL_SECONDS = 30.0
 
 
 class ThroughputLogger:
-    """Says now and then how fast this actor plays; `mlma.cluster.commands.status` reads it."""
+    """Logs the throughput of this actor periodically; the frontend's `status` reads these lines."""
 
-    def __init__(self, frames: int, say: Callable[[str], None]) -> None:
+    def __init__(self, frames: int) -> None:
         """`frames` are those of one `add`."""
-        self._frames, self._say = frames, say
+        self._frames = frames
         self._count, self._since = 0, time.monotonic()
         self.total = 0  # frames
 
     def add(self) -> None:
+        """Counts one set of trajectories."""
         self._count += 1
         self.total += self._frames
         if (seconds := time.monotonic() - self._since) > LOG_INTERVAL_SECONDS:
-            self._say(f"{self._count * self._frames / seconds:,.0f} frames/s")
+            logger.info("%s frames/s", f"{self._count * self._frames / seconds:,.0f}")
             self._count, self._since = 0, time.monotonic()
 
 
 class Instruments(NamedTuple):
-    """Those who look on while an actor plays."""
+    """What measures an actor."""
 
-    phases: PhaseTimer
-    pulse: Heartbeat
-    speed: ThroughputLogger
+    timer: PhaseTimer
+    heartbeat: Heartbeat
+    throughput: ThroughputLogger

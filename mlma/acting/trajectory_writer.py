@@ -32,9 +32,9 @@ class TrajectoryWriter:
         self._view = layout.view(self._records)
         self._steps = [*self._view.timesteps[:-1], *self._view.act_outputs]
         self._length, self._t, self._number = unroll_length, 0, 0
-        self._view.task[:], self._view.place[:] = task, places
-        self._view.stream[:] = seed + np.arange(num_envs)
-        self._errors = errors if self._view.errors is not None else None
+        self._view.actor_id[:], self._view.env_index[:] = task, places
+        self._view.env_stream_id[:] = seed + np.arange(num_envs)
+        self._errors = errors if self._view.initial_priorities is not None else None
         self._broken, self._dropped = np.zeros(num_envs, bool), 0
         self._group = max(1, (2**21) // layout.dtype.itemsize)  # trajectories in a message
 
@@ -43,12 +43,12 @@ class TrajectoryWriter:
         if self._t == 0:
             tf.nest.map_structure(_fill_field, self._view.agent_state, agent_state)
             self._view.weights_version[:] = weights_version
-            self._view.number[:] = self._number
+            self._view.sequence_number[:] = self._number
             self._number += 1  # also of one that is dropped: no window of a replay crosses the gap
         for field, value in zip(self._steps, (*timestep[:-1], *output), strict=True):
             field[:, self._t] = value
-        for name, field in self._view.timesteps.more.items():
-            field[:, self._t] = timestep.more[name]
+        for name, field in self._view.timesteps.extras.items():
+            field[:, self._t] = timestep.extras[name]
         self._t += 1
         return self._t > self._length
 
@@ -58,7 +58,7 @@ class TrajectoryWriter:
         if self._errors:
             steps, acted = self._view.timesteps._replace(observation=None), self._view.act_outputs
             steps, acted = tf.nest.map_structure(_time_first, (steps, acted))  # [T+1, E]
-            self._view.errors[:] = self._errors(steps, acted).numpy().T  # [E, T]
+            self._view.initial_priorities[:] = self._errors(steps, acted).numpy().T  # [E, T]
         whole = self._records[~self._broken] if self._broken.any() else self._records
         self._broken[:] = False
         raw = [whole[i : i + self._group].view(np.uint8) for i in range(0, len(whole), self._group)]

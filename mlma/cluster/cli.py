@@ -70,4 +70,4 @@ def check_level(context: Context) -> None:
         from mlma.envs.registry import env_spec
     except ImportError:
         return  # this machine may be without the environments; then the hosts tell
-    resolve(context.plan.config, env_spec(context.plan.config))
+    resolve(context.plan.config, env_spec(context.plan.config.environment), cores=1)

@@ -17,7 +17,7 @@ from mlma.cluster.remote.credentials import Credentials
 from mlma.cluster.remote.host_pool import Hosts
 from mlma.cluster.remote.ssh import HostError, SshLogin
 from mlma.cluster.state import PERSISTED_FLAGS, State, load_state, merged_options
-from mlma.core.config.config import parse, to_argv
+from mlma.core.config import parse, to_argv
 
 
 class Context:
@@ -49,19 +49,19 @@ class Context:
     def logdir(self) -> str:
         """As the head of the learners sees it."""
         local = self.plan.head.local
-        return str(Path(self.plan.config.logdir).absolute()) if local else self.plan.config.logdir
+        return str(Path(self.plan.config.run.logdir).absolute()) if local else self.plan.config.run.logdir
 
 
 def make_context(call: Invocation) -> Context:
     """ValueError in a line, or in one for each mistake of the CSV."""
-    remembered = load_state(call.config.logdir)
+    remembered = load_state(call.config.run.logdir)
     config = call.config
     path = call.given.get("workers_csv_path", "")
     changes = call.verb in ("up", "check", "dry-run") and (bool(path) or not remembered.workers)
     if changes or not remembered.workers:
         if not path:
             if call.verb not in ("up", "check", "dry-run"):
-                raise ValueError(f"--logdir={config.logdir}: no run was started there by `up`")
+                raise ValueError(f"--logdir={config.run.logdir}: no run was started there by `up`")
             raise ValueError("--workers_csv_path: is needed, a CSV with a worker in each row (docs/cluster.md)")
         workers = read_workers(path)
         call.given["workers_csv_path"] = str(Path(path).absolute())
@@ -72,15 +72,15 @@ def make_context(call: Invocation) -> Context:
     mine = [word for word in call.argv if not word.startswith("--logdir=")]
     if remembered.workers and not mine:
         before = parse(list(remembered.argv))
-        config = dataclasses.replace(before, logdir=config.logdir)
+        config = before.replace(logdir=config.run.logdir)
     elif remembered.up and call.verb not in ("check", "dry-run"):
         theirs = [word for word in remembered.argv if not word.startswith("--logdir=")]
         if differ := sorted(set(mine) ^ set(theirs)):
             raise ValueError(
-                f"the run in {config.logdir} was started with other flags: {', '.join(differ)}; `down` ends it first"
+                f"the run in {config.run.logdir} was started with other flags: {', '.join(differ)}; `down` ends it first"
             )
     if call.verb in ("restart", "scale") and not remembered.up:
-        raise ValueError(f"--logdir={config.logdir}: the run there is not up; `up` starts it")
+        raise ValueError(f"--logdir={config.run.logdir}: the run there is not up; `up` starts it")
     options = merged_options(remembered, call.given)
     actors = remembered.actors if not changes else 0
     if call.verb == "scale":

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mlma.core.config.config import Config, answer, help_text, nearest, parse_with, to_argv
+from mlma.core.config import Config, did_you_mean, format_flags, option, parse_with, run_parser, to_argv
+from mlma.core.config.flags import flag_table
 
 PODMAN_COMMAND = (
     "podman run --rm --network=host --userns=keep-id --volume=$HOME:$HOME --workdir=$HOME "
@@ -18,57 +19,56 @@ PODMAN_COMMAND = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    # == The cluster
-    # CSV file with a worker in each row; docs/cluster.md has its columns
-    workers_csv_path: str = ""
-    # tmux session of the run, on every host; auto is the last part of logdir
-    tmux_sess: str = "auto"
-    # carry trajectories and weights through SSH, so that between actors' and learners' hosts no other port is open
-    tunnel: bool = False
-    # with up: first copy the code to the hosts, only what changed, and set up there
-    sync: bool = False
-    # folder of the code on hosts whose row names none; relative to the home there
-    remote_folder: str = "mlma"
-    # mpirun on the first learner's host; auto is the one beside its python
-    mpirun: str = "auto"
-    # what starts a worker whose row names an image: words for a shell on its host, to which the image and the command are added
-    container: str = PODMAN_COMMAND
-    # more words for mpirun, such as "--mca btl_tcp_if_include eth0"
-    mpirun_args: str = ""
+    """Cluster."""
 
-    # == SSH
-    # private key for hosts whose row names none; else ssh-agent and the usual files in ~/.ssh
-    ssh_key_file: str = ""
-    # ask once for the password of the hosts that take no key; MLMA_SSH_PASSWORD in the environment does the same
-    ask_password: bool = False
-    # file with the keys of the hosts that may be talked to
-    known_hosts: str = "~/.ssh/known_hosts"
-    # learn the key of a host that is not in known_hosts; one that has changed is refused all the same
-    accept_new_host_keys: bool = False
-    # seconds for a host to accept a connection, to answer as SSH, and to let us in; each
-    connect_seconds: float = 10.0
-    # seconds for a command on a host
-    command_seconds: float = 60.0
+    workers_csv_path: str = option("", "CSV file with one worker per row; columns: docs/guides/cluster.md")
+    tmux_sess: str = option("auto", "tmux session of the run, on every host; auto is the last part of logdir")
+    tunnel: bool = option(
+        False,
+        "send trajectories and weights through SSH, so that no other port has to be open between the hosts of actors and learners",
+    )
+    sync: bool = option(False, "with up: first copy the code to the hosts (only changed files) and set it up there")
+    remote_folder: str = option("mlma", "folder of the code on hosts whose row names none; relative to the home folder there")
+    mpirun: str = option("auto", "mpirun on the first learner's host; auto is the one next to its python")
+    container: str = option(
+        PODMAN_COMMAND,
+        "shell words that start a worker whose row names an image; the image and the worker's command are appended",
+    )
+    mpirun_args: str = option("", 'additional words for mpirun, such as "--mca btl_tcp_if_include eth0"')
 
-    # == Workers
-    # how often in a row a worker that crashed is started again
-    worker_restarts: int = 10
-    # seconds between a crash and the next start, doubled each time up to a minute
-    restart_seconds: float = 1.0
-    # seconds without a sign of life after which a worker hangs, and is killed and started again
-    hung_seconds: float = 180.0
-    # seconds for learners to save a checkpoint and end; then by force
-    stop_seconds: float = 60.0
+    ssh_key_file: str = option(
+        "", "private key for hosts whose row names none; otherwise ssh-agent and the usual files in ~/.ssh", group="SSH"
+    )
+    ask_password: bool = option(
+        False, "prompt once for the password of hosts that accept no key; MLMA_SSH_PASSWORD in the environment does the same"
+    )
+    known_hosts: str = option("~/.ssh/known_hosts", "file with the host keys that are trusted")
+    accept_new_host_keys: bool = option(
+        False, "trust the key of a host that is not in known_hosts yet; a changed key is still refused"
+    )
+    connect_seconds: float = option(
+        10.0, "seconds for a host to accept a connection, to answer as SSH, and to authenticate us; each", minimum=0.1
+    )
+    command_seconds: float = option(60.0, "seconds for a command on a host", minimum=1)
 
-    # == What verbs show
-    # with status: show it again and again
-    watch: bool = False
-    # seconds between two looks with --watch or --follow
-    every_seconds: float = 2.0
-    # with logs: go on with what comes
-    follow: bool = False
-    # with logs: how many of the last lines
-    lines: int = 20
+    worker_restarts: int = option(
+        10, "restarts in a row of a worker that crashes, before it is given up", minimum=0, group="Workers"
+    )
+    restart_seconds: float = option(
+        1.0, "seconds between a crash and the restart; doubled each time, up to a minute", minimum=0.1
+    )
+    worker_hang_seconds: float = option(
+        180.0,
+        "seconds without a heartbeat after which a worker counts as hung and is killed and restarted",
+        minimum=1,
+        former_names=("hung_seconds",),
+    )
+    stop_seconds: float = option(60.0, "seconds for learners to save a checkpoint and end, before they are killed", minimum=1)
+
+    watch: bool = option(False, "with status: refresh it until interrupted", group="Output of commands")
+    every_seconds: float = option(2.0, "seconds between two refreshes with --watch or --follow", minimum=0.2)
+    follow: bool = option(False, "with logs: print new lines as they arrive")
+    lines: int = option(20, "with logs: number of last lines", minimum=1)
 
 
 VERBS = {
@@ -85,10 +85,6 @@ VERBS = {
 DERIVED_FROM_CSV = {  # flags of experiment.py that follow from the CSV
     "job_name", "task", "learner_host", "actor_hosts", "token_file", "num_actors", "num_learners", "max_restarts", "mode",
     "test_num_episodes", "test_checkpoint",
-}  # fmt: skip
-AT_LEAST = {
-    "connect_seconds": 0.1, "command_seconds": 1, "worker_restarts": 0, "restart_seconds": 0.1, "stop_seconds": 1,
-    "every_seconds": 0.2, "lines": 1, "hung_seconds": 1,
 }  # fmt: skip
 USAGE = (
     "usage: python run_experiment_mm_raw.py [VERB] [--workers_csv_path=FILE] [--logdir=FOLDER] [--flag=value ...]",
@@ -119,20 +115,17 @@ def parse_invocation(argv: list[str]) -> Invocation:
         operands.append(rest.pop(0))
     verb, operands = (operands[0], operands[1:]) if operands else ("up", [])
     if verb not in VERBS:
-        raise ValueError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}{nearest(verb, VERBS)}")
+        raise ValueError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}{did_you_mean(verb, VERBS)}")
     if operands and verb not in ("logs", "restart", "scale"):
         raise ValueError(
             f"{verb} {operands[0]}: {verb} takes no {operands[0]!r}; flags look like --level_name=PongNoFrameskip-v4"
         )
     config, given = parse_with(rest, Options)
     for name in DERIVED_FROM_CSV:
-        if getattr(config, name) != getattr(Config, name):
+        if config.get(name) != Config().get(name):
             raise ValueError(f"--{name}: follows from the CSV; `python experiment.py` takes it")
-    for name, least in AT_LEAST.items():
-        if name in given and given[name] < least:
-            raise ValueError(f"--{name}={given[name]}: must be at least {least}")
     return Invocation(verb, tuple(operands), given, tuple(to_argv(config)), config)
 
 
 def parse_invocation_or_exit(argv: list[str]) -> Invocation:
-    return answer(argv, parse_invocation, lambda: help_text(Options, USAGE))
+    return run_parser(argv, parse_invocation, lambda: format_flags(flag_table(Options, "Cluster"), USAGE))

@@ -19,7 +19,7 @@ from mlma.utils.atomic_file import atomic_write
 
 PERSISTED_FLAGS = (  # flags of ours that a run keeps from one call to the next
     "workers_csv_path", "tmux_sess", "tunnel", "remote_folder", "mpirun", "mpirun_args", "container", "ssh_key_file",
-    "known_hosts", "worker_restarts", "restart_seconds", "hung_seconds", "stop_seconds",
+    "known_hosts", "worker_restarts", "restart_seconds", "worker_hang_seconds", "stop_seconds",
 )  # fmt: skip
 
 

@@ -75,11 +75,11 @@ def timestep_spec(env: EnvSpec, *leading: int) -> TimeStep:
         observation=of(*env.observation),
         reward=of((), "float32"),
         discount=of((), "float32"),
-        first=of((), "bool"),
+        is_first=of((), "bool"),
         last_action=of((), "int32"),
         episode_return=of((), "float32"),
         episode_frames=of((), "int32"),
-        more={name: of(*spec) for name, spec in env.more.items()},
+        extras={name: of(*spec) for name, spec in env.extras.items()},
     )
 
 
@@ -92,22 +92,22 @@ def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int, errors: 
         timesteps=timestep_spec(env, steps),
         act_outputs=ActOutput(action, logits, value=ArraySpec((steps,), "float32")),
         weights_version=ArraySpec((), "int64"),
-        task=ArraySpec((), "int32"),
-        place=ArraySpec((), "int32"),
-        stream=ArraySpec((), "int64"),
-        number=ArraySpec((), "int64"),
-        errors=ArraySpec((unroll_length,), "float32") if errors else None,
+        actor_id=ArraySpec((), "int32"),
+        env_index=ArraySpec((), "int32"),
+        env_stream_id=ArraySpec((), "int64"),
+        sequence_number=ArraySpec((), "int64"),
+        initial_priorities=ArraySpec((unroll_length,), "float32") if errors else None,
     )
 
 
 def trajectory_layout(env: EnvSpec, agent: Agent, unroll_length: int) -> RecordLayout:
     """How this agent's trajectories lie in memory."""
-    return RecordLayout(trajectory_spec(env, agent.initial_state(1), unroll_length, errors=agent.windows is not None))
+    return RecordLayout(trajectory_spec(env, agent.initial_state(1), unroll_length, errors=agent.replay_windows is not None))
 
 
 def check_extras(more: dict[str, Any], spec: EnvSpec) -> None:
     """Numbers that a network looks something up with; ValueError if there is nothing."""
-    if "level" in more and not (more["level"].min() >= 0 and more["level"].max() < len(spec.actions_of)):
+    if "level" in more and not (more["level"].min() >= 0 and more["level"].max() < len(spec.actions_by_level)):
         raise ValueError("level out of range")
     if "words" in more and not (more["words"].min() >= 0 and more["words"].max() <= WORD_BUCKETS):
         raise ValueError("word out of range")

@@ -1,7 +1,7 @@
-"""What learners say to each other: the only file that knows Horovod. One learner needs none of it.
+"""Collective communication between learners: the only file that imports Horovod. A single learner needs none of it.
 
-All ranks make the same calls in the same order: one `reduce` in each learner step, and `gather` when the reduced wishes say so.
-Not here: what is averaged, and what happens to it (mlma/learning/learner.py); who hangs (mlma/distributed/hang_detector.py).
+All ranks make the same calls in the same order: one `allreduce_sum` in each learner step, and `gather` when the reduced flags ask
+for a report. Not here: what is averaged (mlma/learning/learner.py), hanging ranks (mlma/distributed/hang_detector.py).
 """
 
 from __future__ import annotations
@@ -17,49 +17,51 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from mlma.core.config.config import Config
+from mlma.core.config import DistributedConfig
 from mlma.distributed.world import World
 from mlma.utils.child_process import EXIT_HUNG
 
-START_WARNING_SECONDS = 10.0  # seconds between two lines about learners that have not started yet
-START_TIMEOUT_SECONDS = 600.0  # seconds after which they are given up
+START_WARNING_SECONDS = 10.0  # between two lines about learners that have not started yet
+START_TIMEOUT_SECONDS = 600.0  # after which learners that have not started are given up
 
 
 class Allreduce(Protocol):
+    """What the system needs of several learners."""
+
     rank: int
     size: int
 
-    def reduce(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def allreduce_sum(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         """The sums over all ranks; part of a tf.function."""
         ...
 
     def gather(self, data: bytes) -> list[bytes]:
-        """What each rank gave, by rank."""
+        """What each rank passed, by rank."""
         ...
 
     def broadcast(self, variables: list[tf.Variable]) -> None:
         """Gives all ranks the values of rank 0."""
         ...
 
-    def end(self) -> None: ...
+    def shutdown(self) -> None:
+        """Ends the communication, on all ranks."""
+        ...
 
 
-def connect_learners(config: Config) -> Allreduce:
-    """ValueError in one line if Horovod is missing or the learners are not as many as asked for."""
-    size = World.here().size
+def connect_learners(config: DistributedConfig) -> Allreduce:
+    """ValueError in one line if Horovod is missing or the number of learners is not --num_learners."""
+    size = World.from_environment().size
     if config.num_learners and size != config.num_learners:
-        raise ValueError(
-            f"--num_learners={config.num_learners}: mpirun started {size}; allowed: the number that it starts, or 0"
-        )
+        raise ValueError(f"--num_learners={config.num_learners}: mpirun started {size}; allowed: that number, or 0")
     return HorovodAllreduce(config.compression) if size > 1 else SingleProcess()
 
 
 class SingleProcess:
-    """One learner."""
+    """A single learner."""
 
     rank, size = 0, 1
 
-    def reduce(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def allreduce_sum(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         return gradients, scalars
 
     def gather(self, data: bytes) -> list[bytes]:
@@ -68,20 +70,19 @@ class SingleProcess:
     def broadcast(self, variables: list[tf.Variable]) -> None:
         pass
 
-    def end(self) -> None:
+    def shutdown(self) -> None:
         pass
 
 
 class HorovodAllreduce:
-    """Several, under mpirun."""
+    """Several learners under mpirun."""
 
     def __init__(self, compression: str) -> None:
-        os.environ["HOROVOD_CONTROLLER"] = os.environ["HOROVOD_CPU_OPERATIONS"] = "mpi"  # another one makes runs of size 1
-        os.environ.setdefault(
-            "HOROVOD_STALL_CHECK_DISABLE", "1"
-        )  # mlma.distributed.hang_detector says it on every rank, and names the one
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")  # milliseconds; measured in docs/multi_learner.md
-        if World.here().size > 2:  # around a ring: Open MPI's own choice takes up to three times as long between hosts
+        os.environ["HOROVOD_CONTROLLER"] = os.environ["HOROVOD_CPU_OPERATIONS"] = "mpi"  # others give runs of size 1
+        os.environ.setdefault("HOROVOD_STALL_CHECK_DISABLE", "1")  # hang_detector.py names the rank
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.5")  # milliseconds: docs/benchmarks/allreduce.md
+        world = World.from_environment()
+        if world.size > 2:  # a ring: between hosts, Open MPI's default takes up to three times as long
             os.environ.setdefault("OMPI_MCA_coll_tuned_use_dynamic_rules", "1")
             os.environ.setdefault("OMPI_MCA_coll_tuned_allreduce_algorithm", "4")
         try:
@@ -90,20 +91,20 @@ class HorovodAllreduce:
             raise ValueError(
                 f"several learners need Horovod, which {sys.executable} lacks ({problem}); install it with: make install"
             ) from None
-        with _warn_of_late_ranks(World.here()):
+        with _warn_of_late_ranks(world):
             hvd.init()
         self._hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
-        if self.size != World.here().size:
+        if self.size != world.size:
             raise ValueError(
-                f"mpirun started {World.here().size} learners, Horovod sees {self.size}: built without MPI? Try: make install"
+                f"mpirun started {world.size} learners, Horovod sees {self.size}: built without MPI? Try: make install"
             )
         self._half = compression == "fp16"
 
-    def reduce(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-        flat = tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0)  # one message instead of one for each variable
+    def allreduce_sum(self, gradients: list[tf.Tensor], scalars: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        flat = tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0)  # one message instead of one per variable
         if self._half:
-            flat = tf.cast(flat, tf.float16)  # a group has one type
+            flat = tf.cast(flat, tf.float16)  # a group has a single dtype
             flat = self._hvd.allreduce(flat, op=self._hvd.Sum, name="gradients", ignore_name_scope=True)
             scalars = self._hvd.allreduce(scalars, op=self._hvd.Sum, name="scalars", ignore_name_scope=True)
         else:
@@ -113,30 +114,31 @@ class HorovodAllreduce:
 
     def gather(self, data: bytes) -> list[bytes]:
         lengths = self._hvd.allgather(tf.constant([len(data)]), name="lengths").numpy()
-        whole = self._hvd.allgather(tf.constant(np.frombuffer(data, np.uint8)), name="data").numpy()
-        return [part.tobytes() for part in np.split(whole, np.cumsum(lengths)[:-1])]
+        joined = self._hvd.allgather(tf.constant(np.frombuffer(data, np.uint8)), name="data").numpy()
+        return [part.tobytes() for part in np.split(joined, np.cumsum(lengths)[:-1])]
 
     def broadcast(self, variables: list[tf.Variable]) -> None:
         self._hvd.broadcast_variables(variables, root_rank=0)
 
-    def end(self) -> None:
+    def shutdown(self) -> None:
         self._hvd.shutdown()
 
 
 @contextlib.contextmanager
 def _warn_of_late_ranks(world: World) -> Iterator[None]:
-    """MPI starts when all ranks are there, and waits for them in silence: says so, and ends after `NEVER`."""
-    here = threading.Event()
+    """MPI waits silently until all ranks have started: logs that, and exits after START_TIMEOUT_SECONDS."""
+    started = threading.Event()
 
     def watch() -> None:
-        begun = time.monotonic()
-        while not here.wait(START_WARNING_SECONDS):
-            waited = time.monotonic() - begun
-            line = f"learner {world.rank}: waits for the other learners to start, for {waited:.0f} s of {START_TIMEOUT_SECONDS:.0f}"
+        began = time.monotonic()
+        while not started.wait(START_WARNING_SECONDS):
+            waited = time.monotonic() - began
+            limit = f"for {waited:.0f} s of {START_TIMEOUT_SECONDS:.0f}"
+            line = f"learner {world.rank}: waits for the other learners to start, {limit}"
             print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
             if waited > START_TIMEOUT_SECONDS:
                 os._exit(EXIT_HUNG)
 
-    threading.Thread(target=watch, name="late", daemon=True).start()
+    threading.Thread(target=watch, name="late-ranks", daemon=True).start()
     yield
-    here.set()
+    started.set()

@@ -1,9 +1,9 @@
-"""Who hangs: a collective call waits for all ranks and for ever; this names the one that does not come, and ends the run.
+"""Detects hanging learners: a collective call waits for all ranks forever; this names the rank that is missing and ends the run.
 
-Each rank answers on a port of its own "what are you doing, and for how long", from a thread that lives while the main thread
-waits. A rank whose step takes longer than `--hang_seconds` asks all others: who does not answer is stopped or gone, who is
-busy elsewhere says with what. Every rank is in the same wait, so every console names the same culprit. What a caller must
-know to be answered travels by MPI. Not here: what makes mpirun end the other ranks (the exit of one does).
+Each rank answers on a port of its own which phase it is in and for how long, from a thread that lives while the main thread
+waits. A rank whose collective takes longer than `--hang_timeout_seconds` asks all others. A rank that does not answer is stopped
+or unreachable; a rank that is busy elsewhere reports with what. All ranks wait for the same one, so every console names the same
+culprit. The key that a query must present travels by MPI. Not here: what ends the other ranks (mpirun does when one exits).
 """
 
 from __future__ import annotations
@@ -11,70 +11,57 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import logging
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from mlma.distributed.allreduce import Allreduce
 from mlma.distributed.world import World
 from mlma.utils.child_process import EXIT_HUNG
 
-ANSWER_TIMEOUT_SECONDS = 3.0  # seconds for which an answer is waited for
-EXIT_DELAY_SECONDS = 2.0  # seconds between naming the culprit and ending, so that every rank has named it
-STUCK_SECONDS = 120.0  # seconds, at least, after which a call that all ranks have made counts as stuck: a first step takes long
-# in the environment: how the other learners reach this host, where its own name does not resolve there
-ADDRESS_ENV = "MLMA_ADDRESS"
+logger = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_SECONDS = 3.0
+EXIT_DELAY_SECONDS = 2.0  # between naming the culprit and exiting, so that every rank names it
+STUCK_SECONDS = 120.0  # minimum after which a call that all ranks have made counts as stuck: a first step takes long
+ADDRESS_ENV = "MLMA_ADDRESS"  # environment variable: this host's address for the others, if its name does not resolve there
+COLLECTIVE_PHASES = ("train", "report")  # phases in which a rank waits for the others
+DESCRIPTIONS = {"": "starting", "wait": "waiting for a sample", "save": "saving a checkpoint", "end": "ending"}
+CurrentPhase = Callable[[], tuple[str, float]]  # the phase at the moment and for how many seconds: PhaseTimer.current
 
 
 class HangDetector:
-    """Watches the steps of this rank; does nothing with one learner."""
+    """Watches the collective phases of this rank; does nothing with one learner."""
 
     def __init__(
-        self, allreduce: Allreduce, seconds: float, say: Callable[[str], None], last_will: Callable[[], object]
+        self, allreduce: Allreduce, seconds: float, current_phase: CurrentPhase, on_hang: Callable[[], object]
     ) -> None:
-        """`last_will` is called before this process is ended; it must not wait for other ranks."""
-        self._seconds, self._say, self._last_will = seconds, say, last_will
+        """`on_hang` is called before this process exits; it must not wait for other ranks."""
+        self._seconds, self._current_phase, self._on_hang = seconds, current_phase, on_hang
         self._rank = allreduce.rank
-        self._phase, self._since = "starting", time.monotonic()
         self._others: dict[int, dict[str, Any]] = {}
         if allreduce.size == 1:
             return
-        one_host = World.here().local_size == allreduce.size
+        one_host = World.from_environment().local_size == allreduce.size
         listener = socket.create_server(("127.0.0.1" if one_host else "", 0), backlog=2 * allreduce.size)
         host = os.environ.get(ADDRESS_ENV) or socket.gethostname()
-        me = {"host": host, "port": listener.getsockname()[1], "pid": os.getpid(), "key": secrets.token_hex(16)}
-        everyone = [json.loads(data) for data in allreduce.gather(json.dumps(me).encode())]
-        self._key = everyone[0]["key"]
-        self._others = {rank: peer for rank, peer in enumerate(everyone) if rank != self._rank}
+        own = {"host": host, "port": listener.getsockname()[1], "pid": os.getpid(), "key": secrets.token_hex(16)}
+        ranks = [json.loads(data) for data in allreduce.gather(json.dumps(own).encode())]
+        self._key = ranks[0]["key"]
+        self._others = {rank: peer for rank, peer in enumerate(ranks) if rank != self._rank}
         for rank, peer in self._others.items():
             peer["name"] = f"learner {rank} (process {peer['pid']} on {peer['host']})"
-            peer["address"] = "127.0.0.1" if peer["host"] == me["host"] else peer["host"]
-        threading.Thread(target=self._answer, args=[listener], name="peers", daemon=True).start()
-        threading.Thread(target=self._watch, name="hang", daemon=True).start()
+            peer["address"] = "127.0.0.1" if peer["host"] == own["host"] else peer["host"]
+        threading.Thread(target=self._serve, args=[listener], name="hang-answers", daemon=True).start()
+        threading.Thread(target=self._watch, name="hang-watch", daemon=True).start()
 
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Says what this rank does from now on; in "step" it waits for the others."""
-        before = self._phase
-        self._phase, self._since = name, time.monotonic()
-        yield
-        self._phase, self._since = before, time.monotonic()
-
-    def _answer(self, listener: socket.socket) -> None:
-        while True:
-            connection, _ = listener.accept()
-            with contextlib.suppress(OSError), connection:
-                connection.settimeout(ANSWER_TIMEOUT_SECONDS)
-                if hmac.compare_digest(connection.recv(64), self._key.encode()):
-                    state = {"phase": self._phase, "seconds": time.monotonic() - self._since}
-                    connection.sendall(json.dumps(state).encode())
-
-    def ask(self, rank: int) -> dict[str, Any] | None:
-        """What another rank does, or None if it does not answer."""
+    def query(self, rank: int) -> dict[str, Any] | None:
+        """The phase of another rank and its seconds so far, or None if it does not answer."""
         peer = self._others[rank]
         try:
             with socket.create_connection((peer["address"], peer["port"]), timeout=ANSWER_TIMEOUT_SECONDS) as connection:
@@ -84,28 +71,38 @@ class HangDetector:
         except (OSError, ValueError):
             return None
 
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError), connection:
+                connection.settimeout(ANSWER_TIMEOUT_SECONDS)
+                if hmac.compare_digest(connection.recv(64), self._key.encode()):
+                    phase, seconds = self._current_phase()
+                    connection.sendall(json.dumps({"phase": phase, "seconds": seconds}).encode())
+
     def _watch(self) -> None:
         while True:
             time.sleep(1)
-            waited = time.monotonic() - self._since
-            if self._phase != "step" or waited < self._seconds:
+            phase, waited = self._current_phase()
+            if phase not in COLLECTIVE_PHASES or waited < self._seconds:
                 continue
             culprits = self._culprits()
             if not culprits and waited > max(STUCK_SECONDS, 3 * self._seconds):
                 culprits = ["all others, which are in the same call as this one: the network between them, or MPI, is stuck"]
             if culprits:
-                for line in culprits:
-                    self._say(f"waits for {line}, for {waited:.0f} s; ending the run (--hang_seconds)")
-                self._last_will()
+                for culprit in culprits:
+                    logger.warning("waits for %s, for %.0f s; ending the run (--hang_timeout_seconds)", culprit, waited)
+                self._on_hang()
                 time.sleep(EXIT_DELAY_SECONDS)
                 os._exit(EXIT_HUNG)
 
     def _culprits(self) -> list[str]:
         lines = []
         for rank, peer in self._others.items():
-            state = self.ask(rank)
+            state = self.query(rank)
             if state is None:
                 lines.append(f"{peer['name']}, which does not answer: stopped, hanging, or cut off")
-            elif state["phase"] != "step" and state["seconds"] > self._seconds:
-                lines.append(f'{peer["name"]}, which has been busy with "{state["phase"]}" for {state["seconds"]:.0f} s')
+            elif state["phase"] not in COLLECTIVE_PHASES and state["seconds"] > self._seconds:
+                phase = DESCRIPTIONS.get(state["phase"], state["phase"])
+                lines.append(f'{peer["name"]}, which has been busy with "{phase}" for {state["seconds"]:.0f} s')
         return lines

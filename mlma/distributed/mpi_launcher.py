@@ -1,8 +1,8 @@
-"""mpirun: what it tells the learners that it started, and starting it on this machine.
+"""Starts several learners on this machine with mpirun, and restarts them when they fail.
 
-Here it is a child that is ended with this process and started again when it fails; the learners resume from their last
-checkpoint. Learners on several hosts are started by hand or by the frontend. Not here: what learners say to each other
-(mlma/distributed/allreduce.py). Imports nothing heavy.
+mpirun is a child that ends with this process; restarted learners resume from their last checkpoint. Learners on several hosts
+are started by hand or by the frontend. Imports nothing heavy. Not here: communication between learners
+(mlma/distributed/allreduce.py).
 """
 
 from __future__ import annotations
@@ -12,65 +12,69 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from mlma.core.config.config import Config, to_argv
-from mlma.utils.child_process import EXIT_USAGE, STOP_SIGNAL, die_with_parent
+from mlma.core.config import Config, to_argv
+from mlma.utils.child_process import EXIT_USAGE, STOP_SIGNAL, die_with_parent, started_by_mpirun
 
-RESTART_SECONDS = 2.0  # seconds before learners that failed are started again
+RESTART_SECONDS = 2.0  # seconds before learners that failed are restarted
+
+
+def must_launch(config: Config) -> bool:
+    """Whether this process has to start the learners, rather than be one of them."""
+    return config.distributed.num_learners > 1 and config.run.task < 0 and not started_by_mpirun()
 
 
 def find_mpirun() -> str:
-    """The mpirun of this environment; ValueError in one line if there is none."""
+    """The mpirun of this Python environment; ValueError in one line if there is none."""
     path = Path(sys.executable).parent / "mpirun"
     if not path.exists():
         raise ValueError(
-            f"--num_learners: several learners need mpirun, and {path} does not exist; install it with: make install"
+            f"--num_learners: several learners need mpirun, but {path} does not exist; install it with: make install"
         )
     return str(path)
 
 
 def mpi_environment() -> dict[str, str]:
-    """For mpirun: what Open MPI must know on one machine, under the names of its versions."""
-    found = dict(os.environ)
+    """The environment of mpirun, with Open MPI's settings for one machine, under the names of versions 4 and 5."""
+    variables = dict(os.environ)
     if os.geteuid() == 0:
-        found |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        found |= {"PRTE_ALLOW_RUN_AS_ROOT": "1", "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return found | {"OMPI_MCA_mpi_yield_when_idle": "1"}  # waiting learners leave their core to actors
+        variables |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        variables |= {"PRTE_ALLOW_RUN_AS_ROOT": "1", "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return variables | {"OMPI_MCA_mpi_yield_when_idle": "1"}  # waiting learners leave their core to actors
 
 
 def mpirun_command(config: Config) -> list[str]:
-    words = to_argv(replace(config, max_restarts=0))
+    """The command that starts all learners of this configuration."""
     return [
         find_mpirun(),
-        *("-np", str(config.num_learners), "--oversubscribe", "--bind-to", "none"),
+        *("-np", str(config.distributed.num_learners), "--oversubscribe", "--bind-to", "none"),
         sys.executable,
         str(Path(sys.argv[0]).resolve()),
-        *words,
+        *to_argv(config.replace(max_restarts=0)),
     ]
 
 
-def supervise_learners(config: Config, say: Callable[[str], None]) -> int:
-    """Runs mpirun until it succeeds, is told to end, or has failed too often; its exit code."""
-    words = mpirun_command(config)
-    told: list[int] = []
-    child: list[subprocess.Popen[bytes]] = []
+def supervise_learners(config: Config) -> int:
+    """Runs mpirun until it succeeds, a signal stops it, or it has failed too often. Returns its exit code."""
+    command = mpirun_command(config)
+    signals: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
 
-    def pass_on(number: int, _: object) -> None:
-        told.append(number)
-        if child:
-            child[-1].send_signal(STOP_SIGNAL if len(told) == 1 else signal.SIGKILL)
+    def forward(number: int, _: object) -> None:
+        signals.append(number)
+        if children:
+            children[-1].send_signal(STOP_SIGNAL if len(signals) == 1 else signal.SIGKILL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, pass_on)
-    for attempt in range(config.max_restarts + 1):
-        child.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, env=mpi_environment(), preexec_fn=die_with_parent))
-        code = child[-1].wait()
-        if code == 0 or code == EXIT_USAGE or told:
-            return code if code >= 0 else 128 - code
-        say(f"the learners ended with code {code}; restarts left: {config.max_restarts - attempt} (--max_restarts)")
-        if attempt < config.max_restarts:
+        signal.signal(number, forward)
+    max_restarts = config.distributed.max_restarts
+    for attempt in range(max_restarts + 1):
+        children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=mpi_environment(), preexec_fn=die_with_parent))
+        code = children[-1].wait()
+        if code in (0, EXIT_USAGE) or signals:
+            break
+        print(f"the learners ended with code {code}; restarts left: {max_restarts - attempt} (--max_restarts)", flush=True)
+        if attempt < max_restarts:
             time.sleep(RESTART_SECONDS)
     return code if code >= 0 else 128 - code

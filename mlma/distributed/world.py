@@ -7,23 +7,15 @@ from typing import NamedTuple
 
 
 class World(NamedTuple):
-    """This process among those that mpirun started; alone if none did."""
+    """This process among those that mpirun started; a world of one without mpirun."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    local_size: int = 1  # how many of them are on this host
+    local_size: int = 1  # ranks on this host
 
     @classmethod
-    def here(cls) -> World:
+    def from_environment(cls) -> World:
+        """Reads Open MPI's variables."""
         defaults = cls()
         return cls(*(int(os.environ.get(f"OMPI_COMM_WORLD_{n.upper()}", getattr(defaults, n))) for n in cls._fields))
-
-
-def started_by_mpirun() -> bool:
-    return "OMPI_COMM_WORLD_SIZE" in os.environ
-
-
-def available_cores() -> int:
-    """For each learner of this host."""
-    return max(1, len(os.sched_getaffinity(0)) // World.here().local_size)

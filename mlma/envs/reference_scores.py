@@ -1,22 +1,25 @@
 """Human-normalised scores: 100 (return - random) / (human - random), of a level and of a suite of levels.
 
-The tables in mlma/published/ are the papers': Atari-57 as in Wang et al. 2016 (arXiv 1511.06581), DMLab-30 as in the
-code of the IMPALA paper, with the test level beside the level that is trained on. Not here: playing (mlma/evaluation/evaluation.py).
+The tables in mlma/envs/published/ are the papers': Atari-57 as in Wang et al. 2016 (arXiv 1511.06581), DMLab-30 as in the code
+of the IMPALA paper, with test levels next to train levels. Knows no simulator. Not here: evaluation
+(mlma/evaluation/evaluation.py).
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
-from mlma.envs.suites.atari import game_of_level, to_snake_case
-from mlma.envs.suites.dmlab import DMLAB30_FOLDER, train_to_test_levels
+from mlma.envs.level_syntax import (
+    DMLAB30_FOLDER,
+    parse_atari_name,
+    published_rows,
+    to_snake_case,
+    train_to_test_levels,
+)
 
-PUBLISHED_FOLDER = Path(__file__).parent / "published"
 SCORE_CAP = 100.0
 
 
@@ -27,36 +30,38 @@ class ScoreRange(NamedTuple):
     human: float
 
     def normalised(self, value: float) -> float:
+        """0 for random play, 100 for a human."""
         return 100 * (value - self.random) / (self.human - self.random)
 
 
 @functools.cache
 def score_table(suite: str) -> dict[str, ScoreRange]:
     """atari57: by game, as ROMs are named; dmlab30: by train level."""
-    with (PUBLISHED_FOLDER / f"{suite}.csv").open(newline="") as file:
-        return {
-            to_snake_case(row["game"]) if suite == "atari57" else row["train_level"]: ScoreRange(
-                float(row["random"]), float(row["human"])
-            )
-            for row in csv.DictReader(file)
-        }
+    return {
+        to_snake_case(row["game"]) if suite == "atari57" else row["train_level"]: ScoreRange(
+            float(row["random"]), float(row["human"])
+        )
+        for row in published_rows(suite)
+    }
 
 
 def table_key(level_name: str) -> str:
-    """What a level is called in the tables, or its own name."""
+    """The name of a level in the tables; its own name if it is in none."""
+    if atari := parse_atari_name(level_name):
+        return atari[0]
     name = level_name.removeprefix(DMLAB30_FOLDER)
-    return game_of_level(level_name) or {test: train for train, test in train_to_test_levels().items()}.get(name, name)
+    return {test: train for train, test in train_to_test_levels().items()}.get(name, name)
 
 
 def level_range(level_name: str) -> ScoreRange | None:
-    """None for a level that nobody has published scores of."""
+    """None for a level without published scores."""
     return {**score_table("atari57"), **score_table("dmlab30")}.get(table_key(level_name))
 
 
 def published_returns(level_name: str) -> dict[str, float]:
-    """Who -> the return that was published for this level; beside them a human and random play where they are known."""
-    with (PUBLISHED_FOLDER / "results.csv").open(newline="") as file:
-        found = {row["who"]: float(row["return"]) for row in csv.DictReader(file) if row["level"] == table_key(level_name)}
+    """Source -> published return of this level, including a human's and random play's where they are known."""
+    key = table_key(level_name)
+    found = {row["who"]: float(row["return"]) for row in published_rows("results") if row["level"] == key}
     if known := level_range(level_name):
         found |= {"human": known.human, "random": known.random}
     return found

@@ -11,8 +11,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Protocol
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import EnvSpec, VectorEnv
+from mlma.envs.level_syntax import train_to_test_levels
 from mlma.envs.suites import atari, catch, corridor, dmlab, doom, gym, tmaze
 from mlma.envs.vector.multi_level import MultiLevelVectorEnv, merge_specs
 
@@ -27,11 +28,13 @@ class Suite(Protocol):
         """The level names it answers to, as a user would type them; it may accept more than it lists."""
         ...
 
-    def env_spec(self, level_name: str, config: Config) -> EnvSpec | None:
+    def env_spec(self, level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
         """What the level looks like, or None if the name is not of this suite; ValueError if it cannot be played here."""
         ...
 
-    def make_env(self, level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> VectorEnv | None:
+    def make_env(
+        self, level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool
+    ) -> VectorEnv | None:
         """`num_envs` environments with seeds that follow from `seed`, or None if the name is not of this suite.
 
         `evaluation` plays whole games as they are scored: no return ends before its game does.
@@ -43,7 +46,7 @@ SUITES: dict[str, Suite] = {
     "corridor": corridor, "catch": catch, "tmaze": tmaze, "atari": atari, "doom": doom, "dmlab": dmlab, "gymnasium": gym,
 }  # fmt: skip
 # What the lists of the papers are called.
-LEVEL_SETS = {"atari57": atari.atari57(), "dmlab30": list(dmlab.train_to_test_levels())}
+LEVEL_SETS = {"atari57": atari.atari57(), "dmlab30": list(train_to_test_levels())}
 HELP = "help"
 
 
@@ -64,21 +67,22 @@ def suite_of(level_name: str) -> str:
     return next((name for name, suite in SUITES.items() if first in suite.level_names()), "")
 
 
-def env_spec(config: Config) -> EnvSpec:
+def env_spec(config: EnvironmentConfig) -> EnvSpec:
     """What the run's levels look like, to one agent."""
     names = level_names(config.level_name)
     specs = {name: _level_spec(name, config) for name in names}
-    return merge_specs(specs) if len(names) > 1 else specs[names[0]]
+    spec = merge_specs(specs) if len(names) > 1 else specs[names[0]]
+    return spec._replace(suite=suite_of(config.level_name))
 
 
-def _level_spec(level_name: str, config: Config) -> EnvSpec:
+def _level_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec:
     for suite in SUITES.values():
         if (spec := suite.env_spec(level_name, config)) is not None:
             return spec
     raise _unknown_level(level_name)
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool = False) -> VectorEnv:
+def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool = False) -> VectorEnv:
     """Environments of one level."""
     for suite in SUITES.values():
         if (env := suite.make_env(level_name, num_envs, seed, config, evaluation)) is not None:
@@ -86,7 +90,9 @@ def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluati
     raise _unknown_level(level_name)
 
 
-def make_for_levels(config: Config, spec: EnvSpec, numbers: Sequence[int], seed: int, evaluation: bool = False) -> VectorEnv:
+def make_for_levels(
+    config: EnvironmentConfig, spec: EnvSpec, numbers: Sequence[int], seed: int, evaluation: bool = False
+) -> VectorEnv:
     """An environment for each number, of the level of the run that it is the number of; `spec` is the run's."""
     names = level_names(config.level_name)
     if len(names) == 1:
@@ -98,7 +104,7 @@ def make_for_levels(config: Config, spec: EnvSpec, numbers: Sequence[int], seed:
     )
 
 
-def make_for_video(level_name: str, num_envs: int, seed: int, config: Config) -> VectorEnv:
+def make_for_video(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig) -> VectorEnv:
     """The same games as with `evaluation`, in pictures where the level has any."""
     for suite in SUITES.values():
         if hasattr(suite, "make_for_video") and (env := suite.make_for_video(level_name, num_envs, seed, config)) is not None:

@@ -21,7 +21,7 @@ from mlma.core.types import WORD_BUCKETS, ArraySpec
 MAX_WORDS = 24  # of a text; what is longer is cut
 MIN_IMAGE_SIDE = 20  # side of an image in pixels: what is smaller is a board, and taken as numbers
 MAX_ACTIONS = 1024
-ObservationParts = dict[str, Any]  # "observation", and of TimeStep.more what there is
+ObservationParts = dict[str, Any]  # "observation", and of TimeStep.extras what there is
 
 
 def hash_words(text: str) -> Any:
@@ -48,13 +48,13 @@ class ObservationConverter:
         vector = ArraySpec((max(1, numbers),), "float32")  # nothing but text is seen beside a constant
         self._has_image, self._numbers = bool(images), numbers
         self.observation = vector
-        self.more: dict[str, ArraySpec] = {}
+        self.extras: dict[str, ArraySpec] = {}
         if images:
             self.observation = ArraySpec((*images[0][:2], sum(shape[2] for shape in images)), "uint8")
             if numbers:
-                self.more["vector"] = vector
+                self.extras["vector"] = vector
         if self._has_text:
-            self.more["words"] = ArraySpec((MAX_WORDS,), "int32")
+            self.extras["words"] = ArraySpec((MAX_WORDS,), "int32")
 
     def parts(self, value: Any) -> ObservationParts:
         images, numbers, texts = [], [], []

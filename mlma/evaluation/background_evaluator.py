@@ -1,12 +1,13 @@
-"""Evaluation beside training: every so many frames, a process of its own plays the last checkpoint.
+"""Evaluation during training: every `evaluate_every` frames, a separate process evaluates the last checkpoint.
 
-It is `experiment.py --mode=test`, at low priority, on the host of the first learner; what it finds is in logdir/evaluation as
-always, and in the reports as evaluation/mean. Not here: playing (mlma/evaluation/evaluation.py).
+It runs `experiment.py --mode=test` at low priority on the host of the first learner. Results are in logdir/evaluation, and in
+the reports as evaluation/mean. Not here: evaluation itself (mlma/evaluation/evaluation.py).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -14,27 +15,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from mlma.core.config.config import Config, to_argv
+from mlma.core.config import Config, to_argv
 from mlma.learning.checkpoint import Checkpoints
-from mlma.monitoring.metrics import Row
+from mlma.monitoring.episode_statistics import Row
 from mlma.utils.child_process import PARENT_PID_ENV
 
+logger = logging.getLogger(__name__)
+
 LOG_INTERVAL_SECONDS = 30.0
-EVALUATOR_NICENESS = "15"  # niceness: actors come before it (mlma/roles/evaluator.py)
+EVALUATOR_NICENESS = "15"  # actors on this host come first (mlma/roles/actor.py)
 
 
 class BackgroundEvaluator:
-    """Called with each report; one evaluation at a time."""
+    """A report listener that runs one evaluation at a time."""
 
-    def __init__(self, config: Config, frames: int, save: Callable[[], object], say: Callable[[str], None]) -> None:
-        self._every, self._save, self._say = config.evaluate_every, save, say
-        self._folder = Path(config.logdir) / "evaluation"
-        self._checkpoints = Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
-        self._played = self._folder / "none"  # a copy of a checkpoint, which training may remove meanwhile
-        self._test = replace(config, mode="test", num_learners=0, task=-1, job_name="learner")
+    def __init__(self, config: Config, frames: int, save: Callable[[], object]) -> None:
+        self._every, self._save = config.reports.evaluate_every, save
+        self._folder = Path(config.run.logdir) / "evaluation"
+        self._checkpoints = Checkpoints(Path(config.run.logdir) / "checkpoints", config.reports.keep_checkpoints)
+        self._evaluated = self._folder / "none"  # copy of a checkpoint, which training may delete
+        self._test = config.replace(mode="test", num_learners=0, task=-1, job_name="learner")
         self._next = self._after(frames)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = self._folder / "evaluator.log"
@@ -43,8 +45,9 @@ class BackgroundEvaluator:
     def _after(self, frames: float) -> float:
         return (frames // self._every + 1) * self._every
 
-    def __call__(self, row: Row) -> None:
-        self._look()
+    def on_report(self, row: Row) -> None:
+        """Collects a finished evaluation and starts the next one when it is due."""
+        self._collect()
         if self._process is None and row["frames"] >= self._next:
             self._next = self._after(row["frames"])
             self._start()
@@ -52,12 +55,12 @@ class BackgroundEvaluator:
     def _start(self) -> None:
         self._save()
         path = self._checkpoints.last()
-        if path is None or path.name == self._played.name:  # the disk is full, which `save` has said; or it was played already
+        if path is None or path.name == self._evaluated.name:  # the disk is full, or it was evaluated already
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._played = self._folder / path.name
-        shutil.copyfile(path, self._played)
-        test = replace(self._test, test_checkpoint=str(self._played))
+        self._evaluated = self._folder / path.name
+        shutil.copyfile(path, self._evaluated)
+        test = self._test.replace(test_checkpoint=str(self._evaluated))
         command = ["nice", "-n", EVALUATOR_NICENESS, sys.executable, str(Path(sys.argv[0]).resolve()), *to_argv(test)]
         self._before = set(self._folder.glob("*.json"))
         environment = os.environ | {PARENT_PID_ENV: str(os.getpid()), "CUDA_VISIBLE_DEVICES": "-1"}
@@ -66,40 +69,38 @@ class BackgroundEvaluator:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
 
-    def _look(self) -> None:
-        """Tells what came of an evaluation that has ended."""
+    def _collect(self) -> None:
+        """Logs the result of an evaluation that has ended."""
         if self._process is None or (code := self._process.poll()) is None:
             return
         self._process = None
-        self._played.unlink(missing_ok=True)
+        self._evaluated.unlink(missing_ok=True)
         new = sorted(set(self._folder.glob("*.json")) - self._before)
         if code or not new:
             lines = self._log.read_text(errors="replace").strip().splitlines()
-            self._say(f"an evaluation ended with code {code}; its last line: {lines[-1] if lines else 'none'}")
+            logger.warning("an evaluation ended with code %d; its last line: %s", code, lines[-1] if lines else "none")
             return
         record = json.loads(new[-1].read_text())
         self.mean = record["mean"]
-        self._say(
-            f"evaluation after {record['frames']:,} frames: mean {self.mean:.2f} +- {record['standard_error']:.2f} over "
-            f"{record['episodes']} episodes"
-        )
+        frames, error, count = f"{record['frames']:,}", record["standard_error"], record["episodes"]
+        logger.info("evaluation after %s frames: mean %.2f +- %.2f over %d episodes", frames, self.mean, error, count)
 
-    def end(self, whole: bool) -> None:
-        """After a `whole` run its last weights are evaluated, too; a run that was ended ends its evaluation."""
-        if not whole:
+    def close(self, finished: bool) -> None:
+        """Evaluates the last weights of a finished run; ends the evaluation of a run that was stopped."""
+        if not finished:
             if self._process is not None:
                 self._process.terminate()
-                self._played.unlink(missing_ok=True)
+                self._evaluated.unlink(missing_ok=True)
             return
         self._wait()
         self._start()
         self._wait()
 
     def _wait(self) -> None:
-        said = time.monotonic()
+        logged = time.monotonic()
         while self._process is not None:
-            self._look()
-            if time.monotonic() - said > LOG_INTERVAL_SECONDS:
-                said = time.monotonic()
-                self._say("training is over; waits for its evaluation")
+            self._collect()
+            if time.monotonic() - logged > LOG_INTERVAL_SECONDS:
+                logged = time.monotonic()
+                logger.info("training is over; waiting for its evaluation")
             time.sleep(0.2)

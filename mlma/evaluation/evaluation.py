@@ -6,7 +6,6 @@ What came out goes to a JSON file with everything that is needed to do it again,
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import operator
 import statistics
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlma.acting.action_noise import NoiseGenerator
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.types import Agent, EnvSpec
 from mlma.envs.reference_scores import SCORE_CAP, level_range, mean_over_levels
 from mlma.envs.registry import level_names, make_for_levels
@@ -47,15 +46,17 @@ def evaluate(
 ) -> Iterator[Episode]:
     """`test_num_episodes` episodes of one level of the run as they end: the first of each environment, so that short ones are
     not favoured. `act` is the agent's, as a graph."""
-    name = level_names(config.level_name)[level]
-    env = make_for_levels(config, spec, [level] * config.test_num_episodes, evaluation_seed(config), evaluation=True)
+    name = level_names(config.environment.level_name)[level]
+    env = make_for_levels(
+        config.environment, spec, [level] * config.run.test_num_episodes, evaluation_seed(config), evaluation=True
+    )
     timestep, state = env.reset(), agent.initial_state(env.num_envs)
-    chances = NoiseGenerator(evaluation_seed(config), np.full(env.num_envs, config.test_epsilon))
+    noise_generator = NoiseGenerator(evaluation_seed(config), np.full(env.num_envs, config.run.test_epsilon))
     done = np.zeros(env.num_envs, bool)
     while not done.all():
-        output, state = act(timestep, state, chances.draw())
+        output, state = act(timestep, state, noise_generator.draw())
         logits, action = output.logits.numpy(), output.action.numpy()
-        if config.test_actions == "greedy":
+        if config.run.test_actions == "greedy":
             action = logits.argmax(axis=-1).astype(np.int32)
         if tape is not None:
             for track, values in zip(tape, (action, logits, output.value.numpy()), strict=True):
@@ -68,7 +69,7 @@ def evaluate(
 
 
 def evaluation_seed(config: Config) -> int:
-    return config.seed + SEED_OFFSET
+    return config.run.seed + SEED_OFFSET
 
 
 def summarize(level_name: str, returns: list[float]) -> dict[str, float]:
@@ -89,9 +90,9 @@ def summarize(level_name: str, returns: list[float]) -> dict[str, float]:
 
 def actions_of_level(tape: EpisodeRecording, spec: EnvSpec, level: int) -> EpisodeRecording:
     """The same in the actions that this level of several has."""
-    if not spec.actions_of:
+    if not spec.actions_by_level:
         return tape
-    own = list(spec.actions_of[level])
+    own = list(spec.actions_by_level[level])
     actions = [np.array([own.index(action) for action in step]) for step in tape.actions]
     return EpisodeRecording(actions, [logits[:, own] for logits in tape.logits], tape.values)
 
@@ -112,15 +113,15 @@ def save_evaluation(folder: Path, config: Config, checkpoint: Path, frames: int,
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"evaluation-{checkpoint.stem.removeprefix('checkpoint-')}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     record = {
-        "level": config.level_name,
+        "level": config.environment.level_name,
         "checkpoint": str(checkpoint),
         "frames": frames,
-        "actions": config.test_actions,
-        **summarize_levels(config.level_name, episodes),
+        "actions": config.run.test_actions,
+        **summarize_levels(config.environment.level_name, episodes),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "commit": git_commit(),
         "versions": package_versions(),
-        "config": dataclasses.asdict(config),
+        "config": config.flags(),
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
     with path.with_suffix(".csv").open("w", newline="") as file:

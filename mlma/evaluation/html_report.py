@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mlma.core.config.config import flags
+from mlma.core.config import flag_table
 from mlma.envs.reference_scores import published_returns
 from mlma.evaluation.charts import downsample, draw_reference_lines, line_plot, render_svg, stacked_shares
 from mlma.evaluation.run_table import RunTable, read_run
@@ -337,7 +337,7 @@ def _faults(table: RunTable, logdir: Path) -> str:
 
 
 def _configuration(config: dict[str, Any]) -> str:
-    known = flags()
+    known = flag_table()
     own = [[name, str(value)] for name, value in config.items() if name in known and value != known[name].default]
     rest = [[name, str(value)] for name, value in config.items() if [name, str(value)] not in own]
     if not config:

@@ -44,7 +44,8 @@ def main() -> None:
 
 
 def _published_returns(level: str) -> dict[str, float]:
-    from mlma.envs.reference_scores import PUBLISHED_FOLDER, published_returns
+    from mlma.envs.level_syntax import PUBLISHED_FOLDER
+    from mlma.envs.reference_scores import published_returns
 
     if not (known := published_returns(level)):
         raise ValueError(

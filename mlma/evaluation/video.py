@@ -8,8 +8,9 @@ playing itself (mlma/evaluation/evaluation.py).
 from __future__ import annotations
 
 import collections
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +18,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mlma.core.config.config import Config
+from mlma.core.catalog import ALGORITHMS
+from mlma.core.config import Config
 from mlma.envs.registry import make_for_video
 from mlma.evaluation.evaluation import EpisodeRecording
+
+logger = logging.getLogger(__name__)
 
 FRAME_HEIGHT, PANEL_WIDTH = 420, 300  # of the picture, and width of what stands beside it
 GIF_BYTES = 900_000
@@ -34,13 +38,11 @@ def choose_episodes(returns: Sequence[float]) -> dict[str, int]:
     return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
 
 
-def render_episodes(
-    config: Config, seed: int, tape: EpisodeRecording, returns: Sequence[float], folder: Path, say: Callable[[str], None]
-) -> list[Path]:
+def render_episodes(config: Config, seed: int, tape: EpisodeRecording, returns: Sequence[float], folder: Path) -> list[Path]:
     """Plays the chosen episodes again and writes their videos; `returns` is by environment."""
     chosen = choose_episodes(returns)
     folder.mkdir(parents=True, exist_ok=True)
-    env: Any = make_for_video(config.level_name, len(returns), seed, config)
+    env: Any = make_for_video(config.environment.level_name, len(returns), seed, config.environment)
     names = env.spec.action_names
     reels = {i: VideoWriter(folder / f"{name}.mp4", fps=frames_per_second(env)) for name, i in reversed(chosen.items())}
     timestep = env.reset()
@@ -61,9 +63,10 @@ def render_episodes(
     for i, reel in reels.items():
         reel.end(keep=same)
         if same:
-            say(f"{reel.path.stem} episode, return {returns[i]:g}: {reel.path} and .gif")
+            logger.info("%s episode, return %g: %s and .gif", reel.path.stem, returns[i], reel.path)
     if not same:
-        say(f"no video: {config.level_name} did not play the same game twice with the same seed and actions")
+        level_name = config.environment.level_name
+        logger.warning("no video: %s is not repeatable with the same seed and actions", level_name)
     return [reel.path for reel in reels.values() if same]
 
 
@@ -115,21 +118,21 @@ def frames_per_second(env: Any) -> float:
 
 def frame_of(env: Any, i: int, timestep: Any) -> Any:
     """Environment i as it shows itself, else what the agent sees."""
-    picture = env.picture(i) if hasattr(env, "picture") else None
+    picture = env.render(i) if hasattr(env, "render") else None
     return vector_bars(timestep.observation[i]) if picture is None else picture
 
 
 class TrainingVideoRecorder:
     """Films every so many games of an actor's first environment while they are played, as the agent sees them."""
 
-    def __init__(self, config: Config, folder: Path, say: Callable[[str], None]) -> None:
-        self._config, self._folder, self._say = config, folder, say
+    def __init__(self, config: Config, folder: Path) -> None:
+        self._config, self._folder = config, folder
         self._games = self._steps = 0
         self._reel: VideoWriter | None = None
 
     def __call__(self, env: Any, timestep: Any, output: Any) -> None:
         """The observation before the action, and what was thought of it."""
-        if timestep.first[0] and self._games % self._config.video_every_episodes == 0:
+        if timestep.is_first[0] and self._games % self._config.reports.video_every_episodes == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-game-{self._games}.mp4"
             self._reel, self._steps = VideoWriter(self._folder / name, fps=frames_per_second(env)), 0
@@ -144,7 +147,7 @@ class TrainingVideoRecorder:
             self._games += 1
             if self._reel:
                 self._reel.end(keep=True)
-                self._say(f"filmed a game, return {timestep.episode_return[0]:g}: {self._reel.path} and .gif")
+                logger.info("recorded an episode, return %g: %s and .gif", timestep.episode_return[0], self._reel.path)
                 self._reel = None
 
 
@@ -167,12 +170,12 @@ def compose_frame(picture: Any, thought: PolicyOverlay, config: Config, names: S
     big = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (width, FRAME_HEIGHT), interpolation=cv2.INTER_NEAREST)
     panel = np.full((FRAME_HEIGHT, PANEL_WIDTH, 3), DARK, np.uint8)
     write = _PanelWriter(panel)
-    write.line(config.level_name, WHITE)
+    write.line(config.environment.level_name, WHITE)
     write.line(f"score  {thought.score:g}", WHITE)
     write.line(f"value  {thought.value:.2f}", WHITE)
     write.line(f"step   {thought.step}", GRAY)
     write.gap()
-    policy = config.algorithm == "impala"
+    policy = ALGORITHMS[config.run.algorithm].head == "policy"
     write.line("probability of each action" if policy else "q-value of each action", GRAY)
     shares = _softmax(thought.logits) if policy else _min_max_scaled(thought.logits)
     for number, (share, logit) in enumerate(zip(shares, thought.logits, strict=True)):

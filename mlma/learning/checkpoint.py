@@ -66,7 +66,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with np.load(path) as file:
             variables = {name: file[name] for name in file.files}
-        return variables, json.loads(variables.pop("__meta__").tobytes())
+        meta = json.loads(variables.pop("__meta__").tobytes())
+        # Checkpoints of 0.1 call the target network's variables slow/...
+        return {re.sub("^slow/", "target/", name): value for name, value in variables.items()}, meta
     except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise CheckpointMismatch(f"{path}: is no checkpoint: {error}") from None
 

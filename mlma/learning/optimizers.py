@@ -1,4 +1,4 @@
-"""The optimizer, its step size and clipping: what happens to averaged gradients."""
+"""The optimizer, its learning rate schedule, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 import sonnet as snt
 import tensorflow as tf
 
-from mlma.core.config.config import Config
+from mlma.core.config import OptimizerConfig
 
 
-def make_optimizer(config: Config, learning_rate: tf.Variable) -> Any:
+def make_optimizer(config: OptimizerConfig, learning_rate: tf.Variable) -> Any:
+    """The Sonnet optimizer of `--optimizer`."""
     if config.optimizer == "adam":
         return snt.optimizers.Adam(learning_rate, beta1=config.momentum or 0.9, epsilon=config.epsilon)
     centered = config.optimizer == "rmsprop_centered"
@@ -18,15 +19,15 @@ def make_optimizer(config: Config, learning_rate: tf.Variable) -> Any:
 
 
 def clip_gradients(gradients: list[tf.Tensor], norm: float) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Gradients scaled to a global norm of at most `norm` (-1: as they are), and the norm that they had."""
+    """Gradients scaled to a global norm of at most `norm` (-1: unchanged), and their norm before."""
     before = tf.linalg.global_norm(gradients)
     if norm < 0:
         return gradients, before
     return tf.clip_by_global_norm(gradients, norm, use_norm=before)[0], before
 
 
-def decayed_learning_rate(config: Config, frames: int, learners: int) -> float:
-    """The step size after `frames` of all learners: linear from learning_rate to end_learning_rate, scaled with learners."""
-    left = max(0.0, 1.0 - frames / config.total_environment_frames)
-    scale = {"none": 1.0, "linear": float(learners), "sqrt": learners**0.5}[config.learning_rate_scaling]
+def decayed_learning_rate(config: OptimizerConfig, progress: float, num_learners: int) -> float:
+    """Linear from learning_rate to end_learning_rate while `progress` goes from 0 to 1; scaled with the number of learners."""
+    left = max(0.0, 1.0 - progress)
+    scale = {"none": 1.0, "linear": float(num_learners), "sqrt": num_learners**0.5}[config.learning_rate_scaling]
     return scale * (config.end_learning_rate + (config.learning_rate - config.end_learning_rate) * left)

@@ -1,70 +1,72 @@
-"""What of a run outlives its process, and how it comes back: counters, variables, the best return, seeds handed out."""
+"""The state of a run that outlives its process: counters, variables, best return, allocated seeds. Saved and restored here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.distributed.allreduce import Allreduce
 from mlma.learning.checkpoint import Checkpoints, check_compatible, load_checkpoint
 from mlma.learning.learner import Learner
 from mlma.monitoring.metrics import Metrics
 
-IDENTITY_FIELDS = ("level_name", "algorithm", "agent_name", "num_stacked_frames")
+logger = logging.getLogger(__name__)
+
+IDENTITY_FLAGS = ("level_name", "algorithm", "agent_name", "num_stacked_frames")
 
 
 def run_identity(config: Config) -> dict[str, Any]:
-    """What a checkpoint must share with the run that loads it."""
-    return {name: getattr(config, name) for name in IDENTITY_FIELDS}
+    """The flags that a checkpoint must share with the run that loads it."""
+    return {name: config.get(name) for name in IDENTITY_FLAGS}
 
 
 class SeedAllocator:
-    """Hands out environment seeds: never the same twice, also after a restart of an actor or of the run."""
+    """Allocates environment seeds: never the same twice, not even after a restart of an actor or of the run."""
 
-    BLOCK = 1024  # more than the environments of one actor
-    SKIP = 1000  # more than the actors that connected after the checkpoint of a run that crashed
+    BLOCK = 1024  # seeds per actor: more than the environments of one
+    SKIP = 1000  # blocks skipped on resuming: more than the actors that connected after the last checkpoint
 
-    def __init__(self, seed: int, rank: int = 0, size: int = 1) -> None:
-        """Rank r of n hands out every n-th block, beginning with its own."""
+    def __init__(self, seed: int, rank: int = 0, num_ranks: int = 1) -> None:
+        """Rank r of n allocates every n-th block, starting with its own."""
         self.base = int(np.random.default_rng(seed).integers(2**30))
-        self.given = 0  # blocks before this one are used up
-        self._rank, self._size = rank, size
+        self.allocated = 0  # blocks before this one are used up
+        self._rank, self._num_ranks = rank, num_ranks
 
-    def next(self) -> int:
-        block = self.given + self._rank
-        self.given += self._size
+    def allocate(self) -> int:
+        """The next seed of this rank."""
+        block = self.allocated + self._rank
+        self.allocated += self._num_ranks
         return (self.base + block * self.BLOCK) % 2**31
 
-    def of(self, actor: int) -> int:
-        """The seed of one of all actors of the run, whenever it comes."""
-        return (self.base + (self.given + actor) * self.BLOCK) % 2**31
+    def for_actor(self, actor: int) -> int:
+        """The seed of this actor of the run, whenever it connects."""
+        return (self.base + (self.allocated + actor) * self.BLOCK) % 2**31
 
 
 class RunState:
     """Saves and restores a learner."""
 
-    def __init__(self, config: Config, learner: Learner, allreduce: Allreduce, say: Callable[[str], None]) -> None:
-        self._checkpoints = Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
-        self._identity, self._learner, self._say = run_identity(config), learner, say
-        self._allreduce = allreduce
-        self.seeds = SeedAllocator(config.seed, allreduce.rank, allreduce.size)
+    def __init__(self, config: Config, learner: Learner, allreduce: Allreduce) -> None:
+        self._checkpoints = Checkpoints(Path(config.run.logdir) / "checkpoints", config.reports.keep_checkpoints)
+        self._identity, self._learner, self._allreduce = run_identity(config), learner, allreduce
+        self.seeds = SeedAllocator(config.run.seed, allreduce.rank, allreduce.size)
         self.best, self.seconds = float("-inf"), 0.0
 
     def resume(self) -> None:
-        """Rank 0 puts the last checkpoint in place, if there is one, and all begin with what it has.
+        """Rank 0 restores the last checkpoint, if any; then all ranks start with its state.
 
         CheckpointMismatch if the checkpoint is of another run.
         """
         if self._allreduce.rank == 0:
             self._restore()
-        mine = [self._learner.step, self._learner.frames, self.seeds.base, self.seeds.given, self.seconds]
-        everyone = self._allreduce.gather(json.dumps(mine).encode())
-        self._learner.step, self._learner.frames, self.seeds.base, self.seeds.given, self.seconds = json.loads(everyone[0])
+        own = [self._learner.step, self._learner.frames, self.seeds.base, self.seeds.allocated, self.seconds]
+        ranks = self._allreduce.gather(json.dumps(own).encode())
+        self._learner.step, self._learner.frames, self.seeds.base, self.seeds.allocated, self.seconds = json.loads(ranks[0])
         self._allreduce.broadcast(list(self._learner.variables().values()))
 
     def _restore(self) -> None:
@@ -76,22 +78,22 @@ class RunState:
         for name, variable in self._learner.variables().items():
             variable.assign(variables[name])
         self._learner.step, self._learner.frames = meta["step"], meta["frames"]
-        self.seeds.base, self.seeds.given = meta["seeds"]
-        self.seeds.given += SeedAllocator.SKIP
+        self.seeds.base, self.seeds.allocated = meta["seeds"]
+        self.seeds.allocated += SeedAllocator.SKIP
         self.best, self.seconds = meta["best"], meta["seconds"]
-        self._say(f"resumed {path} at {self._learner.frames:,} frames")
+        logger.info("resumed %s at %s frames", path, f"{self._learner.frames:,}")
 
     def save(self, metrics: Metrics) -> bool:
-        """False, with a line, if the disk does not take it: a full disk must not end weeks of training."""
-        mean = metrics.mean_return()
-        better = metrics.full_window() and mean > self.best
+        """False, with a warning, if the disk is full or fails: that must not end weeks of training."""
+        mean = metrics.episodes.mean_return()
+        better = metrics.episodes.full_window() and mean > self.best
         meta = self._identity | {
             "step": self._learner.step,
             "frames": self._learner.frames,
             "seconds": metrics.seconds,
             "return": mean,
             "best": mean if better else self.best,
-            "seeds": [self.seeds.base, self.seeds.given],
+            "seeds": [self.seeds.base, self.seeds.allocated],
         }
         variables = {name: variable.numpy() for name, variable in self._learner.variables().items()}
         try:
@@ -100,8 +102,8 @@ class RunState:
                 self._checkpoints.save_best(variables, meta)
                 self.best = mean
         except OSError as problem:
-            self._say(f"could not save a checkpoint: {problem}; training goes on, the last one stays")
-            metrics.count("saves_failed")
+            logger.warning("could not save a checkpoint: %s; training continues, the previous one stays", problem)
+            metrics.count_fault("saves_failed")
             return False
-        self._say(f"saved {path}")
+        logger.info("saved %s", path)
         return True

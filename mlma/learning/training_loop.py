@@ -1,106 +1,136 @@
-"""The learner's loop: sample, update, publish, report, save."""
+"""The learner's loop: wait for a sample, update, publish, report, save.
+
+Not here: the update itself (mlma/learning/learner.py).
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.types import Sample
-from mlma.distributed.hang_detector import HangDetector
 from mlma.learning.learner import Learner
 from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.metrics import Metrics
+from mlma.monitoring.phase_timer import PhaseTimer
 from mlma.replay.base import TrajectoryBuffer
 
-POLL_SECONDS = 0.1  # seconds for which a sample is waited for before the rest of the world is looked at
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1  # a wait for a sample is interrupted this often to look at everything else
+
+
+class StopRequest(Protocol):
+    """Whether this process has been asked to stop: mlma/roles/stop_signal.py."""
+
+    requested: bool
+
+
+class Surroundings(NamedTuple):
+    """What the loop needs in addition to learner and buffer."""
+
+    metrics: Metrics
+    timer: PhaseTimer
+    heartbeat: Heartbeat
+    stop: StopRequest
+    publish: Callable[[int, tf.Tensor], None]  # offers weights to actors
+    save: Callable[[], object]  # saves a checkpoint, on the ranks that do
 
 
 def training_loop(
-    config: Config,
-    learner: Learner,
-    memory: TrajectoryBuffer,
-    publish: Callable[[int, tf.Tensor], None],
-    metrics: Metrics,
-    peers: HangDetector,
-    save: Callable[[], object],
-    stop: Any,
-    patience: SampleWaiter,
-    pulse: Heartbeat,
+    config: Config, learner: Learner, buffer: TrajectoryBuffer, waiter: SampleWaiter, surroundings: Surroundings
 ) -> None:
-    """The loop: trains until `total_environment_frames`, or until `stop.wanted` on any rank. `save` is rank 0's."""
-    next_save = time.monotonic() + config.checkpoint_every_seconds
-    hurry = not patience.alone
-    while learner.frames < config.total_environment_frames:
-        if stop.wanted and hurry:  # mpirun may kill us before all have stopped: docs/multi_learner.md
-            hurry = False
-            save()
-        with metrics.phase("wait"), peers.phase("waiting for a sample"):
-            sample = patience.sample(memory, stop)
-        pulse.works() if patience.alone else pulse.waits("the other learners", 3 * config.hang_seconds)
-        with metrics.phase("train"), peers.phase("step"):
-            step = learner.train(sample, stop=stop.wanted, report=metrics.due(learner.step + 1))
-        metrics.spent(step.events)
-        patience.others_had_data = step.contributors > 0
+    """Trains until `total_environment_frames`, or until any rank has been asked to stop."""
+    metrics, timer, heartbeat, stop, publish, save = surroundings
+    total_frames = config.run.total_environment_frames
+    next_save = time.monotonic() + config.reports.checkpoint_every_seconds
+    save_at_once = not waiter.alone
+    while learner.frames < total_frames:
+        if stop.requested and save_at_once:  # mpirun may kill this rank before all have stopped
+            save_at_once = False
+            with timer.phase("save"):
+                save()
+        with timer.phase("wait"):
+            sample = waiter.sample(buffer, stop)
+        if waiter.alone:
+            heartbeat.busy()
+        else:
+            heartbeat.waiting_for("the other learners", 3 * config.distributed.hang_timeout_seconds)
+        with timer.phase("train"):
+            result = learner.update(sample, stop=stop.requested, report=metrics.report_due(learner.step + 1))
+        timer.add(result.events)
+        waiter.others_had_data = result.contributors > 0
         if sample is not None:
-            metrics.spent([("stack", 0.0, memory.stacking), ("wait", 0.0, -memory.stacking)])
-            memory.update_priorities(sample.keys, learner.priorities)
-            metrics.add(step.metrics)
-            pulse.progressed(learner.frames)
-        if step.report or step.stop or learner.frames >= config.total_environment_frames:
-            with peers.phase("step"):
+            timer.reattribute("wait", "stack", buffer.assembly_seconds)
+            buffer.update_priorities(sample.keys, learner.priorities)
+            metrics.add(result.metrics)
+            heartbeat.progress(learner.frames)
+        if result.report or result.stop or learner.frames >= total_frames:
+            with timer.phase("report"):
                 metrics.report(learner.step, learner.frames, learner.checksum)
-        if step.stop:
+        if result.stop:
             break
-        if step.contributors and (memory.exhausted or not config.deterministic):  # else it is still the learner's turn
-            with metrics.phase("publish"):
+        # In lockstep the actors wait for the next version until the whole round is used up.
+        if result.contributors and (buffer.exhausted or not config.run.deterministic):
+            with timer.phase("publish"):
                 publish(learner.step, learner.weights.read())
         if time.monotonic() > next_save:
-            with peers.phase("saving a checkpoint"):
+            with timer.phase("save"):
                 save()
-            next_save = time.monotonic() + config.checkpoint_every_seconds
+            next_save = time.monotonic() + config.reports.checkpoint_every_seconds
 
 
 class SampleWaiter:
-    """How long this learner waits for a sample: `idle_seconds` while the others wait for it, then not at all until it has data
-    again; alone, for ever. Says ever again what is missing: a run does not hang silently."""
+    """Waits for the learner's next sample.
 
-    def __init__(
-        self, config: Config, alone: bool, missing: Callable[[], str], say: Callable[[str], None], pulse: Heartbeat
-    ) -> None:
+    With other learners, it waits `sample_timeout_seconds`, since they wait too; after that it does not wait until it has data
+    again. A single learner waits indefinitely. Periodically logs which actors are silent.
+    """
+
+    def __init__(self, config: Config, alone: bool, silent_actors: Callable[[], str], heartbeat: Heartbeat) -> None:
         self.alone = alone
-        self._config, self._missing, self._say, self._pulse = config, missing, say, pulse
-        self._since = time.monotonic()
-        self._next = config.starved_seconds
-        self._idle = False
-        # Actors take their time to start. In turns nobody is left out: that would depend on the clock.
-        self._patience = math.inf if config.deterministic else config.hang_seconds / 2
         self.others_had_data = False
+        self._silent_actors, self._heartbeat = silent_actors, heartbeat
+        self._warning_seconds = config.learner.starvation_warning_seconds
+        self._timeout_later = config.distributed.sample_timeout_seconds
+        # Actors take a while to start. In lockstep no rank is left out, since that would depend on timing.
+        self._timeout = config.distributed.hang_timeout_seconds / 2
+        if config.run.deterministic:
+            self._timeout = self._timeout_later = math.inf
+        self._idle = False
+        self._last_sample = time.monotonic()
+        self._next_warning = self._warning_seconds
 
-    def sample(self, memory: TrajectoryBuffer, stop: Any) -> Sample | None:
-        end = time.monotonic() + (0 if self.alone or self._idle else self._patience)
+    def sample(self, buffer: TrajectoryBuffer, stop: StopRequest) -> Sample | None:
+        """The next sample; None if this rank has to take part in the update without one, or is asked to stop."""
+        end = time.monotonic() + (0 if self.alone or self._idle else self._timeout)
         while True:
-            self._pulse.waits("a sample")
-            # An idle rank must not delay those that have data; where nobody has any, nothing is delayed.
-            sample = memory.sample(timeout=0.0 if self._idle and self.others_had_data else POLL_SECONDS)
-            self._see(sample is not None)
-            if sample is not None or stop.wanted or time.monotonic() >= end:
+            self._heartbeat.waiting_for("a sample")
+            # An idle rank must not delay those that have data. If no rank has any, nothing is delayed.
+            sample = buffer.sample(timeout=0.0 if self._idle and self.others_had_data else POLL_SECONDS)
+            self._note(sample is not None)
+            if sample is not None or stop.requested or time.monotonic() >= end:
                 break
-        if not self.alone and self._idle != (sample is None) and not stop.wanted:
+        if not self.alone and self._idle != (sample is None) and not stop.requested:
             self._idle = sample is None
-            waited = f"no sample for {self._patience:g} s, takes part with weight zero until it has one"
-            self._say(f"{waited}; {self._missing()}" if self._idle else "has samples again")
+            if self._idle:
+                timeout, silent = self._timeout, self._silent_actors()
+                logger.warning("no sample for %g s, takes part with weight zero until it has one; %s", timeout, silent)
+            else:
+                logger.info("has samples again")
         return sample
 
-    def _see(self, got_one: bool) -> None:
-        waited = time.monotonic() - self._since
+    def _note(self, got_one: bool) -> None:
+        waited = time.monotonic() - self._last_sample
         if got_one:
-            self._patience = math.inf if self._config.deterministic else self._config.idle_seconds
-            self._since, self._next = time.monotonic(), self._config.starved_seconds
-        elif waited > self._next:
-            self._say(f"too few trajectories for a sample for {waited:.0f} s; {self._missing()}")
-            self._next += self._config.starved_seconds
+            self._timeout = self._timeout_later
+            self._last_sample, self._next_warning = time.monotonic(), self._warning_seconds
+        elif waited > self._next_warning:
+            logger.warning("too few trajectories for a sample for %.0f s; %s", waited, self._silent_actors())
+            self._next_warning += self._warning_seconds

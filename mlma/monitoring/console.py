@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: a live table with a progress bar, or plain lines where nobody watches."""
+"""The console of a run: a live table with a progress bar on a terminal, plain lines in a file or pipe."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SECTIONS = {  # title -> (label, column of metrics.csv)
     "speed": (
         ("frames/s", "frames_per_second"),
         ("steps/s", "learner_steps_per_second"),
-        ("memory full", "queue/fill"),
+        ("queue full", "queue/fill"),
         ("learner waits", "learner/wait"),
         ("actors wait", "actors/wait"),
     ),
-    "last 100 games": (
+    "last 100 episodes": (
         ("mean return", "return/mean"),
         ("median", "return/median"),
         ("max", "return/max"),
@@ -35,7 +35,7 @@ SECTIONS = {  # title -> (label, column of metrics.csv)
         ("policy loss", "loss/policy"),
         ("value loss", "loss/value"),
         ("gradient norm", "gradient_norm"),
-        ("step size", "learning_rate"),
+        ("learning rate", "learning_rate"),
     ),
     "off-policy": (
         ("lag mean", "lag/mean"),
@@ -46,9 +46,9 @@ SECTIONS = {  # title -> (label, column of metrics.csv)
     ),
 }
 SHARES = ("queue/fill", "learner/wait", "actors/wait", "vtrace/rho_clipped")
-WIDE_COLUMNS = 104  # columns that all sections need side by side
+WIDE_COLUMNS = 104  # terminal columns that all sections need next to each other
 BAR_COLUMNS = 60
-REPEAT_SECONDS = 60.0  # seconds after which plain lines say again where the time goes
+REPEAT_SECONDS = 60.0  # seconds after which plain lines repeat an unchanged bottleneck
 
 
 def format_duration(seconds: float) -> str:
@@ -70,12 +70,12 @@ def format_number(name: str, value: float) -> str:
 
 
 class ConsoleDisplay:
-    """A writer of rows. `say` prints a line above the table."""
+    """A report listener. `show` prints a line above the table."""
 
     def __init__(self, title: str, total_frames: float, plain: bool = False) -> None:
         self._title, self._total = title, total_frames
         self._recent: collections.deque[Row] = collections.deque(maxlen=RECENT_REPORTS)
-        self._told, self._told_at = "", -math.inf
+        self._verdict, self._shown_at = "", -math.inf  # of the bottleneck, as last printed
         self._console = Console(stderr=False, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal and not plain else None
 
@@ -88,23 +88,28 @@ class ConsoleDisplay:
         if self._live:
             self._live.stop()
 
-    def say(self, line: str) -> None:
+    def show(self, line: str) -> None:
+        """Prints a line of the log."""
         if self._live:
-            self._console.print(Text(f"{time.strftime('%H:%M:%S')} {line}"))
+            self._console.print(Text(line))
         else:
-            print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+            print(line, flush=True)
 
-    def __call__(self, row: Row) -> None:
+    def on_report(self, row: Row) -> None:
+        """Shows the report and, now and then, the bottleneck."""
         self._recent.append(row)
-        where = diagnose(average_columns(self._recent))
+        diagnosis = diagnose(average_columns(self._recent))
         if self._live:
-            self._live.update(Group(self._table(row), Text(where, style="italic")), refresh=True)
+            self._live.update(Group(self._table(row), Text(diagnosis, style="italic")), refresh=True)
             return
         print(self.line(row), flush=True)
-        kind = where.partition(":")[0]
-        if where and (kind != self._told or row["seconds"] - self._told_at > REPEAT_SECONDS):
-            self._told, self._told_at = kind, row["seconds"]
-            self.say(where)
+        verdict = diagnosis.partition(":")[0]
+        if diagnosis and (verdict != self._verdict or row["seconds"] - self._shown_at > REPEAT_SECONDS):
+            self._verdict, self._shown_at = verdict, row["seconds"]
+            self.show(f"{time.strftime('%H:%M:%S')} {diagnosis}")
+
+    def close(self, finished: bool) -> None:
+        """Nothing to do: the display ends with its `with` block."""
 
     def line(self, row: Row) -> str:
         """One report as one line."""
@@ -113,20 +118,20 @@ class ConsoleDisplay:
             f"  {row['frames_per_second']:>7,.0f} frames/s  return {format_number('return/mean', row['return/mean'])}"
             f" (last {min(100, int(row['episodes']))}){self._levels(row)}  {self._algorithm(row)}"
             f"  lag {format_number('', row.get('lag/mean', math.nan))}"
-            f"  learner waits {format_number('learner/wait', row.get('learner/wait', math.nan))}  left {format_duration(row['eta_seconds'])}"
+            f"  learner waits {format_number('learner/wait', row.get('learner/wait', math.nan))}"
+            f"  left {format_duration(row['eta_seconds'])}"
         )
 
     def _levels(self, row: Row) -> str:
         if "score/mean" not in row:
             return ""
-        return (
-            f"  of a human: mean {row['score/mean']:.1f} %, median {row['score/median']:.1f} % ({row['score/levels']} levels)"
-        )
+        return f"  human-normalised: mean {row['score/mean']:.1f} %, median {row['score/median']:.1f} % ({row['score/levels']} levels)"
 
     def _algorithm(self, row: Row) -> str:
         if "replay/ratio" in row:
             greedy = format_number("return/greedy", row.get("return/greedy", math.nan))
-            return f"greedy {greedy}  replay {format_number('queue/fill', row['queue/fill'])} full, ratio {row['replay/ratio']:.2f}"
+            fill = format_number("queue/fill", row["queue/fill"])
+            return f"greedy {greedy}  replay {fill} full, ratio {row['replay/ratio']:.2f}"
         return f"entropy {format_number('', row.get('policy/entropy', math.nan))}"
 
     def _table(self, row: Row) -> Group:
@@ -134,7 +139,8 @@ class ConsoleDisplay:
         titles = list(SECTIONS)
         tables = [_section_table(titles, row)] if wide else [_section_table(titles[:2], row), _section_table(titles[2:], row)]
         head = Text(
-            f"{self._title}   {format_duration(row['seconds'])} gone, {format_duration(row['eta_seconds'])} left", style="bold"
+            f"{self._title}   {format_duration(row['seconds'])} elapsed, {format_duration(row['eta_seconds'])} left",
+            style="bold",
         )
         done = min(1.0, row["frames"] / self._total)
         filled = round(BAR_COLUMNS * done)
@@ -144,7 +150,7 @@ class ConsoleDisplay:
 
 
 def _section_table(titles: list[str], row: Row) -> Table:
-    """Sections side by side."""
+    """Sections next to each other."""
     table = Table.grid(padding=(0, 1))
     for _ in titles:
         table.add_column(style="dim", min_width=13, no_wrap=True)
@@ -156,4 +162,5 @@ def _section_table(titles: list[str], row: Row) -> Table:
 
 
 def print_error(line: str) -> None:
+    """Prints to standard error."""
     print(line, file=sys.stderr, flush=True)

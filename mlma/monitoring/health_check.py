@@ -1,6 +1,6 @@
-"""Does a worker make progress? Each writes a small file as it goes (`--health_folder`); this command reads it, on its host.
+"""Does a worker make progress? Each writes a small file as it goes (`--heartbeat_folder`); this command reads it, on its host.
 
-    python -m mlma.monitoring.health_check --health_folder=/run/mlma
+    python -m mlma.monitoring.health_check --heartbeat_folder=/run/mlma
 
 The file is written by the loop itself, not by a thread beside it: a worker that hangs for whatever reason falls silent. One
 that waits for another worker says so, and is not taken for one that hangs. Times are those of the kernel's monotonic clock,
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlma.cluster.on_host.supervisor import process_start_time
-from mlma.core.config.config import Config, answer, help_text, parse_with
+from mlma.core.config import Config, format_flags, option, parse_with, run_parser
+from mlma.core.config.flags import flag_table
 
 LIVE_STATES = ("progresses", "starved", "starting")
 
@@ -62,17 +63,21 @@ def assess(path: Path, seconds: float) -> WorkerHealth:
 
 @dataclasses.dataclass(frozen=True)
 class HealthFlags:
-    # == Health
-    # one worker, such as learner-0 or actor-3; else all that have written in --health_folder
-    worker: str = ""
-    # seconds within which there must have been progress, and after which a worker that says nothing hangs
-    seconds: float = 60.0
-    # ask for less: 0 unless a worker hangs, is dead or has not started; what waits for others would wait again after a restart
-    live: bool = False
+    """Health."""
+
+    worker: str = option("", "one worker, such as learner-0 or actor-3; default: all with a heartbeat in --heartbeat_folder")
+    seconds: float = option(
+        60.0, "seconds within which a worker must have made progress; without a heartbeat for that long, it counts as hung"
+    )
+    live: bool = option(
+        False,
+        "check liveness only: fail only for a worker that is hung, dead or not started; a restart does not help one that waits "
+        "for other workers",
+    )
 
 
 USAGE = (
-    "usage: python -m mlma.monitoring.health_check --health_folder=FOLDER [--flag=value ...]",
+    "usage: python -m mlma.monitoring.health_check --heartbeat_folder=FOLDER [--flag=value ...]",
     "",
     "Exit code 0 if every worker made progress lately, else 1; a line for each says how it is.",
 )
@@ -82,16 +87,16 @@ def parse_flags(argv: list[str]) -> tuple[Config, HealthFlags]:
     """ValueError in one line."""
     config, given = parse_with(argv, HealthFlags)
     question = HealthFlags(**given)
-    if not config.health_folder:
-        raise ValueError("--health_folder: is needed, the folder that the workers were given")
+    if not config.distributed.heartbeat_folder:
+        raise ValueError("--heartbeat_folder: is needed, the folder that the workers were given")
     if question.seconds <= 0:
         raise ValueError(f"--seconds={question.seconds}: must be more than 0")
     return config, question
 
 
 def main() -> int:
-    config, question = answer(sys.argv[1:], parse_flags, lambda: help_text(HealthFlags, USAGE))
-    found = check_workers(Path(config.health_folder), question.worker, question.seconds)
+    config, question = run_parser(sys.argv[1:], parse_flags, lambda: format_flags(flag_table(HealthFlags, "Health"), USAGE))
+    found = check_workers(Path(config.distributed.heartbeat_folder), question.worker, question.seconds)
     for health in found:
         print(f"{health.worker}: {health.state}: {health.why}")
     good = LIVE_STATES if question.live else LIVE_STATES[:1]

@@ -1,4 +1,4 @@
-"""Heartbeat: a small file in which a worker records its progress (`--health_folder`).
+"""Heartbeat: a small file in which a worker records its progress (`--heartbeat_folder`).
 
 The worker's own loop writes it, not a thread: a worker that hangs for any reason goes silent. A worker that waits for another
 worker records that, and does not count as hung. Times come from the kernel's monotonic clock, which all processes of a host
@@ -14,16 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlma.cluster.on_host.supervisor import process_start_time
+from mlma.utils.child_process import process_start_time
 
-RECORD_BYTES = 512  # bytes of the file; it is written in place, so that a full disk takes nothing away from a worker
-START_GRACE_SECONDS = (
-    600.0  # seconds for which a worker may be silent before its first progress: TensorFlow compiles, learners meet
-)
+RECORD_BYTES = 512  # size of the file; it is written in place, so a full disk does not stop a worker
+START_GRACE_SECONDS = 600.0  # silence allowed before the first progress: TensorFlow compiles, learners connect
 
 
 class Heartbeat:
-    """A worker's end: says what it does, in microseconds each time. Without a folder it says nothing."""
+    """The worker's side: records what it does, in microseconds each time. Without a folder it does nothing."""
 
     def __init__(self, folder: str, worker: str) -> None:
         """ValueError if the folder cannot be written to."""
@@ -39,23 +37,23 @@ class Heartbeat:
                 self._path.unlink(missing_ok=True)
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
             except OSError as error:
-                raise ValueError(f"--health_folder={folder}: {error.strerror}") from None
+                raise ValueError(f"--heartbeat_folder={folder}: {error.strerror}") from None
             self._beat()
 
-    def works(self) -> None:
-        """Nobody is waited for."""
+    def busy(self) -> None:
+        """The worker is working and waits for nobody."""
         self._beat(waits_for="", may_be_silent=START_GRACE_SECONDS if self._record["progressed"] is None else 0.0)
 
-    def waits(self, what: str, seconds: float = 0.0) -> None:
-        """Another worker must act first; `seconds` is how long it is waited for without a word, at most."""
+    def waiting_for(self, what: str, seconds: float = 0.0) -> None:
+        """The worker waits for `what`, for at most `seconds` before its next heartbeat."""
         self._beat(waits_for=what, may_be_silent=seconds)
 
-    def progressed(self, frames: int) -> None:
-        """`frames` is how many there have been."""
+    def progress(self, frames: int) -> None:
+        """The worker has made progress: `frames` in total."""
         self._beat(waits_for="", may_be_silent=0.0, frames=frames, progressed=time.monotonic())
 
-    def end(self) -> None:
-        """It is over, and nobody need look any more."""
+    def close(self) -> None:
+        """The worker has finished: removes the file."""
         if self._path:
             self._path.unlink(missing_ok=True)
 

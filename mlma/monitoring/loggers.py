@@ -1,6 +1,6 @@
-"""Where reports go beside the console: metrics.csv, TensorBoard, and what the user has installed.
+"""Where reports go in addition to the console: metrics.csv, TensorBoard, and optional services.
 
-A writer is called with each row. Not here: what is in a row (mlma/monitoring/metrics.py).
+Each logger is a `ReportListener`. Not here: what is in a row (mlma/monitoring/metrics.py).
 """
 
 from __future__ import annotations
@@ -8,22 +8,26 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import logging
 import math
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlma.monitoring.metrics import Row
+from mlma.monitoring.episode_statistics import Row
+from mlma.monitoring.metrics import ReportListener
 from mlma.utils.atomic_file import atomic_write
 
-# Columns that depend on how fast the machine is.
+logger = logging.getLogger(__name__)
+
+# Columns that depend on the speed of the machine.
 WALL_CLOCK_COLUMNS = ("seconds", "frames_per_second", "learner_steps_per_second", "eta_seconds", "queue/fill")
 WALL_CLOCK_PREFIXES = ("learner/", "slowest/", "receiver/", "actors/", "host/", "faults/", "evaluation/")
 
 
 class CsvWriter:
-    """Appends to metrics.csv. A resumed run drops the rows that came after its checkpoint; new columns widen the file."""
+    """Appends to metrics.csv. A resumed run drops the rows after its checkpoint; new columns rewrite the file."""
 
     def __init__(self, path: Path, resume_frames: int, digits: int = 6) -> None:
         self._path, self._digits = path, digits
@@ -35,7 +39,8 @@ class CsvWriter:
         if path.exists():
             self._write_all()
 
-    def __call__(self, row: Row) -> None:
+    def on_report(self, row: Row) -> None:
+        """Appends the row."""
         new = [name for name in row if name not in self._columns]
         if new:
             with self._path.open(newline="") if self._path.exists() else open("/dev/null", newline="") as file:
@@ -47,6 +52,9 @@ class CsvWriter:
                 {k: f"{v:.{self._digits}g}" if isinstance(v, float) else v for k, v in row.items()}
             )
 
+    def close(self, finished: bool) -> None:
+        """Nothing to do: the file is complete after each report."""
+
     def _write_all(self) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
@@ -57,22 +65,6 @@ class CsvWriter:
         self._rows = []
 
 
-class DeterministicCsvLogger:
-    """curve.csv: what does not depend on how fast the machine is, with every digit."""
-
-    def __init__(self, path: Path, resume_frames: int) -> None:
-        self._file = CsvWriter(path, resume_frames, digits=17)
-
-    def __call__(self, row: Row) -> None:
-        self._file(
-            {
-                name: value
-                for name, value in row.items()
-                if name not in WALL_CLOCK_COLUMNS and not name.startswith(WALL_CLOCK_PREFIXES)
-            }
-        )
-
-
 def _number(text: str | None) -> float:
     try:
         return float(text or "nan")
@@ -80,8 +72,23 @@ def _number(text: str | None) -> float:
         return float("nan")
 
 
+class DeterministicCsvLogger:
+    """curve.csv: the columns that do not depend on the speed of the machine, with all digits."""
+
+    def __init__(self, path: Path, resume_frames: int) -> None:
+        self._file = CsvWriter(path, resume_frames, digits=17)
+
+    def on_report(self, row: Row) -> None:
+        """Appends the row."""
+        kept = {name: value for name, value in row.items() if not name.startswith(WALL_CLOCK_PREFIXES)}
+        self._file.on_report({name: value for name, value in kept.items() if name not in WALL_CLOCK_COLUMNS})
+
+    def close(self, finished: bool) -> None:
+        """Nothing to do."""
+
+
 class TensorBoardWriter:
-    """Every number of a row as a scalar over frames."""
+    """Each finite value of a row as a scalar over frames."""
 
     def __init__(self, folder: Path) -> None:
         import tensorflow as tf
@@ -89,30 +96,44 @@ class TensorBoardWriter:
         self._tf = tf
         self._writer = tf.summary.create_file_writer(str(folder))
 
-    def __call__(self, row: Row) -> None:
+    def on_report(self, row: Row) -> None:
+        """Writes and flushes."""
         with self._writer.as_default(step=int(row["frames"])):
             for name, value in row.items():
                 if name != "frames" and math.isfinite(value):
                     self._tf.summary.scalar(name, value)
         self._writer.flush()
 
+    def close(self, finished: bool) -> None:
+        """Nothing to do: each report is flushed."""
+
 
 class WandbWriter:
-    """Weights & Biases; its own environment variables (WANDB_MODE, WANDB_PROJECT, ...) say where to. One run for a logdir."""
+    """Weights & Biases. Its own environment variables (WANDB_MODE, WANDB_PROJECT, ...) configure it. One run per logdir."""
 
     def __init__(self, wandb: Any, folder: Path, config: dict[str, Any]) -> None:
         self._run = wandb.init(dir=str(folder), name=folder.name, id=_wandb_id(folder), resume="allow", config=config)
         self._run.define_metric("*", step_metric="frames")
 
-    def __call__(self, row: Row) -> None:
+    def on_report(self, row: Row) -> None:
+        """Logs the finite values."""
         self._run.log({name: value for name, value in row.items() if math.isfinite(value)})
 
-    def end(self, whole: bool) -> None:
+    def close(self, finished: bool) -> None:
+        """Finishes the upload."""
         self._run.finish()
 
 
+def _wandb_id(folder: Path) -> str:
+    """One id per logdir, so that a resumed run continues."""
+    mark = folder / "wandb_run"
+    if not mark.exists():
+        mark.write_text(secrets.token_hex(8) + "\n")
+    return mark.read_text().strip()
+
+
 class MlflowWriter:
-    """MLflow; its own environment variables (MLFLOW_TRACKING_URI, ...) say where to."""
+    """MLflow. Its own environment variables (MLFLOW_TRACKING_URI, ...) configure it."""
 
     def __init__(self, mlflow: Any, folder: Path, config: dict[str, Any]) -> None:
         self._mlflow = mlflow
@@ -123,50 +144,46 @@ class MlflowWriter:
         if not known:
             mlflow.log_params(config)
 
-    def __call__(self, row: Row) -> None:
+    def on_report(self, row: Row) -> None:
+        """Logs the finite values."""
         values = {name: float(value) for name, value in row.items() if math.isfinite(value)}
         self._mlflow.log_metrics(values, step=int(row["frames"]))
 
-    def end(self, whole: bool) -> None:
+    def close(self, finished: bool) -> None:
+        """Ends the run."""
         self._mlflow.end_run()
 
 
-def _wandb_id(folder: Path) -> str:
-    """One for each logdir, so that a resumed run goes on."""
-    mark = folder / "wandb_run"
-    if not mark.exists():
-        mark.write_text(secrets.token_hex(8) + "\n")
-    return mark.read_text().strip()
-
-
-OPTIONAL_LOGGERS: dict[str, Callable[..., Any]] = {"wandb": WandbWriter, "mlflow": MlflowWriter}
+OPTIONAL_LOGGERS: dict[str, Callable[..., ReportListener]] = {"wandb": WandbWriter, "mlflow": MlflowWriter}
 
 
 class BestEffortLogger:
-    """A writer whose service may fail: training goes on, and the first failure is said."""
+    """A logger whose service may fail: training continues, and the first failure is logged."""
 
-    def __init__(self, name: str, writer: Any, say: Callable[[str], None]) -> None:
-        self._name, self._writer, self._say = name, writer, say
+    def __init__(self, name: str, inner: ReportListener) -> None:
+        self._name, self._inner = name, inner
         self._failed = False
 
-    def __call__(self, row: Row) -> None:
-        self._try(lambda: self._writer(row))
+    def on_report(self, row: Row) -> None:
+        """See ReportListener."""
+        self._try(lambda: self._inner.on_report(row))
 
-    def end(self, whole: bool) -> None:
-        self._try(lambda: self._writer.end(whole))
+    def close(self, finished: bool) -> None:
+        """See ReportListener."""
+        self._try(lambda: self._inner.close(finished))
 
     def _try(self, call: Callable[[], object]) -> None:
         try:
             call()
-        except Exception as problem:  # whatever a package raises where its service does not answer
+        except Exception as problem:  # packages raise anything when their service does not respond
             if not self._failed:
-                self._say(f"{self._name} failed: {type(problem).__name__}: {problem}; training goes on")
+                logger.warning("%s failed: %s: %s; training continues", self._name, type(problem).__name__, problem)
             self._failed = True
 
 
-def make_loggers(names: str, folder: Path, config: dict[str, Any], say: Callable[[str], None]) -> list[Callable[[Row], None]]:
-    """Those of --writers; ValueError in one line if a package is missing."""
-    made: list[Callable[[Row], None]] = []
+def make_loggers(names: str, folder: Path, config: dict[str, Any]) -> list[ReportListener]:
+    """The loggers of --writers; ValueError in one line if a package is missing."""
+    made: list[ReportListener] = []
     for name in filter(None, names.split(",")):
         if name == "tensorboard":
             made.append(TensorBoardWriter(folder))
@@ -175,7 +192,7 @@ def make_loggers(names: str, folder: Path, config: dict[str, Any], say: Callable
             package = importlib.import_module(name)
         except ImportError:
             raise ValueError(
-                f"--writers={names}: the package {name} is not installed; pip install {name}, or leave it out"
+                f"--writers={names}: the package {name} is not installed; pip install {name}, or remove it from the list"
             ) from None
-        made.append(BestEffortLogger(name, OPTIONAL_LOGGERS[name](package, folder, config), say))
+        made.append(BestEffortLogger(name, OPTIONAL_LOGGERS[name](package, folder, config)))
     return made

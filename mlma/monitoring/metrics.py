@@ -1,100 +1,113 @@
-"""What a run tells about itself: collected at every step, reported every few seconds to console, TensorBoard and CSV.
+"""The metrics of a run: collected at every step, reported every few seconds to console, TensorBoard and CSV.
 
-One row per report; its names are the CSV's columns and TensorBoard's tags. Not here: how a row looks on a terminal
-(mlma/monitoring/console.py), where else it goes (mlma/monitoring/loggers.py), what the phases mean (mlma/monitoring/bottleneck.py).
+One row per report; its names are the columns of metrics.csv and the tags of TensorBoard (docs/reference/metrics.md). Not here:
+how a row looks on a terminal (mlma/monitoring/console.py), where else it goes (mlma/monitoring/loggers.py), what the phases mean
+(mlma/monitoring/bottleneck.py).
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
-import itertools
 import json
-import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from mlma.envs.reference_scores import aggregate, level_range
+from mlma.monitoring.actor_statistics import ActorStatistics
 from mlma.monitoring.bottleneck import LEARNER_PHASES
-from mlma.monitoring.phase_timer import ACTOR_PHASES, Event
+from mlma.monitoring.episode_statistics import EpisodeStatistics, Row
+from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
 
-Row = dict[str, float]
-Gather = Callable[[bytes], list[bytes]]  # what each rank gave, by rank
-EPISODE_WINDOW = 100  # episodes that the statistics are over
-MIN_EPISODES_PER_LEVEL = 5  # episodes of each of several levels, before their mean is compared
-ACTOR_TIMEOUT_SECONDS = 60.0  # seconds for which an actor that has sent something counts
+Gather = Callable[[bytes], list[bytes]]  # what each rank passed, by rank
+ACTOR_TIMEOUT_SECONDS = 60.0  # an actor that was silent for longer is not counted
 
 
 class WeightsDivergedError(Exception):
-    """Learners have different weights, which averaged gradients cannot do."""
+    """Learners have different weights, which is impossible with averaged gradients."""
+
+
+class ReportListener(Protocol):
+    """Receives each report of a run: a logger, or a task that depends on progress."""
+
+    def on_report(self, row: Row) -> None:
+        """Called after each report, on the learner that reports."""
+        ...
+
+    def close(self, finished: bool) -> None:
+        """Called once at the end; `finished` unless the run was stopped early."""
+        ...
 
 
 class Metrics:
-    """Collects from the learner's loop and, for episodes, actors and faults, from the thread that receives.
+    """Collects from the learner's loop and, for episodes, actors and faults, from the receiver's thread.
 
-    Every learner collects; a report gathers what all have collected, and the one with writers writes it.
+    Every learner collects. A report gathers what all have collected; the learner with listeners passes it to them.
     """
 
     def __init__(
         self,
-        writers: list[Callable[[Row], None]],
-        every: float,
+        timer: PhaseTimer,
+        listeners: Sequence[ReportListener],
+        every_seconds: float,
         total_frames: float,
         gather: Gather | None = None,
         levels: Sequence[str] = (),
         every_steps: int = 0,
+        record_workers: Callable[[list[Any]], None] | None = None,
     ) -> None:
-        """Where there are several levels, what they return is also reported for each of them. Reports `every` seconds, or
-        `every_steps` if those are given."""
-        self.writers, self._every, self._total_frames = writers, every, total_frames
-        self._every_steps = every_steps
+        """Reports `every_seconds`, or `every_steps` if that is given. `timer` is the learner loop's; `record_workers` receives
+        a summary of all workers at each report."""
+        self.episodes, self.actors = EpisodeStatistics(levels), ActorStatistics()
+        self._timer, self._listeners = timer, list(listeners)
+        self._every_seconds, self._every_steps, self._total_frames = every_seconds, every_steps, total_frames
         self._gather = gather or (lambda data: [data])
-        self._lock = threading.Lock()
-        self._episodes: collections.deque[list[float]] = collections.deque(maxlen=EPISODE_WINDOW)  # [return, frames, level]
-        self._levels = list(levels) if len(levels) > 1 else []
-        self._by_level = [collections.deque[float](maxlen=EPISODE_WINDOW) for _ in self._levels]  # returns
-        self._greedy: collections.deque[float] = collections.deque(maxlen=EPISODE_WINDOW)  # returns of those that explore least
-        self._episode_count = 0
-        self._ended: list[list[float]] = []  # of this learner, since the last report
-        self._ended_greedy: list[float] = []
-        self._actors: dict[int, dict[str, Any]] = {}  # actor -> when it was heard, seconds by phase, steps
-        self._hosts: dict[int, str] = {}
-        self._actors_before: dict[int, dict[str, float]] = {}  # seconds by phase at the last report
-        self.record_workers: Callable[[list[Any]], None] | None = None
-        self.gauges: dict[str, Callable[[], float]] = {}
-        self.own: dict[str, Callable[[], float]] = {}  # gauges of the learner that writes
-        self.events: list[Event] | None = None  # of the learner's loop, while somebody wants them
-        self.clocks: dict[str, Callable[[], float]] = {}  # seconds in all, reported as a share of the time
+        self._record_workers = record_workers
+        self._gauges: dict[str, Callable[[], float]] = {}
+        self._local_gauges: dict[str, Callable[[], float]] = {}
+        self._clocks: dict[str, Callable[[], float]] = {}
         self._clocks_before: dict[str, float] = {}
-        self._counts: collections.Counter[str] = collections.Counter()
+        self._phases_before: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._faults: collections.Counter[str] = collections.Counter()
         self._started = time.monotonic()
         self._reset(0, 0)
 
-    def _reset(self, step: int, frames: int) -> None:
-        self._since = time.monotonic()
-        self._step, self._frames = step, frames
-        self._sums: collections.defaultdict[str, float] = collections.defaultdict(float)
-        self._maxima: collections.defaultdict[str, float] = collections.defaultdict(lambda: -np.inf)
-        self._seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
-        self._adds = 0
+    # -- set-up
+
+    def add_gauges(self, gauges: Mapping[str, Callable[[], float]]) -> None:
+        """Values that are read at each report and averaged over all learners."""
+        self._gauges |= gauges
+
+    def add_local_gauges(self, gauges: Mapping[str, Callable[[], float]]) -> None:
+        """Values that only the reporting learner has."""
+        self._local_gauges |= gauges
+
+    def add_clocks(self, clocks: Mapping[str, Callable[[], float]]) -> None:
+        """Seconds that only grow; reported as a share of the time since the last report."""
+        self._clocks |= clocks
+
+    def add_listener(self, listener: ReportListener) -> None:
+        """Adds a receiver of reports."""
+        self._listeners.append(listener)
 
     def begin(self, step: int, frames: int, seconds: float) -> None:
-        """Where the counters stand when training starts, or goes on."""
+        """The counters when training starts or resumes."""
         self._started = time.monotonic() - seconds
         self._reset(step, frames)
 
+    # -- collecting
+
     @property
     def seconds(self) -> float:
-        """Of training, sessions before this one included."""
+        """Seconds of training, including earlier sessions of a resumed run."""
         return time.monotonic() - self._started
 
     def add(self, values: dict[str, float]) -> None:
-        """The metrics of one learner step: averaged, names that end in /max aside."""
+        """The metrics of one learner step. Averaged over a report; names that end in /max take the maximum."""
         for name, value in values.items():
             if name.endswith("/max"):
                 self._maxima[name] = max(self._maxima[name], value)
@@ -102,138 +115,67 @@ class Metrics:
                 self._sums[name] += value
         self._adds += 1
 
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Times a part of the learner's loop, reported as its share of the time."""
-        began, started = time.time(), time.perf_counter()
-        yield
-        self.spent([(name, began, time.perf_counter() - started)])
-
-    def episodes(
-        self, returns: Iterable[float], frames: Iterable[int], greedy: Iterable[bool] = (), levels: Iterable[int] = ()
-    ) -> None:
-        """`greedy` tells for each whether it was played with little exploration, where there is more and less of it;
-        `levels` which one it was, where there are several."""
-        with self._lock:
-            each = itertools.zip_longest(returns, frames, levels, fillvalue=0)
-            self._ended += [[r, f, level] for r, f, level in each]
-            self._ended_greedy += [r for r, little in zip(returns, greedy, strict=False) if little]
-
-    def spent(self, events: Iterable[Event]) -> None:
-        """Adds to phases of the learner's loop; those that were timed elsewhere may be parts of others."""
-        for name, began, seconds in events:
-            self._seconds[name] += seconds
-            if self.events is not None and seconds > 0:
-                self.events.append((name, began, seconds))
-
-    def actor_on(self, task: int, host: str) -> None:
-        with self._lock:
-            self._hosts[task] = host
-
-    def actors_only_on(self, host: str) -> bool:
-        """Whether this learner's actors are all on this host, and there are some."""
-        with self._lock:
-            return set(self._hosts.values()) == {host}
-
-    def actor(self, task: int, phases: dict[str, float], steps: int) -> None:
-        """`phases` is how many seconds this actor has spent on what since it connected; `steps` are those that came now."""
-        with self._lock:
-            known = self._actors.setdefault(task, {"steps": 0})
-            known |= {"heard": time.monotonic(), "phases": phases, "steps": known["steps"] + steps}
-
-    def count(self, fault: str, times: int = 1) -> None:
-        """Counts what should not happen: messages refused, actors restarted."""
+    def count_fault(self, fault: str, times: int = 1) -> None:
+        """Counts an event that should not happen, such as a refused message or a restarted actor."""
         if times:
             with self._lock:
-                self._counts[fault] += times
+                self._faults[fault] += times
 
-    def mean_return(self) -> float:
-        """Of the last games of all learners, as last reported; of those with little exploration if there is a difference;
-        of several levels their mean score, or where some have none, the mean of their means."""
-        if self._levels:
-            row = self._level_row()
-            return row.get("score/mean", row.get("return/mean_of_levels", math.nan))
-        if self._greedy:
-            return float(np.mean(self._greedy))
-        return float(np.mean([r for r, *_ in self._episodes])) if self._episodes else float("nan")
+    # -- reporting
 
-    def full_window(self) -> bool:
-        """Whether enough games have ended to compare their mean: a window of them, and of several levels some of each."""
-        return len(self._episodes) == EPISODE_WINDOW and all(
-            len(returns) >= MIN_EPISODES_PER_LEVEL for returns in self._by_level
-        )
-
-    def due(self, step: int) -> bool:
-        """Whether a report is wanted after this step; the one that writes decides."""
-        late = step - self._step >= self._every_steps if self._every_steps else time.monotonic() - self._since >= self._every
-        return bool(self.writers) and late
+    def report_due(self, step: int) -> bool:
+        """Whether a report is due after this step; the learner with listeners decides for all."""
+        if self._every_steps:
+            return bool(self._listeners) and step - self._step >= self._every_steps
+        return bool(self._listeners) and time.monotonic() - self._since >= self._every_seconds
 
     def report(self, step: int, frames: int, checksum: Callable[[], int]) -> None:
-        """Gathers, checks that all learners have the same weights, writes. All ranks call it together."""
+        """Gathers, checks that all learners have the same weights, and passes the row on. All ranks call it together."""
         elapsed = time.monotonic() - self._since
-        mine = self._part(elapsed) | {"step": step, "frames": frames, "checksum": checksum()}
-        parts = [json.loads(data) for data in self._gather(json.dumps(mine).encode())]
+        own_part = self._part(elapsed) | {"step": step, "frames": frames, "checksum": checksum()}
+        parts = [json.loads(data) for data in self._gather(json.dumps(own_part).encode())]
         check_equal_weights(parts)
-        for part in parts:
-            self._episodes.extend(part["ended"])
-            for value, _, level in part["ended"]:
-                if self._levels:
-                    self._by_level[int(level)].append(value)
-            self._episode_count += len(part["ended"])
-            self._greedy.extend(part.get("greedy", []))
+        self.episodes.merge(parts)
         row = self._row(step, frames, elapsed, parts)
-        row |= {name: value() for name, value in self.own.items()}
-        for write in self.writers:
-            write(row)
-        if self.record_workers:
-            self.record_workers([{"rank": rank, **_worker_summary(part)} for rank, part in enumerate(parts)])
+        row |= {name: gauge() for name, gauge in self._local_gauges.items()}
+        for listener in self._listeners:
+            listener.on_report(row)
+        if self._record_workers:
+            self._record_workers([_worker_summary(rank, part) for rank, part in enumerate(parts)])
         self._reset(step, frames)
 
-    def _level_row(self) -> Row:
-        """By level, the mean return of its last games and their human-normalised score; over those levels that have one."""
-        means = {name: float(np.mean(r)) for name, r in zip(self._levels, self._by_level, strict=True) if r}
-        if not means:
-            return {}
-        normal = {name: known.normalised(mean) for name, mean in means.items() if (known := level_range(name))}
-        row = {f"level_return/{name}": mean for name, mean in means.items()}
-        row |= {f"level_score/{name}": score for name, score in normal.items()}
-        row["return/mean_of_levels"] = float(np.mean(list(means.values())))
-        if len(normal) == len(means):
-            score = aggregate(normal)
-            row |= {"score/mean": score.mean, "score/median": score.median}
-            row |= {"score/capped": score.mean_capped, "score/levels": len(normal)}
-        return row
+    def close(self, finished: bool) -> None:
+        """Closes all listeners."""
+        for listener in self._listeners:
+            listener.close(finished)
+
+    def _reset(self, step: int, frames: int) -> None:
+        self._since = time.monotonic()
+        self._step, self._frames = step, frames
+        self._sums: collections.defaultdict[str, float] = collections.defaultdict(float)
+        self._maxima: collections.defaultdict[str, float] = collections.defaultdict(lambda: -np.inf)
+        self._phases_before = dict(self._timer.seconds)
+        self._adds = 0
 
     def _part(self, elapsed: float) -> dict[str, Any]:
         """What this learner has collected since the last report."""
-        with self._lock:
-            part: dict[str, Any] = {"ended": self._ended, "greedy": self._ended_greedy, "actors": self._actor_shares(elapsed)}
-            part |= {"counts": dict(self._counts), "host": os.uname().nodename, "pid": os.getpid()}
-            self._ended, self._ended_greedy = [], []
-        clocks = {name: clock() for name, clock in self.clocks.items()}
+        clocks = {name: clock() for name, clock in self._clocks.items()}
         before, self._clocks_before = self._clocks_before, clocks
-        return part | {
+        phases = {name: total - self._phases_before.get(name, 0.0) for name, total in self._timer.seconds.items()}
+        with self._lock:
+            faults = dict(self._faults)
+        return self.episodes.drain() | {
+            "actors": self.actors.summarize(elapsed),
+            "faults": faults,
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
             "sums": dict(self._sums),
             "adds": self._adds,
             "maxima": dict(self._maxima),
-            "gauges": {name: gauge() for name, gauge in self.gauges.items()}
-            | {f"learner/{phase}": seconds / elapsed for phase, seconds in self._seconds.items()}
+            "gauges": {name: gauge() for name, gauge in self._gauges.items()}
+            | {f"learner/{phase}": seconds / elapsed for phase, seconds in phases.items() if seconds}
             | {name: min(1.0, (seconds - before.get(name, 0.0)) / elapsed) for name, seconds in clocks.items()},
         }
-
-    def _actor_shares(self, elapsed: float) -> list[dict[str, Any]]:
-        """Of each actor: its phases as shares of the time since the last report, where it was heard twice since then."""
-        found = []
-        for task, actor in self._actors.items():
-            phases, before = actor["phases"], self._actors_before.get(task)
-            self._actors_before[task] = phases
-            told: dict[str, Any] = {"task": task, "host": self._hosts.get(task, "?"), "rate": actor["steps"] / elapsed}
-            told["silent"] = time.monotonic() - actor["heard"]
-            actor["steps"] = 0
-            if before is not None and (total := sum(phases.values()) - sum(before.values())) > 0:  # else it is another life
-                told["shares"] = {name: (seconds - before[name]) / total for name, seconds in phases.items()}
-            found.append(told)
-        return found
 
     def _row(self, step: int, frames: int, elapsed: float, parts: list[dict[str, Any]]) -> Row:
         rate = (frames - self._frames) / elapsed
@@ -245,25 +187,16 @@ class Metrics:
             "learner_steps_per_second": (step - self._step) / elapsed,
             "eta_seconds": (self._total_frames - frames) / rate if rate > 0 else float("nan"),
         }
-        row |= _episode_row(self._episodes, self._episode_count) | self._level_row()
-        if self._greedy:
-            row["return/greedy"] = float(np.mean(self._greedy))
-        actors = [actor for part in parts for actor in part["actors"]]
-        shares = [actor["shares"] for actor in actors if "shares" in actor]
-        for name in ACTOR_PHASES:
-            row[f"actors/{name}"] = float(np.mean([share[name] for share in shares])) if shares else float("nan")
-        row["actors/count"] = sum(actor["silent"] < max(ACTOR_TIMEOUT_SECONDS, elapsed) for actor in actors)
-        counts: collections.Counter[str] = collections.Counter()
+        row |= self.episodes.row()
+        row |= _actor_row([actor for part in parts for actor in part["actors"]], elapsed)
+        faults: collections.Counter[str] = collections.Counter()
         for part in parts:
-            counts.update(part["counts"])
-        row |= {f"faults/{name}": count for name, count in sorted(counts.items())}
+            faults.update(part["faults"])
+        row |= {f"faults/{name}": count for name, count in sorted(faults.items())}
         for name in parts[0]["gauges"]:
             row[name] = float(np.mean([part["gauges"].get(name, 0.0) for part in parts]))
-        if len(parts) > 1:  # all but the slowest wait for it in the allreduce: mlma.monitoring.bottleneck
-            rank = min(range(len(parts)), key=lambda r: parts[r]["gauges"].get("learner/allreduce", 0.0))
-            row["slowest/rank"] = rank
-            slowest = parts[rank]["gauges"]
-            row |= {f"slowest/{name}": slowest[f"learner/{name}"] for name in LEARNER_PHASES if f"learner/{name}" in slowest}
+        if len(parts) > 1:
+            row |= _slowest_row(parts)
         adds = max(1, sum(part["adds"] for part in parts))
         for name in _column_names(parts, "sums"):
             row[name] = sum(part["sums"].get(name, 0.0) for part in parts) / adds
@@ -272,35 +205,36 @@ class Metrics:
         return row
 
 
-def _worker_summary(part: dict[str, Any]) -> dict[str, Any]:
-    """What is told about one learner and its actors."""
-    return {name: part[name] for name in ("host", "pid", "gauges", "actors")}
+def _actor_row(actors: list[dict[str, Any]], elapsed: float) -> Row:
+    shares = [actor["shares"] for actor in actors if "shares" in actor]
+    row = {f"actors/{name}": float(np.mean([s[name] for s in shares])) if shares else float("nan") for name in ACTOR_PHASES}
+    row["actors/count"] = sum(actor["silent"] < max(ACTOR_TIMEOUT_SECONDS, elapsed) for actor in actors)
+    return row
+
+
+def _slowest_row(parts: list[dict[str, Any]]) -> Row:
+    """The phases of the slowest learner: the one that waits least in the allreduce (mlma/monitoring/bottleneck.py)."""
+    rank = min(range(len(parts)), key=lambda r: parts[r]["gauges"].get("learner/allreduce", 0.0))
+    gauges = parts[rank]["gauges"]
+    phases = {f"slowest/{name}": gauges[f"learner/{name}"] for name in LEARNER_PHASES if f"learner/{name}" in gauges}
+    return {"slowest/rank": rank} | phases
+
+
+def _worker_summary(rank: int, part: dict[str, Any]) -> dict[str, Any]:
+    """One learner and its actors, for workers.json."""
+    return {"rank": rank} | {name: part[name] for name in ("host", "pid", "gauges", "actors")}
 
 
 def _column_names(parts: list[dict[str, Any]], kind: str) -> list[str]:
-    """In order, once each."""
+    """All names in order of appearance, each once."""
     return list(dict.fromkeys(name for part in parts for name in part[kind]))
 
 
 def check_equal_weights(parts: list[dict[str, Any]]) -> None:
-    """Diverged if learners differ in what averaged gradients keep equal."""
+    """WeightsDivergedError if learners differ in what averaged gradients keep equal."""
     for name in ("step", "frames", "checksum"):
         values = [part[name] for part in parts]
         if len(set(values)) > 1:
             raise WeightsDivergedError(
                 f"learners differ in {name} at step {parts[0]['step']}: {values}, by rank; restart from the last checkpoint"
             )
-
-
-def _episode_row(episodes: Iterable[list[float]], count: int) -> Row:
-    returns = np.array([r for r, *_ in episodes])
-    if not len(returns):
-        nan = float("nan")
-        return {"episodes": count, "return/mean": nan, "return/median": nan, "return/max": nan, "episode_frames": nan}
-    return {
-        "episodes": count,
-        "return/mean": float(returns.mean()),
-        "return/median": float(np.median(returns)),
-        "return/max": float(returns.max()),
-        "episode_frames": float(np.mean([f for _, f, _ in episodes])),
-    }

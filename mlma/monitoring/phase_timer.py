@@ -1,70 +1,79 @@
-"""Where a loop's time goes, measured always: each moment belongs to the phase that it ends with.
+"""Where the time of a loop goes: seconds by phase, measured always.
 
-Not here: what the shares mean (mlma/monitoring/bottleneck.py).
+Not here: what the shares mean (mlma/monitoring/bottleneck.py), a trace of all phases (mlma/monitoring/profiler.py).
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-Event = tuple[str, float, float]  # phase, when it began (seconds since 1970), how long it took
+Event = tuple[str, float, float]  # phase, start (seconds since 1970), duration in seconds
 ACTOR_PHASES = (
     "simulate",
     "infer",
     "send",
     "wait",
     "fetch",
-)  # send: fill and pack; wait: for the message before to be accepted
+)  # send: fill and pack; wait: until the previous message is accepted
 
 
 class PhaseTimer:
-    """Seconds by phase since it was made; each one as an event, too, while there is a list for them."""
+    """Seconds by phase since its creation, and the phase at the moment. Records each phase as an event while asked to.
+
+    A loop whose phases follow each other calls `lap` at the end of each. A loop with time in between uses `phase`.
+    """
 
     def __init__(self, *names: str) -> None:
         self.seconds = dict.fromkeys(names, 0.0)
-        self.events: list[Event] | None = None
-        self.epoch = time.time() - time.perf_counter()  # what makes one clock of the other
-        self._last = time.perf_counter()
+        self._events: list[Event] | None = None
+        self._clock_offset = time.time() - time.perf_counter()  # perf_counter + offset is seconds since 1970
+        self._last_lap = time.perf_counter()
+        self._current, self._current_since = "", time.monotonic()
 
-    def told(self) -> dict[str, Any]:
-        """What an actor tells its learner; events once."""
-        events, self.events = self.events, self.events and []
-        return {"phases": self.seconds} | ({"events": events} if events else {})
+    @property
+    def current(self) -> tuple[str, float]:
+        """The phase at the moment, and for how many seconds so far; "" outside any phase."""
+        return self._current, time.monotonic() - self._current_since
 
-    def end(self, name: str) -> None:
-        """What was done since the last call was this."""
+    def lap(self, name: str) -> None:
+        """Attributes the time since the previous call to phase `name`."""
         now = time.perf_counter()
-        self.seconds[name] += now - self._last
-        if self.events is not None:
-            self.events.append((name, self.epoch + self._last, now - self._last))
-        self._last = now
+        self.seconds[name] += now - self._last_lap
+        if self._events is not None:
+            self._events.append((name, self._clock_offset + self._last_lap, now - self._last_lap))
+        self._last_lap = now
 
-    def move(self, name: str, other: str, seconds: float) -> None:
-        """So much of what was ended as the one was the other."""
-        self.seconds[name] -= seconds
-        self.seconds[other] += seconds
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Attributes the time within the `with` block to phase `name`."""
+        outer, began = self._current, time.perf_counter()
+        self._current, self._current_since = name, time.monotonic()
+        yield
+        self._current, self._current_since = outer, time.monotonic()
+        self.add([(name, self._clock_offset + began, time.perf_counter() - began)])
 
+    def add(self, events: Iterable[Event]) -> None:
+        """Adds phases that were timed elsewhere; they may be parts of others."""
+        for event in events:
+            name, _, seconds = event
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            if self._events is not None:
+                self._events.append(event)
 
-class CpuUsage:
-    """The share of time, since it was asked last, that the cores which this process may use were busy, with whatever."""
+    def reattribute(self, name: str, other: str, seconds: float) -> None:
+        """Reattributes `seconds` from phase `name` to phase `other`."""
+        self.seconds[name] = self.seconds.get(name, 0.0) - seconds
+        self.seconds[other] = self.seconds.get(other, 0.0) + seconds
 
-    def __init__(self) -> None:
-        self._cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-        self._before = self._read()
+    def record_events(self, events: list[Event] | None, clock_offset: float = 0.0) -> None:
+        """Appends each phase to `events` from now on, with its start shifted by `clock_offset`; None stops recording."""
+        self._events = events
+        self._clock_offset += clock_offset
 
-    def __call__(self) -> float:
-        before, self._before = self._before, self._read()
-        total, idle = (now - then for now, then in zip(self._before, before, strict=True))
-        return 1 - idle / total if total > 0 else float("nan")
-
-    def _read(self) -> tuple[float, float]:
-        """Ticks in all, and idle ones."""
-        total = idle = 0.0
-        with open("/proc/stat") as file:
-            for name, *ticks in map(str.split, file):
-                if name in self._cores:
-                    total += sum(map(int, ticks[:8]))  # what guests take is in them already
-                    idle += int(ticks[3]) + int(ticks[4])
-        return total, idle
+    def snapshot(self) -> dict[str, Any]:
+        """What an actor reports to its learner: seconds by phase, and the events since the previous snapshot."""
+        events, self._events = self._events, None if self._events is None else []
+        return {"phases": self.seconds} | ({"events": events} if events else {})

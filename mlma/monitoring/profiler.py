@@ -1,75 +1,83 @@
-"""--profile: a TensorFlow profile of the learner, and a trace of what it and actor 0 do, on one time axis.
+"""--profile: a TensorFlow profile of the learner, and a trace of the learner and actor 0 on one time axis.
 
-The trace is logdir/profile/trace.json in Chrome's format, for ui.perfetto.dev or chrome://tracing; TensorBoard with the plug-in
-xprof shows the profile. The actor sends the phases of a trajectory with it, in the learner's time: the difference between
-their clocks is measured at the handshake, to within half of its round trip. Not here: the phases (mlma/monitoring/phase_timer.py).
+The trace is logdir/profile/trace.json in Chrome's format, for ui.perfetto.dev or chrome://tracing. TensorBoard with the plug-in
+xprof shows the profile. The actor sends the phases of each trajectory with it, in the learner's time: the handshake measures
+the difference between their clocks to within half of its round trip.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from mlma.core.config.config import Config
-from mlma.monitoring.metrics import Row
+from mlma.monitoring.episode_statistics import Row
 from mlma.monitoring.phase_timer import Event
 
-WARM_UP_REPORTS = 3  # reports in which actors have sent something, before the profile is taken
+logger = logging.getLogger(__name__)
+
+WARM_UP_REPORTS = 3  # reports with working actors before the profile starts
 LEARNER, RECEIVER, ACTOR = "learner", "receiver", "actor 0"
 TRACKS = {LEARNER: (1, 1, "learner process"), RECEIVER: (1, 2, "learner process"), ACTOR: (2, 1, "actor process")}
 
 
-class Profiler:
-    """Called with each report; takes one profile and is done."""
+Record = Callable[[list[Event] | None], None]  # records events into the list from now on; None stops it
 
-    def __init__(self, config: Config, collect: Callable[[str, list[Event] | None], None], say: Callable[[str], None]) -> None:
-        """`collect(who, events)` makes somebody note in `events` what it does; with None, no more."""
-        self._folder, self._seconds = Path(config.logdir) / "profile", config.profile
-        self._collect, self._say = collect, say
+
+class Profiler:
+    """A report listener that takes one profile, after a few reports with working actors."""
+
+    def __init__(self, logdir: Path, seconds: float, recorders: Mapping[str, Record]) -> None:
+        """`recorders` start and stop the recording of each of `TRACKS`."""
+        self._folder, self._seconds, self._recorders = logdir / "profile", seconds, recorders
         self._warm, self._began, self._end = 0, 0.0, 0.0
         self._events: dict[str, list[Event]] = {}
 
-    def __call__(self, row: Row) -> None:
+    def on_report(self, row: Row) -> None:
+        """Starts and ends the profile when it is time."""
         self._warm += row["actors/count"] > 0
         if self._warm == WARM_UP_REPORTS and not self._events:
-            self._begin()
+            self._start()
         elif self._end and time.monotonic() >= self._end:
-            self.end(whole=True)
+            self._finish()
 
-    def _begin(self) -> None:
-        self._say(f"profile of {self._seconds:g} s begins")
+    def close(self, finished: bool) -> None:
+        """Writes what was recorded if the run ends first."""
+        self._finish()
+
+    def _start(self) -> None:
+        logger.info("profile of %g s starts", self._seconds)
         self._began, self._end = time.time(), time.monotonic() + self._seconds
         self._folder.mkdir(parents=True, exist_ok=True)
         tf.profiler.experimental.start(str(self._folder))
-        self._events = {who: [] for who in TRACKS}
-        for who, events in self._events.items():
-            self._collect(who, events)
+        self._events = {track: [] for track in TRACKS}
+        for track, events in self._events.items():
+            self._recorders[track](events)
 
-    def end(self, whole: bool) -> None:
-        """Writes what there is."""
+    def _finish(self) -> None:
         if not self._end:
             return
         self._end = 0.0
-        for who in TRACKS:
-            self._collect(who, None)
+        for track in TRACKS:
+            self._recorders[track](None)
         tf.profiler.experimental.stop()
         path = self._folder / "trace.json"
         path.write_text(json.dumps(chrome_trace(self._events, self._began)))
-        self._say(f"profile written to {self._folder}")
+        logger.info("profile written to %s", self._folder)
 
 
 def chrome_trace(events: dict[str, list[Event]], first: float) -> dict[str, Any]:
-    """Chrome's trace of what began after `first`, in microseconds since then."""
+    """The events that started after `first` in Chrome's format, in microseconds since then."""
     made: list[dict[str, Any]] = []
-    for who, found in events.items():
-        pid, tid, process = TRACKS[who]
+    for track, found in events.items():
+        pid, tid, process = TRACKS[track]
         made.append({"ph": "M", "name": "process_name", "pid": pid, "tid": tid, "args": {"name": process}})
-        made.append({"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": who}})
+        made.append({"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": track}})
         made += [
             {"ph": "X", "name": name, "ts": 1e6 * (began - first), "dur": 1e6 * seconds, "pid": pid, "tid": tid}
             for name, began, seconds in found

@@ -1,33 +1,75 @@
-"""A run's log: messages on the console and in logdir/events.log, and the list of workers in logdir/workers.json."""
+"""The log of a run: messages of all modules on the console and in logdir/events.log, and the workers in logdir/workers.json.
+
+Modules log with `logging.getLogger(__name__)`; a role decides once where the lines go. Levels: info for the course of a run,
+warning for what should not happen.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlma.distributed.allreduce import Allreduce
 from mlma.utils.atomic_file import atomic_write
 
-Say = Callable[[str], None]
+PACKAGES = ("mlma", "agents")
+CONSOLE_FORMAT, CONSOLE_DATES = "%(asctime)s {}%(message)s", "%H:%M:%S"
+FILE_FORMAT, FILE_DATES = "%(asctime)s {}%(message)s", "%Y-%m-%d %H:%M:%S"
 
 
-def event_log(say: Say, path: Path, allreduce: Allreduce) -> Say:
-    """`say` that also keeps its lines, with their date, for the report: mlma.evaluation.html_report."""
-    name = "" if allreduce.size == 1 else f"learner {allreduce.rank}: "
+class ConsoleHandler(logging.Handler):
+    """Passes each line to `show`, which prints it."""
 
-    def both(line: str) -> None:
-        say(name + line)
-        with contextlib.suppress(OSError), path.open("a") as file:  # a full disk must not end a run
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name}{line}\n")
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
 
-    return both
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        self._show(self.format(record))
+
+
+class EventFileHandler(logging.Handler):
+    """Appends each line to a file. A full disk must not end a run, so errors are ignored."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        with contextlib.suppress(OSError), self._path.open("a") as file:
+            file.write(self.format(record) + "\n")
+
+
+def print_line(line: str) -> None:
+    """Prints and flushes: runs are also followed through files and pipes."""
+    print(line, flush=True)
+
+
+def setup_logging(
+    worker: str = "", show: Callable[[str], None] = print_line, event_file: Path | None = None, timestamps: bool = True
+) -> None:
+    """Sends the log of this process to `show` and to `event_file`; each line names the `worker`, if given."""
+    name = f"{worker}: " if worker else ""
+    console = ConsoleHandler(show)
+    console.setFormatter(logging.Formatter(CONSOLE_FORMAT.format(name) if timestamps else "%(message)s", CONSOLE_DATES))
+    handlers: list[logging.Handler] = [console]
+    if event_file:
+        events = EventFileHandler(event_file)
+        events.setFormatter(logging.Formatter(FILE_FORMAT.format(name), FILE_DATES))
+        handlers.append(events)
+    for package in PACKAGES:
+        logger = logging.getLogger(package)
+        logger.handlers, logger.propagate = handlers, False
+        logger.setLevel(logging.INFO)
 
 
 def write_workers(path: Path, workers: list[Any]) -> None:
-    """Who took part, when last reported."""
+    """Writes the workers as of the last report."""
     with contextlib.suppress(OSError), atomic_write(path) as file:
         file.write(json.dumps({"written": time.time(), "learners": workers}).encode())

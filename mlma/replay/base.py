@@ -11,8 +11,8 @@ from mlma.core.types import Sample
 class TrajectoryBuffer(Protocol):
     """What the learner's loop and the receiver know of a memory. The other one is mlma.replay.prioritized_replay.PrioritizedReplay."""
 
-    waited: float  # seconds that `insert` has waited for room, in all
-    stacking: float  # seconds that `sample` took for the last sample after there was one to take
+    insert_wait_seconds: float  # seconds that `insert` has waited for room, in all
+    assembly_seconds: float  # seconds that `sample` took for the last sample after there was one to take
 
     def insert(self, records: Any) -> None: ...
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from agents.ops.value_learning import sequence_priorities
 from mlma.core.record_layout import RecordLayout
 from mlma.core.types import ReplayWindowSpec, Sample
 from mlma.replay.rate_limiter import RateLimiter
@@ -47,12 +46,13 @@ class PrioritizedReplay:
         capacity: int,
         batch_size: int,
         exponents: tuple[float, float],  # alpha of priorities, beta of importance weights
-        eta: float,
+        sequence_priorities: Callable[[Any, Any], Any],  # of TD errors and mask, [L, N] each: see Agent
         seed: int = 0,
         compress: bool = False,
     ) -> None:
         self._layout, self._windows, self._pace = layout, windows, pace
-        self._batch_size, (self._alpha, self._beta), self._eta = batch_size, exponents, eta
+        self._batch_size, (self._alpha, self._beta) = batch_size, exponents
+        self._sequence_priorities = sequence_priorities
         length = layout.spec.timesteps.observation.shape[0] - 1
         reach = length - 1 + windows.length if windows.every_step else max(length - 1, windows.burn_in) + windows.length
         self._depth = -(-reach // length)  # K, trajectories that a window may reach into
@@ -71,7 +71,7 @@ class PrioritizedReplay:
         self._torn = 0  # samples drawn anew
         self._lock = threading.Lock()
         self._rng = np.random.default_rng(seed)
-        self.waited, self.stacking = 0.0, 0.0
+        self.insert_wait_seconds, self.assembly_seconds = 0.0, 0.0
         self.exhausted = False
 
     # -- insert
@@ -83,7 +83,7 @@ class PrioritizedReplay:
             began = time.perf_counter()
             if self._windows_held and not self._pace.wait_to_insert():
                 return
-            self.waited += time.perf_counter() - began
+            self.insert_wait_seconds += time.perf_counter() - began
             part = records[i : i + self._slots]
             self.put(part)
             with self._lock:
@@ -107,7 +107,7 @@ class PrioritizedReplay:
         self.store.write(slots, trajectories)  # nobody reads slots without a serial
         with self._lock:
             self._serial[slots] = serials
-            self.streams[slots, 0], self.streams[slots, 1] = trajectories.stream, trajectories.number
+            self.streams[slots, 0], self.streams[slots, 1] = trajectories.env_stream_id, trajectories.sequence_number
             self._link(serials, trajectories)
             self._activate(serials)
         return serials
@@ -127,7 +127,7 @@ class PrioritizedReplay:
 
     def _link(self, serials: Any, trajectories: Any) -> None:
         for serial, stream, number in zip(
-            serials.tolist(), trajectories.stream.tolist(), trajectories.number.tolist(), strict=True
+            serials.tolist(), trajectories.env_stream_id.tolist(), trajectories.sequence_number.tolist(), strict=True
         ):
             before = self._latest.get(stream, NONE)
             if before != NONE and self.streams[before % self._slots, 1] + 1 == number:
@@ -160,8 +160,8 @@ class PrioritizedReplay:
 
     def _begin(self, chain: Any) -> tuple[Any, Any, Any]:
         """Where windows begin in the first trajectory of each chain of slots [N, K], and the actors' priorities of them."""
-        first = self.store.chained(self.store.steps["first"], chain, last=True)  # [N, K * T + 1]
-        errors = self.store.chained(self.store.errors, chain)  # [N, K * T]
+        first = self.store.chained(self.store.steps["is_first"], chain, last=True)  # [N, K * T + 1]
+        errors = self.store.chained(self.store.initial_priorities, chain)  # [N, K * T]
         length, burn_in = self._length, self._windows.burn_in
         if self._windows.every_step:
             rows, steps = np.nonzero(~first[:, 1 : length + 1])
@@ -172,7 +172,7 @@ class PrioritizedReplay:
         rows, steps = np.nonzero(begins)
         learned = steps + burn_in * ~first[rows, steps] + np.arange(self._windows.length)[:, None]  # [length, M]
         mask = np.cumprod(~first[rows, learned + 1], axis=0, dtype=np.float32)
-        priorities = sequence_priorities(tf.constant(errors[rows, learned]), tf.constant(mask), self._eta)
+        priorities = self._sequence_priorities(tf.constant(errors[rows, learned]), tf.constant(mask))
         return rows, steps, priorities.numpy().astype(np.float64)
 
     # -- sample
@@ -195,7 +195,7 @@ class PrioritizedReplay:
                 break
             self._torn += 1
         self._pace.sampled()
-        self.stacking = time.perf_counter() - began
+        self.assembly_seconds = time.perf_counter() - began
         return Sample(trajectory, draw.keys, tf.constant(draw.weights), new_steps)
 
     def _draw(self) -> SampledWindows | None:
@@ -204,10 +204,10 @@ class PrioritizedReplay:
             if total <= 0:
                 return None
             leaves = self._tree.draw(self._batch_size, self._rng)
-            chances = self._tree.get(leaves) / total
+            probabilities = self._tree.get(leaves) / total
             slots = leaves // self._length
             serials = self._serial[slots]
-            weights = (self._windows_held * chances) ** -self._beta
+            weights = (self._windows_held * probabilities) ** -self._beta
             return SampledWindows(
                 keys=serials * self._length + leaves % self._length,
                 chain=self._chain(serials),
@@ -217,7 +217,7 @@ class PrioritizedReplay:
     def _cut(self, draw: SampledWindows) -> Any:
         windows, start = self._windows, draw.keys % self._length
         chain = draw.chain % self._slots
-        opens = np.zeros(len(start), bool) if windows.every_step else self.store.steps["first"][chain[:, 0], start]
+        opens = np.zeros(len(start), bool) if windows.every_step else self.store.steps["is_first"][chain[:, 0], start]
         trajectory = self.store.windows(chain, start, opens, windows.burn_in, windows.burn_in + windows.length + 1)
         made = tf.nest.map_structure(lambda x: None if x is None else tf.constant(x), trajectory)
         return made._replace(weights_version=trajectory.weights_version)
@@ -245,7 +245,7 @@ class PrioritizedReplay:
         records = self._layout.empty(len(serials))
         view, slots = self._layout.view(records), serials % self._slots
         self.store.read(slots, view)
-        view.stream[:], view.number[:] = self.streams[slots].T
+        view.env_stream_id[:], view.sequence_number[:] = self.streams[slots].T
         leaves = self._tree.get(self._leaves(slots)).reshape(-1, self._length)
         with self._lock:
             whole = self._alive(serials)

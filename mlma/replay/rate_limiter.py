@@ -7,9 +7,11 @@ Not here: what is inserted (mlma/replay/prioritized_replay.py).
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 LOG_INTERVAL_SECONDS = 5.0  # seconds between two lines while the replay fills
 
@@ -19,8 +21,8 @@ class RateLimiter:
 
     AHEAD = 2  # samples that actors may be ahead of the learner
 
-    def __init__(self, ratio: float, min_fill: int, sample_steps: int, say: Callable[[str], None]) -> None:
-        self._ratio, self._min_fill, self._sample_steps, self._say = ratio, min_fill, sample_steps, say
+    def __init__(self, ratio: float, min_fill: int, sample_steps: int) -> None:
+        self._ratio, self._min_fill, self._sample_steps = ratio, min_fill, sample_steps
         self._changed = threading.Condition()
         self._fill = 0  # steps inserted or restored, until learning begins
         self._begun = False
@@ -57,7 +59,7 @@ class RateLimiter:
                 self._told, self._told_all = time.monotonic(), self._begun
             self._changed.notify_all()
         if news:
-            self._say(f"replay holds {self._fill:,} steps; learning begins at {self._min_fill:,}")
+            logger.info("replay holds %s steps; learning begins at %s", f"{self._fill:,}", f"{self._min_fill:,}")
 
     def wait_to_sample(self, timeout: float) -> bool:
         """Whether a sample is due within `timeout` seconds."""

@@ -8,11 +8,12 @@ checkpoints of the network (mlma/learning/checkpoint.py).
 from __future__ import annotations
 
 import json
+import logging
 import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,8 @@ import numpy as np
 from mlma.replay.prioritized_replay import PrioritizedReplay
 from mlma.utils.atomic_file import atomic_write
 
+logger = logging.getLogger(__name__)
+
 BLOCK_BYTES = 2**24  # bytes of trajectories in a block
 _HEAD = struct.Struct("<QQI")  # bytes of trajectories, bytes of priorities, crc32 of both
 
@@ -28,8 +31,8 @@ _HEAD = struct.Struct("<QQI")  # bytes of trajectories, bytes of priorities, crc
 class ReplaySnapshot:
     """What becomes of one learner's replay when the run is saved and resumed: nothing without a path."""
 
-    def __init__(self, replay: PrioritizedReplay | None, path: Path | None, say: Callable[[str], None]) -> None:
-        self._replay, self._path, self._say = replay, path, say
+    def __init__(self, replay: PrioritizedReplay | None, path: Path | None) -> None:
+        self._replay, self._path = replay, path
         self._thread: threading.Thread | None = None
 
     def save(self) -> None:
@@ -50,9 +53,9 @@ class ReplaySnapshot:
         try:
             steps = write_snapshot(self._replay, self._path)
         except OSError as problem:
-            self._say(f"could not save the replay: {problem}; training goes on, the last one stays")
+            logger.warning("could not save the replay: %s; training continues, the previous one stays", problem)
             return
-        self._say(f"saved {self._path} with {steps:,} steps in {time.monotonic() - begun:.1f} s")
+        logger.info("saved %s with %s steps in %.1f s", self._path, f"{steps:,}", time.monotonic() - begun)
 
     def restore(self) -> None:
         """Puts back what is there; a file that does not fit is left alone, and the replay fills anew."""
@@ -61,9 +64,9 @@ class ReplaySnapshot:
         try:
             steps = read_snapshot(self._replay, self._path)
         except (OSError, ValueError) as problem:
-            self._say(f"{self._path}: not restored, the replay fills anew: {problem}")
+            logger.warning("%s: not restored, the replay fills again: %s", self._path, problem)
             return
-        self._say(f"restored {steps:,} steps from {self._path}")
+        logger.info("restored %s steps from %s", f"{steps:,}", self._path)
 
 
 def write_snapshot(replay: PrioritizedReplay, path: Path) -> int:

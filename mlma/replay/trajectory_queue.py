@@ -37,7 +37,7 @@ class TrajectoryQueue:
         self._records = layout.empty(batch_size)
         self._filled = 0
         self._closed = threading.Event()
-        self.waited, self.stacking = 0.0, 0.0  # samples are stacked by `insert`
+        self.insert_wait_seconds, self.assembly_seconds = 0.0, 0.0  # samples are stacked by `insert`
         self._given = self._taken = 0  # trajectories
 
     def insert(self, records: Any) -> None:
@@ -55,7 +55,7 @@ class TrajectoryQueue:
     def sample(self, timeout: float) -> Sample | None:
         """The next sample, or None if there is none within `timeout` seconds."""
         if self._again:
-            return self._again.pop()._replace(new_steps=0)
+            return self._again.pop()._replace(num_new_steps=0)
         try:
             sample = self._ready.get(timeout=timeout)
         except queue.Empty:
@@ -91,7 +91,7 @@ class TrajectoryQueue:
                 break
             except queue.Full:
                 continue
-        self.waited += time.perf_counter() - began
+        self.insert_wait_seconds += time.perf_counter() - began
 
     def _to_sample(self) -> Sample:
         trajectory = self._layout.view(self._records)  # [B, T+1, ...]
@@ -100,14 +100,14 @@ class TrajectoryQueue:
             timesteps=_to_tensors(trajectory.timesteps, time_first=True),
             act_outputs=_to_tensors(trajectory.act_outputs, time_first=True),
             weights_version=trajectory.weights_version.copy(),
-            task=tf.constant(trajectory.task),
+            actor_id=tf.constant(trajectory.actor_id),
         )
         zeros = np.zeros(self._batch_size)
         return Sample(
             trajectory,
             keys=tf.constant(zeros, tf.int64),
             importance_weights=tf.constant(zeros + 1, tf.float32),
-            new_steps=self._batch_size * (trajectory.timesteps.first.shape[0] - 1),
+            num_new_steps=self._batch_size * (trajectory.timesteps.is_first.shape[0] - 1),
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mlma.core.types import ActOutput, NetworkState, TimeStep, Trajectory
 
-STEP_FIELDS = ("reward", "discount", "first", "last_action")
+STEP_FIELDS = ("reward", "discount", "is_first", "last_action")
 OBJECT_BYTES = 41  # bytes of a compressed frame beside its own: header of the object, pointer to it
 
 
@@ -74,7 +74,7 @@ class TrajectoryStore:
         self._row = self._before + self.length + 1
         self.steps = {name: _zeros(slots, each) for name, each in _step_fields(spec.timesteps).items()}
         self.action = _zeros(slots, spec.act_outputs.action)
-        self.errors = _zeros(slots, spec.errors)
+        self.initial_priorities = _zeros(slots, spec.initial_priorities)
         self.version = np.zeros(slots, np.int64)
         self.core = None if self._core is None else tuple(_zeros(slots, part) for part in self._core)
         kind = CompressedFrames if compress else PlainFrames
@@ -82,7 +82,7 @@ class TrajectoryStore:
 
     def bytes_of_slots(self, written: int) -> float:
         """Of each slot, after so many have been written."""
-        arrays = [*self.steps.values(), self.action, self.errors, self.version, *(self.core or ())]
+        arrays = [*self.steps.values(), self.action, self.initial_priorities, self.version, *(self.core or ())]
         return sum(array[0].nbytes for array in arrays) + self._row * self._frames.bytes_each(written * self._row)
 
     def write(self, slots: Any, trajectories: Trajectory) -> None:
@@ -90,7 +90,7 @@ class TrajectoryStore:
         for name, array in self.steps.items():
             array[slots] = given[name]
         self.action[slots] = trajectories.act_outputs.action
-        self.errors[slots] = trajectories.errors
+        self.initial_priorities[slots] = trajectories.initial_priorities
         self.version[slots] = trajectories.weights_version
         if self.core is not None:
             for array, value in zip(self.core, trajectories.agent_state.core, strict=True):
@@ -106,7 +106,7 @@ class TrajectoryStore:
         for name, array in self.steps.items():
             wanted[name][:] = array[slots]
         trajectories.act_outputs.action[:] = self.action[slots]
-        trajectories.errors[:] = self.errors[slots]
+        trajectories.initial_priorities[:] = self.initial_priorities[slots]
         trajectories.weights_version[:] = self.version[slots]
         for array, value in zip(self.core or (), trajectories.agent_state.core or (), strict=True):
             value[:] = array[slots]
@@ -133,7 +133,7 @@ class TrajectoryStore:
         step = np.clip(at - which * self.length, 0, self.length)
         slot = chain[np.arange(batch), which]  # [L, B]
         fields = {name: array[slot, step] for name, array in self.steps.items()}
-        fields["first"] &= ~nothing
+        fields["is_first"] &= ~nothing
         observation = self._frames.read(slot * self._row + self._before + step)  # [L, B, ...]
         if nothing.any():
             observation[nothing] = 0
@@ -141,10 +141,10 @@ class TrajectoryStore:
         none = np.zeros(0)
         return Trajectory(
             agent_state=NetworkState(self._frames_before(chain[:, 0], start, opens), self._core_of(chain[:, 0], opens)),
-            timesteps=TimeStep(observation=observation, episode_return=none, episode_frames=none, more=more, **fields),
+            timesteps=TimeStep(observation=observation, episode_return=none, episode_frames=none, extras=more, **fields),
             act_outputs=ActOutput(self.action[slot, step], none, none),
             weights_version=self.version[chain[:, 0]],
-            task=none,
+            actor_id=none,
         )
 
     def _core_of(self, slots: Any, opens: Any) -> Any:
@@ -161,7 +161,7 @@ class TrajectoryStore:
         for age in range(1, self._before + 1):
             if age > 1:
                 newer = start - age + 1  # what was before step 0 is zeroed already where it must be
-                other |= (newer >= 0) & self.steps["first"][slots, np.maximum(newer, 0)]
+                other |= (newer >= 0) & self.steps["is_first"][slots, np.maximum(newer, 0)]
             if other.any():
                 frames[other, self._before - age] = 0
         return frames
@@ -169,7 +169,7 @@ class TrajectoryStore:
 
 def _step_fields(timesteps: TimeStep) -> dict[str, Any]:
     """What is kept of each step beside its observation."""
-    return {name: getattr(timesteps, name) for name in STEP_FIELDS} | timesteps.more
+    return {name: getattr(timesteps, name) for name in STEP_FIELDS} | timesteps.extras
 
 
 def _zeros(slots: int, spec: Any) -> Any:

@@ -4,65 +4,64 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from pathlib import Path
 
 import tensorflow as tf
 
-from mlma.acting.environment_loop import ActorDependencies, run_environment_loop
-from mlma.core.config.config import Config
+from mlma.acting.environment_loop import ActorDependencies, StepObserver, run_environment_loop
+from mlma.core.config import Config
 from mlma.core.types import EnvSpec, MakeAgent
 from mlma.envs.registry import make_for_levels
 from mlma.monitoring.heartbeat import Heartbeat
+from mlma.monitoring.run_log import setup_logging
 from mlma.transport.auth import check_address, is_local_address, read_token
 from mlma.transport.client import Client
 from mlma.transport.handshake import handshake_request
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
-# Niceness of an actor on its learner's host. Whoever has work goes first there, and actors take the rest: were they first, they
-# would fill the queue and then wait, while a learner step is in one of its parts that only one core can do.
+# Niceness of actors that share a host with their learner, so the learner gets CPU time first. Otherwise actors fill the queue
+# and then idle during the phases of a learner step that only one core can compute.
 ACTOR_NICENESS = 10
 
 
-# -- actor
+def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
+    """Acts until training is over. `config` is resolved; `spec` describes its levels."""
+    heartbeat = Heartbeat(config.distributed.heartbeat_folder, f"actor-{config.run.task}")
+    token = read_token(config.distributed.token_file)
+    address = check_address(config.distributed.learner_host, token)
+    setup_logging(f"actor {config.run.task}")
+    if is_local_address(address):
+        lower_priority()
+    set_tensorflow_threads(config.actor.actor_threads)
+    if config.run.deterministic:
+        tf.config.experimental.enable_op_determinism()
+        tf.random.set_seed(config.run.seed)  # required to create variables, although actors never use their initial values
+    identity = {"task": config.run.task, "host": os.uname().nodename, "envs": config.actor.envs_per_actor}
+    num_levels = len(spec.actions_by_level) or 1
+    dependencies = ActorDependencies(
+        make_env=lambda seed, indices: make_for_levels(config.environment, spec, indices % num_levels, seed),
+        connect=lambda: Client(address, token, CALL_TIMEOUT_SECONDS),
+        handshake_request=lambda layout, weights: handshake_request(config, layout, weights) | identity,
+        heartbeat=heartbeat,
+        observer=_video_recorder(config),
+    )
+    run_environment_loop(config, spec, make_agent(config, spec), dependencies)
+    heartbeat.close()
+    return 0
+
+
+def _video_recorder(config: Config) -> StepObserver | None:
+    if not config.reports.video_every_episodes:
+        return None
+    from mlma.evaluation.video import TrainingVideoRecorder  # imports what other actors do without
+
+    return TrainingVideoRecorder(config, Path(config.run.logdir) / "videos" / "training")
 
 
 def lower_priority() -> None:
-    niceness = os.nice(ACTOR_NICENESS)  # of this thread and of those that it will make; the runtime has some already
+    """Makes this process nicer, including the threads that TensorFlow has started already."""
+    niceness = os.nice(ACTOR_NICENESS)
     for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(ProcessLookupError):  # it has ended since
+        with contextlib.suppress(ProcessLookupError):  # it has ended in the meantime
             os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
-
-
-def run_actor(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
-    pulse = Heartbeat(config.health_folder, f"actor-{config.task}")
-    token = read_token(config.token_file)
-    address = check_address(config.learner_host, token)
-    if is_local_address(address):
-        lower_priority()
-    set_tensorflow_threads(config.actor_threads)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-        tf.random.set_seed(config.seed)  # of weights that are never used: it will not make any without
-    me = {"task": config.task, "host": os.uname().nodename, "envs": config.envs_per_actor}
-
-    def say(line: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} actor {config.task}: {line}", flush=True)
-
-    recorder = None
-    if config.video_every_episodes:
-        from mlma.evaluation.video import TrainingVideoRecorder  # what it imports, other actors do without
-
-        recorder = TrainingVideoRecorder(config, Path(config.logdir) / "videos" / "training", say)
-    outside = ActorDependencies(
-        make_env=lambda seed, places: make_for_levels(config, spec, places % (len(spec.actions_of) or 1), seed),
-        connect=lambda: Client(address, token, CALL_TIMEOUT_SECONDS),
-        hello=lambda layout, weights: handshake_request(config, layout, weights) | me,
-        say=say,
-        pulse=pulse,
-        recorder=recorder,
-    )
-    run_environment_loop(config, spec, make_agent(config, spec), outside)
-    pulse.end()
-    return 0

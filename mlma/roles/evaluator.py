@@ -1,17 +1,13 @@
-"""The roles of experiment.py but for the learner (mlma/roles/training_session.py), wired from their parts: act and test.
-
-Each takes a configuration without anything \"auto\" left in it, and what the level looks like.
-"""
+"""The evaluator role (`--mode=test`): runs episodes with a checkpoint, and writes scores and videos."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.flat_weights import build_variables, named_variables
-from mlma.core.types import EnvSpec, MakeAgent
-from mlma.distributed.world import available_cores
+from mlma.core.types import Agent, EnvSpec, MakeAgent
 from mlma.envs.registry import level_names
 from mlma.evaluation.evaluation import (
     Episode,
@@ -26,50 +22,61 @@ from mlma.evaluation.evaluation import (
 )
 from mlma.learning.checkpoint import Checkpoints, check_compatible, load_checkpoint
 from mlma.learning.run_state import run_identity
+from mlma.monitoring.run_log import print_line, setup_logging
+from mlma.utils.child_process import available_cores
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 from mlma.utils.tf_function import CachedGraph
 
-# -- test
 
-
-def run_evaluation(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
-    checkpoints = Checkpoints(Path(config.logdir) / "checkpoints", config.keep_checkpoints)
-    path = checkpoints.find(config.test_checkpoint)
-    set_tensorflow_threads(available_cores())
-    config = replace(config, env_threads=max(config.env_threads, available_cores()))  # games are stepped in parallel
+def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
+    """Evaluates. `config` is resolved; `spec` describes its levels."""
+    setup_logging(timestamps=False)
+    path = Checkpoints(Path(config.run.logdir) / "checkpoints", config.reports.keep_checkpoints).find(
+        config.run.test_checkpoint
+    )
+    cores = available_cores()
+    set_tensorflow_threads(cores)
+    config = config.replace(env_threads=max(config.environment.env_threads, cores))
     agent = make_agent(config, spec)
-    build_variables(agent, spec)
-    variables, meta = load_checkpoint(path)
-    wanted = named_variables("network", agent.network.variables)
-    network = {name: value for name, value in variables.items() if name.startswith("network/")}
-    check_compatible(path, network, meta, wanted, run_identity(config))
-    for name, variable in wanted.items():
-        variable.assign(network[name])
-    names = level_names(config.level_name)
-    each = " of each" if len(names) > 1 else ""
-    print(f"{path}: {meta['frames']:,} frames of {config.level_name}; {config.test_num_episodes} episodes{each}", flush=True)
+    meta = _restore_network(agent, spec, path, config)
+    names = level_names(config.environment.level_name)
+    several, count = len(names) > 1, config.run.test_num_episodes
+    frames = f"{meta['frames']:,} frames of {config.environment.level_name}"
+    print_line(f"{path}: {frames}; {count} episodes{' of each' if several else ''}")
     act = CachedGraph(agent.act)
     episodes: list[Episode] = []
-    reels: list[tuple[str, EpisodeRecording, list[float]]] = []
-    for number, name in enumerate(names):
-        tape = EpisodeRecording([], [], []) if config.record_video else None
-        mine: list[Episode] = []
-        for episode in evaluate(config, spec, agent, act, number, tape):
-            mine.append(episode)
-            print(f"episode {len(mine)}: return {episode.value:g} in {episode.frames:,} frames", flush=True)
-        print(format_summary(summarize(name, [episode.value for episode in mine]), name if each else ""), flush=True)
-        if tape:
-            reels.append((name, actions_of_level(tape, spec, number), [episode.value for episode in sorted(mine)]))
-        episodes += mine
-    record = save_evaluation(Path(config.logdir) / "evaluation", config, path, meta["frames"], episodes)
-    if score := summarize_levels(config.level_name, episodes).get("score"):
-        print(
-            "human-normalised over all levels: mean {mean:.1f} %  median {median:.1f} %  capped {capped:.1f} %".format(**score)
-        )
-    print(f"written to {record}")
-    for name, tape, returns in reels:
+    recordings: list[tuple[str, EpisodeRecording, list[float]]] = []
+    for level, name in enumerate(names):
+        recording = EpisodeRecording([], [], []) if config.run.record_video else None
+        of_level: list[Episode] = []
+        for episode in evaluate(config, spec, agent, act, level, recording):
+            of_level.append(episode)
+            print_line(f"episode {len(of_level)}: return {episode.value:g} in {episode.frames:,} frames")
+        print_line(format_summary(summarize(name, [episode.value for episode in of_level]), name if several else ""))
+        if recording:
+            returns = [episode.value for episode in sorted(of_level)]
+            recordings.append((name, actions_of_level(recording, spec, level), returns))
+        episodes += of_level
+    record = save_evaluation(Path(config.run.logdir) / "evaluation", config, path, meta["frames"], episodes)
+    if score := summarize_levels(config.environment.level_name, episodes).get("score"):
+        words = "human-normalised over all levels: mean {mean:.1f} %  median {median:.1f} %  capped {capped:.1f} %"
+        print_line(words.format(**score))
+    print_line(f"written to {record}")
+    for name, recording, returns in recordings:
         from mlma.evaluation.video import render_episodes
 
-        folder = Path(config.logdir) / "videos" / record.stem / (name.replace("/", "-") if each else "")
-        render_episodes(replace(config, level_name=name), evaluation_seed(config), tape, returns, folder, print)
+        folder = Path(config.run.logdir) / "videos" / record.stem / (name.replace("/", "-") if several else "")
+        render_episodes(config.replace(level_name=name), evaluation_seed(config), recording, returns, folder)
     return 0
+
+
+def _restore_network(agent: Agent, spec: EnvSpec, path: Path, config: Config) -> dict[str, Any]:
+    """Loads the network's variables; returns the description in the checkpoint. CheckpointMismatch for another network."""
+    build_variables(agent, spec)
+    variables, meta = load_checkpoint(path)
+    expected = named_variables("network", agent.network.variables)
+    network = {name: value for name, value in variables.items() if name.startswith("network/")}
+    check_compatible(path, network, meta, expected, run_identity(config))
+    for name, variable in expected.items():
+        variable.assign(network[name])
+    return meta

@@ -1,13 +1,14 @@
-"""The learner role: connects to the other learners, opens the address for actors, runs a session."""
+"""The learner role: devices, connection to the other learners, and the address for actors; then a training session."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator
 
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.types import EnvSpec, MakeAgent
 from mlma.distributed.allreduce import Allreduce, connect_learners
 from mlma.distributed.devices import use_own_gpu
@@ -18,32 +19,36 @@ from mlma.transport.auth import check_address, read_token
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
 
-def run_learner(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
-    """A learner; in local training (task -1) with its own actors on a socket that only this user can open."""
-    pulse = Heartbeat(config.health_folder, f"learner-{World.here().rank}")
+def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
+    """Trains: alone or as one of several learners, with actors of its own or remote ones. `config` is resolved."""
+    heartbeat = Heartbeat(config.distributed.heartbeat_folder, f"learner-{World.from_environment().rank}")
     if use_own_gpu():
-        config = replace(config, learner_parts=1)
-    set_tensorflow_threads(config.learner_threads, config.learner_parts)
-    token = read_token(config.token_file)
-    allreduce = connect_learners(config)
-    sockets = None
-    if config.learner_host == "auto":
-        sockets = tempfile.mkdtemp(prefix="mlma-")  # mode 0700
-        config = replace(config, learner_host=f"unix:{sockets}/learner")
-    config = replace(config, learner_host=assign_port(config.learner_host, allreduce))
-    try:
-        code = run_session(config, spec, make_agent, allreduce, check_address(config.learner_host, token), token, pulse)
-        pulse.end()
+        config = config.replace(gradient_shards=1)
+    set_tensorflow_threads(config.learner.learner_threads, config.learner.gradient_shards)
+    token = read_token(config.distributed.token_file)
+    allreduce = connect_learners(config.distributed)
+    with _learner_address(config.distributed.learner_host, allreduce) as address:
+        config = config.replace(learner_host=address)
+        code = run_session(config, spec, make_agent, allreduce, check_address(address, token), token, heartbeat)
+        heartbeat.close()
         return code
+
+
+@contextlib.contextmanager
+def _learner_address(learner_host: str, allreduce: Allreduce) -> Iterator[str]:
+    """`learner_host`; for auto, a socket that only this user can open, removed at the end."""
+    folder = tempfile.mkdtemp(prefix="mlma-") if learner_host == "auto" else ""  # mode 0700
+    try:
+        yield assign_port(f"unix:{folder}/learner" if folder else learner_host, allreduce)
     finally:
-        if sockets:
-            shutil.rmtree(sockets, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def assign_port(address: str, allreduce: Allreduce) -> str:
-    """Learners of one host that were given one port take it and those that follow."""
-    local_rank = World.here().local_rank
-    mine = f"{os.uname().nodename} {address}"
-    same = allreduce.gather(mine.encode()).count(mine.encode())
+    """Learners of one host that were given the same port take it and the following ones."""
+    local_rank = World.from_environment().local_rank
+    own = f"{os.uname().nodename} {address}"
+    same = allreduce.gather(own.encode()).count(own.encode())
     host, _, port = address.rpartition(":")
     return f"{host}:{int(port) + local_rank}" if same > 1 and port.isdigit() else address

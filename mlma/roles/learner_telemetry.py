@@ -2,83 +2,84 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from mlma.core.config.config import Config, save
+from mlma.core import config as configs
+from mlma.core.config import Config
 from mlma.distributed.allreduce import Allreduce
 from mlma.envs.registry import level_names
 from mlma.evaluation.background_evaluator import BackgroundEvaluator
 from mlma.learning.trajectory_receiver import TrajectoryReceiver
+from mlma.monitoring import loggers, profiler
 from mlma.monitoring.console import ConsoleDisplay
-from mlma.monitoring.loggers import CsvWriter, DeterministicCsvLogger, make_loggers
-from mlma.monitoring.metrics import Metrics, Row
-from mlma.monitoring.phase_timer import CpuUsage
-from mlma.monitoring.profiler import LEARNER, RECEIVER, Profiler
-from mlma.monitoring.run_log import Say, write_workers
+from mlma.monitoring.cpu_usage import CpuUsage
+from mlma.monitoring.metrics import Metrics, ReportListener
+from mlma.monitoring.phase_timer import PhaseTimer
+from mlma.monitoring.run_log import write_workers
 from mlma.replay.base import TrajectoryBuffer
 
 
-def make_metrics(config: Config, allreduce: Allreduce, found: list[Callable[[Row], None]]) -> Metrics:
-    """With these writers, which only the first learner has."""
-    metrics = Metrics(
-        found,
-        config.report_every_seconds,
-        config.total_environment_frames,
+def make_metrics(config: Config, timer: PhaseTimer, allreduce: Allreduce, listeners: list[ReportListener]) -> Metrics:
+    """Metrics with these listeners, which only the first learner has."""
+    workers_file = Path(config.run.logdir) / "workers.json"
+    return Metrics(
+        timer,
+        listeners,
+        config.reports.report_every_seconds,
+        config.run.total_environment_frames,
         allreduce.gather,
-        level_names(config.level_name),
-        config.report_every_steps,
+        level_names(config.environment.level_name),
+        config.reports.report_every_steps,
+        (lambda workers: write_workers(workers_file, workers)) if listeners else None,
     )
-    if found:
-        metrics.record_workers = lambda workers: write_workers(Path(config.logdir) / "workers.json", workers)
-    return metrics
 
 
-def register_gauges(config: Config, metrics: Metrics, memory: TrajectoryBuffer, receiver: TrajectoryReceiver) -> None:
-    """What is reported of this learner beside its own loop."""
-    metrics.gauges |= memory.gauges()
-    metrics.clocks |= {
-        "receiver/wait": lambda: receiver.phases.seconds["wait"],
-        "receiver/full": lambda: memory.waited,
-        "receiver/stack": lambda: receiver.phases.seconds["stack"] - memory.waited,
-    }
-    busy = CpuUsage()  # if learner and actors share these cores
-    metrics.gauges["host/busy"] = lambda: busy() if metrics.actors_only_on(os.uname().nodename) else math.nan
+def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int, address: str) -> list[ReportListener]:
+    """The loggers of a run that stands at `frames`; also writes logdir/config.json."""
+    logdir = Path(config.run.logdir)
+    is_private = address.startswith("unix:")  # a socket of this session alone
+    configs.save(config.replace(learner_host="auto") if is_private else config, logdir / "config.json")
+    made: list[ReportListener] = [display, loggers.CsvWriter(logdir / "metrics.csv", frames)]
+    if config.run.deterministic:
+        made.append(loggers.DeterministicCsvLogger(logdir / "curve.csv", frames))
+    return made + loggers.make_loggers(config.reports.writers, logdir, config.flags())
 
 
-def periodic_tasks(
-    config: Config, metrics: Metrics, receiver: TrajectoryReceiver, frames: int, save: Callable[[], object], say: Say
-) -> list[Any]:
-    """What the first learner does beside, each time it reports."""
-    found: list[Any] = []
-    if config.evaluate_every:
-        evaluator = BackgroundEvaluator(config, frames, save, say)
-        metrics.own["evaluation/mean"] = lambda: evaluator.mean
-        found.append(evaluator)
-    if config.profile:
-
-        def collect(who: str, events: Any) -> None:
-            if who == LEARNER:
-                metrics.events = events
-            elif who == RECEIVER:
-                receiver.phases.events = events
-            else:
-                receiver.events = events
-
-        found.append(Profiler(config, collect, say))
-    return found
+def register_gauges(metrics: Metrics, buffer: TrajectoryBuffer, receiver: TrajectoryReceiver) -> None:
+    """Reports the receiver, the buffer and the cores of this host."""
+    metrics.add_gauges(buffer.gauges())
+    metrics.add_clocks(
+        {
+            "receiver/wait": lambda: receiver.timer.seconds["wait"],
+            "receiver/full": lambda: buffer.insert_wait_seconds,
+            "receiver/stack": lambda: receiver.timer.seconds["stack"] - buffer.insert_wait_seconds,
+        }
+    )
+    cpu_usage, host = CpuUsage(), os.uname().nodename
+    # Says something about the run only if learner and actors share the cores.
+    metrics.add_gauges({"host/busy": lambda: cpu_usage() if metrics.actors.all_on(host) else math.nan})
 
 
-def make_run_loggers(config: Config, screen: ConsoleDisplay, frames: int, address: str) -> list[Callable[[Row], None]]:
-    """What records a run; only rank 0 has them."""
-    logdir = Path(config.logdir)
-    save(replace(config, learner_host="auto") if address.startswith("unix:") else config, logdir / "config.json")
-    made: list[Callable[[Row], None]] = [screen, CsvWriter(logdir / "metrics.csv", frames)]
-    if config.deterministic:
-        made.append(DeterministicCsvLogger(logdir / "curve.csv", frames))
-    return made + make_loggers(config.writers, logdir, dataclasses.asdict(config), screen.say)
+def add_periodic_tasks(
+    config: Config,
+    metrics: Metrics,
+    timer: PhaseTimer,
+    receiver: TrajectoryReceiver,
+    frames: int,
+    save: Callable[[], object],
+) -> None:
+    """What the first learner does from time to time: evaluations and a profile."""
+    if config.reports.evaluate_every:
+        evaluator = BackgroundEvaluator(config, frames, save)
+        metrics.add_local_gauges({"evaluation/mean": lambda: evaluator.mean})
+        metrics.add_listener(evaluator)
+    if config.reports.profile:
+        recorders = {
+            profiler.LEARNER: timer.record_events,
+            profiler.RECEIVER: receiver.timer.record_events,
+            profiler.ACTOR: receiver.record_actor_events,
+        }
+        metrics.add_listener(profiler.Profiler(Path(config.run.logdir), config.reports.profile, recorders))

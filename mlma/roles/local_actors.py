@@ -1,97 +1,102 @@
-"""Actors of local training: child processes that live and die with this one, and come back when they crash.
+"""Actors of local training: child processes that end with this one, and are restarted when they crash.
 
-Each child asks the kernel to be ended when its parent dies (`die_with_parent`), so that no orphan is left even by kill -9.
-Not here: remote workers.
+Each child asks the kernel to end it when its parent ends, so no orphan is left even after kill -9. Not here: remote workers.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from mlma.core.config.config import Config, to_argv
-from mlma.monitoring.metrics import Metrics
-from mlma.monitoring.run_log import Say
-from mlma.roles.stop_signal import StopSignal
+from mlma.core.config import Config, to_argv
 from mlma.utils.child_process import PARENT_PID_ENV
 
-RESTART_BACKOFF_SECONDS = (1.0, 60.0)  # seconds before a crashed actor is started again: first, longest
-HEALTHY_SECONDS = 60.0  # seconds of life after which the next restart is quick again
+logger = logging.getLogger(__name__)
+
+RESTART_BACKOFF_SECONDS = (1.0, 60.0)  # before a crashed actor is restarted: first, longest
+HEALTHY_SECONDS = 60.0  # of running, after which the next restart is quick again
+TERMINATE_SECONDS = 5.0  # for an actor to end before it is killed
 
 
 class LocalActors:
-    """Starts `count` actors and keeps that many alive until `stop`. One thread: the kernel ties a child to its thread."""
+    """Starts `count` actors and keeps them running until `stop`. One thread, since the kernel ties a child to its thread."""
 
     def __init__(
         self,
         command: Callable[[int], list[str]],
         count: int,
-        logs: Path,
-        say: Callable[[str], None],
-        restarted: Callable[[], None],
-        stopping: Callable[[], bool],
-        failed: Callable[[BaseException], None],
+        log_folder: Path,
+        on_restart: Callable[[], None],
+        is_stopping: Callable[[], bool],
+        on_failure: Callable[[BaseException], None],
     ) -> None:
-        self._failed = failed
-        self._command, self._count, self._logs = command, count, logs
-        self._say, self._restarted, self._stopping = say, restarted, stopping
+        self._command, self._count, self._log_folder = command, count, log_folder
+        self._on_restart, self._is_stopping, self._on_failure = on_restart, is_stopping, on_failure
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._stop = threading.Event()
-        logs.mkdir(parents=True, exist_ok=True)
+        log_folder.mkdir(parents=True, exist_ok=True)
         self._thread = threading.Thread(target=self._run, name="local-actors", daemon=True)
         self._thread.start()
 
     def pids(self) -> list[int]:
+        """The process ids of the actors that run now."""
         return [child.pid for child in self._children.values()]
+
+    def stop(self) -> None:
+        """Ends all actors and waits for that."""
+        self._stop.set()
+        self._thread.join()
 
     def _run(self) -> None:
         try:
             self._watch()
-        except BaseException as error:  # a thread must not end in silence
-            self._failed(error)
+        except BaseException as error:  # a thread must not end silently
+            self._on_failure(error)
             raise
 
     def _watch(self) -> None:
-        due = dict.fromkeys(range(self._count), 0.0)  # when to start which actor
+        due = dict.fromkeys(range(self._count), 0.0)  # actor -> when to start it
         pause = dict.fromkeys(range(self._count), RESTART_BACKOFF_SECONDS[0])
-        begun: dict[int, float] = {}
+        started: dict[int, float] = {}
         while not self._stop.wait(0.2):
             now = time.monotonic()
             for task, child in list(self._children.items()):
                 if (code := child.poll()) is None:
                     continue
                 del self._children[task]
-                if code == 0 or self._stopping():
-                    continue  # the learner told it that training is over, or the same signal reached us both
-                if now - begun[task] > HEALTHY_SECONDS:
+                if code == 0 or self._is_stopping():
+                    continue  # training is over, or the same signal reached actor and learner
+                if now - started[task] > HEALTHY_SECONDS:
                     pause[task] = RESTART_BACKOFF_SECONDS[0]
                 due[task] = now + pause[task]
-                self._restarted()
-                self._say(
-                    f"actor {task} ended with code {code}; starting it again in {pause[task]:.0f} s{self._last_line(task)}"
-                )
+                self._on_restart()
+                last_line = self._last_line(task)
+                logger.warning("actor %d ended with code %d; restarting it in %.0f s%s", task, code, pause[task], last_line)
                 pause[task] = min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])
             for task in [t for t, when in due.items() if when <= now]:
                 del due[task]
-                begun[task] = now
+                started[task] = now
                 self._children[task] = self._start(task)
+        self._end_children()
+
+    def _end_children(self) -> None:
         for child in self._children.values():
             child.terminate()
         for child in self._children.values():
             try:
-                child.wait(5)
+                child.wait(TERMINATE_SECONDS)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
 
     def _log(self, task: int) -> Path:
-        return self._logs / f"actor-{task}.log"
+        return self._log_folder / f"actor-{task}.log"
 
     def _start(self, task: int) -> subprocess.Popen[bytes]:
         with self._log(task).open("ab") as log:
@@ -102,20 +107,23 @@ class LocalActors:
         lines = self._log(task).read_text(errors="replace").strip().splitlines()
         return f"; its last line: {lines[-1]}" if lines else ""
 
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
 
-
-def start_local_actors(config: Config, rank: int, metrics: Metrics, stop: StopSignal, say: Say) -> LocalActors:
-    words = to_argv(replace(config, job_name="actor", task=0, health_folder=""))
+def start_local_actors(
+    config: Config,
+    rank: int,
+    on_restart: Callable[[], None],
+    is_stopping: Callable[[], bool],
+    on_failure: Callable[[BaseException], None],
+) -> LocalActors:
+    """The actors of a learner in local training."""
+    words = to_argv(config.replace(job_name="actor", task=0, heartbeat_folder=""))
     command = [sys.executable, str(Path(sys.argv[0]).resolve()), *words]
+    logdir = Path(config.run.logdir)
     return LocalActors(
         lambda task: [*command, f"--task={task}"],
-        config.num_actors,
-        Path(config.logdir) / f"learner-{rank}" if rank else Path(config.logdir),
-        say,
-        restarted=lambda: metrics.count("actors_restarted"),
-        stopping=lambda: stop.wanted,
-        failed=stop.fail,
+        config.actor.num_actors,
+        logdir / f"learner-{rank}" if rank else logdir,
+        on_restart,
+        is_stopping,
+        on_failure,
     )

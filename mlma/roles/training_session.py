@@ -1,122 +1,122 @@
-"""The learner's role, wired from its parts: alone or one of several, with or without actors of its own.
+"""A training session: from the weights, through the training loop, to the last checkpoint.
 
-Takes a configuration without anything "auto" left in it, and what the level looks like. Not here: the loop (mlma/learning/learner.py),
-starting several learners (mlma/distributed/mpi_launcher.py).
+Order matters: build the weights, create the optimizer's slots, restore, broadcast, and only then serve actors. Not here: the loop
+(mlma/learning/training_loop.py), several learners on one machine (mlma/distributed/mpi_launcher.py).
 """
 
 from __future__ import annotations
 
 import functools
-import math
+import logging
 from pathlib import Path
 
 import tensorflow as tf
 
-from mlma.acting.inference_server import InferenceServer
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.flat_weights import build_variables
-from mlma.core.record_layout import trajectory_layout
 from mlma.core.types import EnvSpec, MakeAgent
 from mlma.distributed.allreduce import Allreduce
 from mlma.distributed.hang_detector import HangDetector
-from mlma.distributed.world import World
-from mlma.learning.admission import ActorAdmission
 from mlma.learning.learner import Learner, NonFiniteLossError
 from mlma.learning.run_state import RunState
-from mlma.learning.training_loop import SampleWaiter, training_loop
-from mlma.learning.trajectory_receiver import TrajectoryReceiver
+from mlma.learning.training_loop import SampleWaiter, Surroundings, training_loop
 from mlma.monitoring.console import ConsoleDisplay, print_error
 from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.metrics import WeightsDivergedError
-from mlma.monitoring.run_log import event_log
-from mlma.replay.factory import make_buffer
-from mlma.replay.trajectory_store import check_fits
-from mlma.roles.learner_data import GREEDY_SHARE
-from mlma.roles.learner_telemetry import make_metrics, make_run_loggers, periodic_tasks, register_gauges
+from mlma.monitoring.phase_timer import PhaseTimer
+from mlma.monitoring.run_log import setup_logging
+from mlma.roles import learner_telemetry
+from mlma.roles.learner_data import LearnerData, serve_actors
 from mlma.roles.local_actors import start_local_actors
 from mlma.roles.stop_signal import StopSignal
-from mlma.transport.handshake import handshake_request
-from mlma.transport.server import Server
+
+logger = logging.getLogger(__name__)
 
 
 def run_session(
-    config: Config, spec: EnvSpec, make_agent: MakeAgent, allreduce: Allreduce, address: str, token: str, pulse: Heartbeat
+    config: Config,
+    spec: EnvSpec,
+    make_agent: MakeAgent,
+    allreduce: Allreduce,
+    address: str,
+    token: str,
+    heartbeat: Heartbeat,
 ) -> int:
-    if config.deterministic:
+    """Trains; the exit code of the process."""
+    if config.run.deterministic:
         tf.config.experimental.enable_op_determinism()
-    tf.random.set_seed(config.seed)  # equal on all ranks
+    tf.random.set_seed(config.run.seed)  # equal on all ranks
     _check_level_coverage(config, spec, allreduce.size)
-    logdir = Path(config.logdir)
     agent = make_agent(config, spec)
     build_variables(agent, spec)
     learner = Learner(config, agent, spec.action_repeats, allreduce)
-    layout = trajectory_layout(spec, agent, config.unroll_length)
-    if agent.windows:
-        check_fits(layout.spec, config.replay_capacity, config.replay_compression, World.here().local_size)
-    first = allreduce.rank == 0
-    title = f"{config.algorithm} {config.level_name} {config.agent_name}"
-    with ConsoleDisplay(title, config.total_environment_frames, plain=allreduce.size > 1) as screen:
-        say = event_log(screen.say, logdir / "events.log", allreduce)
-        state = RunState(config, learner, allreduce, say)
+    logdir, is_first = Path(config.run.logdir), allreduce.rank == 0
+    title = f"{config.run.algorithm} {config.environment.level_name} {config.run.agent_name}"
+    total_frames = config.run.total_environment_frames
+    with ConsoleDisplay(title, total_frames, plain=allreduce.size > 1) as display:
+        worker = "" if allreduce.size == 1 else f"learner {allreduce.rank}"
+        setup_logging(worker, display.show, logdir / "events.log")
+        state = RunState(config, learner, allreduce)
         state.resume()
-        stop = StopSignal(say)
-        metrics = make_metrics(config, allreduce, make_run_loggers(config, screen, learner.frames, address) if first else [])
-        memory, shard = make_buffer(config, agent, layout, allreduce.rank, say)
-        inference = InferenceServer(config, spec, make_agent(config, spec)) if config.inference == "learner" else None
-        wanted = handshake_request(config, layout, learner.weights)
-        welcome = ActorAdmission(
-            config, wanted, allreduce.rank, allreduce.size, state.seeds, inference, metrics, say, stop.fail
-        )
-        server = Server(address, token, welcome, inference)
-        server.publish(learner.step, learner.weights.read())
-        server.start()
-        places = config.num_actors * config.envs_per_actor
-        greedy_from = GREEDY_SHARE * allreduce.size * places if agent.windows else math.inf
-        turn = places if config.deterministic else 0
-        receiver = TrajectoryReceiver(server.receive, memory.insert, layout, spec, metrics, stop.fail, greedy_from, turn)
-        register_gauges(config, metrics, memory, receiver)
-        if inference:
-            metrics.gauges["inference/batch"] = inference.batch_size
-        actors = start_local_actors(config, allreduce.rank, metrics, stop, say) if config.task < 0 else None
+        stop, timer = StopSignal(), PhaseTimer()
+        listeners = learner_telemetry.make_run_loggers(config, display, learner.frames, address) if is_first else []
+        metrics = learner_telemetry.make_metrics(config, timer, allreduce, listeners)
+        data = serve_actors(config, spec, make_agent, agent, learner, allreduce, state.seeds, metrics, stop, address, token)
+        learner_telemetry.register_gauges(metrics, data.buffer, data.receiver)
+        actors = None
+        if config.run.task < 0:
+            restarted = functools.partial(metrics.count_fault, "actors_restarted")
+            actors = start_local_actors(config, allreduce.rank, restarted, lambda: stop.requested, stop.fail)
 
         def save() -> bool:
-            shard.save()
-            return state.save(metrics) if first else True
+            data.snapshot.save()
+            return state.save(metrics) if is_first else True
 
-        if first:
-            metrics.writers += periodic_tasks(config, metrics, receiver, learner.frames, save, say)
-        peers = HangDetector(allreduce, config.hang_seconds, say, last_will=save)
-        missing = functools.partial(receiver.missing, config.num_actors, config.idle_seconds)
-        patience = SampleWaiter(config, allreduce.size == 1, missing, say, pulse)
+        if is_first:
+            learner_telemetry.add_periodic_tasks(config, metrics, timer, data.receiver, learner.frames, save)
+        HangDetector(allreduce, config.distributed.hang_timeout_seconds, lambda: timer.current, on_hang=save)
+        waiter = _sample_waiter(config, allreduce, data, heartbeat)
         metrics.begin(learner.step, learner.frames, state.seconds)
-        say(f"logdir {logdir}; learner at {config.learner_host}; {config.num_actors if actors else 'remote'} actors")
+        num_actors = config.actor.num_actors if actors else "remote"
+        logger.info("logdir %s; learner at %s; %s actors", logdir, config.distributed.learner_host, num_actors)
+        surroundings = Surroundings(metrics, timer, heartbeat, stop, data.server.publish, save)
         try:
-            training_loop(config, learner, memory, server.publish, metrics, peers, save, stop, patience, pulse)
+            training_loop(config, learner, data.buffer, waiter, surroundings)
         except (NonFiniteLossError, WeightsDivergedError) as failure:
             stop.failure = failure
         finally:
-            with peers.phase("ending"):
+            with timer.phase("end"):
                 saved = save()
-                shard.wait()
-                memory.close()
-                server.finish(0 if actors else len(receiver.heard))
+                data.snapshot.wait()
+                data.buffer.close()
+                data.server.shutdown(0 if actors else len(data.receiver.last_seen))
                 if actors:
                     actors.stop()
-                for each in metrics.writers:
-                    if hasattr(each, "end"):
-                        each.end(whole=learner.frames >= config.total_environment_frames)
-    say(f"ended after {learner.step:,} learner steps and {learner.frames:,} frames; weights {learner.checksum():08x}")
+                metrics.close(finished=learner.frames >= total_frames)
+    logger.info(
+        "ended after %s learner steps and %s frames; weights %08x",
+        f"{learner.step:,}", f"{learner.frames:,}", learner.checksum(),
+    )  # fmt: skip
     if stop.failure:
-        print_error(f"{type(stop.failure).__name__}: {stop.failure}; the last good weights are in {logdir}/checkpoints")
-    allreduce.end()
+        reason = f"{type(stop.failure).__name__}: {stop.failure}"
+        print_error(f"{reason}; the last good weights are in {logdir}/checkpoints")
+    allreduce.shutdown()
     return 1 if stop.failure or not saved else 0
 
 
-def _check_level_coverage(config: Config, spec: EnvSpec, learners: int) -> None:
-    """ValueError if some level would be played by nobody."""
-    actors = learners * config.num_actors
-    if (places := actors * config.envs_per_actor) < len(spec.actions_of):
+def _check_level_coverage(config: Config, spec: EnvSpec, num_learners: int) -> None:
+    """ValueError if no environment would be left for some level."""
+    num_actors, envs_per_actor = num_learners * config.actor.num_actors, config.actor.envs_per_actor
+    num_levels = len(spec.actions_by_level)
+    if num_actors * envs_per_actor < num_levels:
         raise ValueError(
-            f"--envs_per_actor={config.envs_per_actor}: {actors} actors with so many environments are {places}; "
-            f"{len(spec.actions_of)} levels need one each"
+            f"--envs_per_actor={envs_per_actor}: {num_actors} actors with this many environments have "
+            f"{num_actors * envs_per_actor}; {num_levels} levels need at least one each"
         )
+
+
+def _sample_waiter(config: Config, allreduce: Allreduce, data: LearnerData, heartbeat: Heartbeat) -> SampleWaiter:
+    silent_actors = functools.partial(
+        data.receiver.silent_actors, config.actor.num_actors, config.distributed.sample_timeout_seconds
+    )
+    return SampleWaiter(config, allreduce.size == 1, silent_actors, heartbeat)

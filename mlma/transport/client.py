@@ -76,15 +76,15 @@ class Client:
             data.append(answer[2].numpy())
         return version, b"".join(data)
 
-    def put(self, message: bytes, waiting: Callable[[], None] = lambda: None) -> None:
-        """Hands a message to the sender; waits while the one before is not accepted yet, calling `waiting` now and then."""
+    def put(self, message: bytes, on_wait: Callable[[], None] = lambda: None) -> None:
+        """Hands a message to the sender; waits while the one before is not accepted yet, calling `on_wait` periodically."""
         while True:
             if self._failure:
                 raise self._failure
             try:
                 return self._outbox.put(message, timeout=0.5)
             except queue.Full:
-                waiting()
+                on_wait()
 
     def infer(self, question: bytes) -> tuple[bytes, float]:
         """What the learner answers, and for how many seconds of that time it had no room for trajectories."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.flat_weights import FlatWeights
 from mlma.core.record_layout import RecordLayout
 
 MUST_MATCH = (
-    "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "colours",
+    "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "color_mode",
     "num_stacked_frames", "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space", "n_step", "inference",
 )  # fmt: skip
 
 
 def handshake_request(config: Config, layout: RecordLayout, weights: FlatWeights) -> dict[str, Any]:
     """What must be equal."""
-    agreed = {name: getattr(config, name) for name in MUST_MATCH}
+    agreed = {name: config.get(name) for name in MUST_MATCH}
     return agreed | {"trajectory": layout.signature, "weights": weights.signature}

@@ -15,13 +15,13 @@ class InferenceRequest(NamedTuple):
     """What the learner needs to act for an actor, and to fill its trajectories."""
 
     timestep: TimeStep  # [E]
-    chance: ActionNoise  # [E]
-    lost: Any  # bool [E]: replaced in the step that led here
+    noise: ActionNoise  # [E]
+    crashed: Any  # bool [E]: replaced in the step that led here
 
 
 def inference_layouts(spec: EnvSpec, num_envs: int) -> tuple[RecordLayout, RecordLayout]:
     """Of a Question, and of the ActOutput that answers it."""
     number, action = ArraySpec((num_envs,), "float32"), ArraySpec((num_envs,), "int32")
-    logits, lost = ArraySpec((num_envs, spec.num_actions), "float32"), ArraySpec((num_envs,), "bool")
-    question = InferenceRequest(timestep_spec(spec, num_envs), ActionNoise(number, number), lost)
+    logits, crashed = ArraySpec((num_envs, spec.num_actions), "float32"), ArraySpec((num_envs,), "bool")
+    question = InferenceRequest(timestep_spec(spec, num_envs), ActionNoise(number, number), crashed)
     return RecordLayout(question), RecordLayout(ActOutput(action, logits, number))

@@ -34,7 +34,7 @@ class RemoteInference(Protocol):
     """What acts for actors that ask: mlma/acting/inference_server.py."""
 
     finished: bool
-    told: int  # actors that were told so
+    actors_notified: int  # actors that were actors_notified so
 
     def publish(self, version: int, weights: tf.Tensor) -> None: ...
 
@@ -59,17 +59,17 @@ class Server:
         inference: RemoteInference | None = None,
     ) -> None:
         """With an `inference` it acts for actors that ask."""
-        self._handshake, self._inference = handshake, inference
+        self._admit, self._inference = handshake, inference
         self._secret = tf.constant(np.frombuffer(token_digest(token), np.uint8))
         self._inbox = tf.queue.FIFOQueue(INBOX_CAPACITY, [tf.string], shapes=[[]])
         self._lock = threading.Lock()
         self._weights: dict[int, tuple[tf.Tensor, list[bytes], float]] = {}  # version -> tensor, its parts, last asked for
         self._latest = VERSION_UNAVAILABLE
-        self._finished, self._told = False, 0
+        self._finished, self._actors_notified = False, 0
         self._server = rpc.Server.create("grpc", address)
         self._server.register("put", tf_function(self._put, [STRING, STRING]))
         self._server.register("fetch", tf_function(self._fetch, [STRING, INT64, INT64]))
-        self._server.register("handshake", tf_function(self._shake, [STRING, STRING]))
+        self._server.register("handshake", tf_function(self._handshake, [STRING, STRING]))
         if inference:
             self._server.register("infer", tf_function(functools.partial(self._infer, inference), [STRING, STRING]))
 
@@ -80,7 +80,7 @@ class Server:
 
     # What actors call. The graph runs without Python's lock; only the short functions below it take it.
 
-    def _knows(self, secret: tf.Tensor) -> tf.Tensor:
+    def _authenticated(self, secret: tf.Tensor) -> tf.Tensor:
         given = tf.io.decode_raw(secret, tf.uint8, fixed_length=64)
         difference = tf.reduce_sum(tf.cast(tf.bitwise.bitwise_xor(given, self._secret), tf.int32))
         return tf.logical_and(tf.equal(difference, 0), tf.equal(tf.strings.length(secret), 64))
@@ -90,20 +90,22 @@ class Server:
             with tf.control_dependencies([self._inbox.enqueue(message)]):
                 return tf.constant(OK)
 
-        return tf.cond(self._knows(secret), enqueue, lambda: tf.constant(REFUSED))
+        return tf.cond(self._authenticated(secret), enqueue, lambda: tf.constant(REFUSED))
 
     def _fetch(self, secret: tf.Tensor, version: tf.Tensor, part: tf.Tensor) -> Any:
         def answer() -> Any:
             return tf.numpy_function(self._part, [version, part], [tf.int64, tf.int64, tf.string], stateful=True)
 
         refused = lambda: [tf.constant(VERSION_UNAVAILABLE, tf.int64), tf.constant(0, tf.int64), tf.constant("")]  # noqa: E731
-        return tf.cond(self._knows(secret), answer, refused)
+        return tf.cond(self._authenticated(secret), answer, refused)
 
-    def _shake(self, secret: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
+    def _handshake(self, secret: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
         def answer() -> tf.Tensor:
             return tf.ensure_shape(tf.numpy_function(self._answer, [message], tf.string, stateful=True), [])
 
-        return tf.cond(self._knows(secret), answer, lambda: tf.constant(pack({"refused": "the token is not the learner's"})))
+        return tf.cond(
+            self._authenticated(secret), answer, lambda: tf.constant(pack({"refused": "the token is not the learner's"}))
+        )
 
     def _infer(self, inference: RemoteInference, secret: tf.Tensor, question: tf.Tensor) -> Any:
         """The answer, once there is room for the trajectories that it completes, and how many seconds that took."""
@@ -116,13 +118,13 @@ class Server:
             return reply, _timestamp_after(enqueued) - began
 
         refused = tf.constant(pack({"refused": "the token is not the learner's"}))
-        return tf.cond(self._knows(secret), answer, lambda: (refused, tf.constant(0.0, tf.float64)))
+        return tf.cond(self._authenticated(secret), answer, lambda: (refused, tf.constant(0.0, tf.float64)))
 
     def _part(self, version: int, part: int) -> tuple[np.int64, np.int64, bytes]:
         """(version, number of parts, part). Part 0 is of the latest weights, nothing for who has them; others of `version`."""
         with self._lock:
             if self._finished:
-                self._told += 1
+                self._actors_notified += 1
                 return np.int64(TRAINING_OVER), np.int64(0), b""
             version = int(version)
             if part == 0:
@@ -146,10 +148,10 @@ class Server:
             return pack({"refused": f"malformed handshake: {error}"})
         with self._lock:
             if self._finished:  # who comes now had lost its call when the inbox was closed
-                self._told += 1
+                self._actors_notified += 1
                 return pack({"finished": True, "time": time.time()})
         try:
-            return pack(self._handshake(header))
+            return pack(self._admit(header))
         except ValueError as error:
             return pack({"refused": str(error)})
         except (KeyError, TypeError) as error:
@@ -174,7 +176,7 @@ class Server:
             self._weights = kept | {version: (weights, [], now)}
             self._latest = version
 
-    def finish(self, actors: int, seconds: float = SHUTDOWN_GRACE_SECONDS) -> None:
+    def shutdown(self, actors: int, seconds: float = SHUTDOWN_GRACE_SECONDS) -> None:
         """Lets go of actors that wait to put, and stays until so many have heard that training is over, or `seconds`."""
         with self._lock:
             self._finished = True
@@ -182,5 +184,8 @@ class Server:
             self._inference.finished = True
         self._inbox.close(cancel_pending_enqueues=True)
         end = time.monotonic() + seconds
-        while self._told + (self._inference.told if self._inference else 0) < actors and time.monotonic() < end:
+        while (
+            self._actors_notified + (self._inference.actors_notified if self._inference else 0) < actors
+            and time.monotonic() < end
+        ):
             time.sleep(0.05)

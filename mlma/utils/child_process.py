@@ -1,34 +1,50 @@
-"""Child processes: ended by the kernel when their parent ends; exit codes and signals shared by launchers and workers."""
+"""What parent and child processes share: ending together, exit codes, the stop signal, the cores of this process."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-
-from mlma.distributed.world import started_by_mpirun
+from pathlib import Path
 
 PARENT_PID_ENV = "MLMA_PARENT"  # environment variable with the parent's process id
+PR_SET_PDEATHSIG = 1
+# mpirun forwards it and waits. After SIGTERM, Open MPI 5 kills its children within half a second.
+STOP_SIGNAL = signal.SIGUSR1
+EXIT_USAGE = 2  # exit code for wrong flags or files: a restart does not help
+EXIT_HUNG = 3  # exit code of a learner that gives up waiting for the others
+
+
+def started_by_mpirun() -> bool:
+    """Whether Open MPI's mpirun started this process, or a parent of it."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def available_cores() -> int:
+    """The cores of this host for each learner on it."""
+    learners = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
+    return max(1, len(os.sched_getaffinity(0)) // learners)
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to end this process when its parent is gone."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def setup_child_process() -> None:
-    """Called first thing in a process that may be a child: of a learner, or of mpirun."""
-    parent = os.environ.get(PARENT_PID_ENV)
-    if parent:
+    """Called first in every process that may be a child of a learner or of mpirun: no orphan survives its parent."""
+    if parent := os.environ.get(PARENT_PID_ENV):
         die_with_parent()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us in its own time
-        if os.getppid() != int(parent):  # it died before we asked
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children itself
+        if os.getppid() != int(parent):  # the parent ended before the call above
             os._exit(1)
     elif started_by_mpirun():
         die_with_parent()
 
 
-STOP_SIGNAL = signal.SIGUSR1  # mpirun passes it on and waits; after SIGTERM, Open MPI 5 kills its children within half a second
-PR_SET_PDEATHSIG = 1
-EXIT_HUNG = 3  # exit code of a learner that gives up waiting for the others
-EXIT_USAGE = 2  # exit code of wrong flags: starting again does not help
-
-
-def die_with_parent() -> None:
-    """The kernel ends this process when the one that started it is gone."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def process_start_time(pid: int) -> str:
+    """Start time of a process in kernel ticks, which tells it apart from a later one with the same id; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""

@@ -1,4 +1,4 @@
-"""Imports TensorFlow without the lines that it prints before it reads any log setting, and lets malloc keep memory."""
+"""Set-up of TensorFlow: a quiet import, malloc settings, thread pools."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import ctypes
 import os
 import tempfile
 
-import tensorflow as tf
-
-# For glibc. Trajectories and activations are megabytes: by default each goes back to the kernel and is asked for anew.
+# For glibc's mallopt: keep memory instead of returning it to the kernel, since trajectories and activations are megabytes.
 MALLOC_OPTIONS = {-1: 2**30, -2: 2**26, -3: 2**25}  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
 
 
 def import_tensorflow() -> None:
-    """What was printed is shown after all if the import fails."""
+    """Imports TensorFlow without the lines that it prints before it reads any log setting; shows them if the import fails."""
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, size in MALLOC_OPTIONS.items():
             libc.mallopt(option, size)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    shown = os.dup(2)
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as hidden:
         os.dup2(hidden.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
         except BaseException:
             hidden.seek(0)
-            os.write(shown, hidden.read())
+            os.write(stderr, hidden.read())
             raise
         finally:
-            os.dup2(shown, 2)
-            os.close(shown)
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
-def set_tensorflow_threads(count: int, parts: int = 1) -> None:
-    """So many for what consists of `parts` that can go side by side."""
-    tf.config.threading.set_intra_op_parallelism_threads(-(-count // parts))  # within an operation
-    tf.config.threading.set_inter_op_parallelism_threads(min(count, max(2, parts)))
+def set_tensorflow_threads(count: int, shards: int = 1) -> None:
+    """Sets TensorFlow's thread pools for `count` threads and `shards` independent subgraphs."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(-(-count // shards))  # within an operation
+    tf.config.threading.set_inter_op_parallelism_threads(min(count, max(2, shards)))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlma.core.config.config import Config, parse
+from mlma.core.config import Config, parse
 from mlma.monitoring.health_check import parse_flags
 from tests.support.hosts import missing
 from tests.support.runs import ROOT, Process, rows, wait_for
@@ -47,15 +47,15 @@ def flags_of(words: list[str]) -> Config:
 def is_a_probe(words: list[str]) -> bool:
     line = " ".join(words)
     asked = shlex.split(line[line.index("mlma.monitoring.health_check") :])[1:]
-    return bool(parse_flags(asked)[0].health_folder == "/run/mlma")
+    return bool(parse_flags(asked)[0].distributed.heartbeat_folder == "/run/mlma")
 
 
 def together(learners: list[tuple[str, int]], actor_hosts: int, actors: list[Config]) -> None:
     """Each learner, known by where it listens, has as many actors as it expects, numbered from 0."""
     tasks = collections.defaultdict(list)
     for actor in actors:
-        assert actor.job_name == "actor"
-        tasks[actor.learner_host].append(actor.task)
+        assert actor.run.job_name == "actor"
+        tasks[actor.distributed.learner_host].append(actor.run.task)
     assert {place: sorted(found) for place, found in tasks.items()} == {
         f"{host}:{port}": list(range(actor_hosts)) for host, port in learners
     }
@@ -64,10 +64,10 @@ def together(learners: list[tuple[str, int]], actor_hosts: int, actors: list[Con
 def test_compose_starts_learners_and_the_actors_that_they_expect() -> None:
     services = compose(MLMA_TOKEN="secret")
     learner = flags_of(services.pop("learners")["command"])
-    assert (learner.num_learners, learner.learner_host, learner.task) == (2, "0.0.0.0:8001", 0)
+    assert (learner.distributed.num_learners, learner.distributed.learner_host, learner.run.task) == (2, "0.0.0.0:8001", 0)
     actors = [flags_of(service["command"]) for service in services.values()]
-    together([("learners", 8001), ("learners", 8002)], len(learner.actor_hosts.split(",")), actors)
-    assert {actor.level_name for actor in actors} == {learner.level_name}
+    together([("learners", 8001), ("learners", 8002)], len(learner.distributed.actor_hosts.split(",")), actors)
+    assert {actor.environment.level_name for actor in actors} == {learner.environment.level_name}
     for service in compose(MLMA_TOKEN="secret").values():
         assert f" AS {service['build']['target']}\n" in DOCKERFILE
         assert is_a_probe(service["healthcheck"]["test"])
@@ -95,7 +95,7 @@ def test_kubernetes_starts_learners_and_the_actors_that_they_expect() -> None:
     words = templates()["launcher"]["spec"]["containers"][0]["args"]
     learner = flags_of([word.replace("$(LEVEL)", level) for word in words])
     replicas = job["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"]
-    assert replicas == learner.num_learners == int(words[words.index("-np") + 1])
+    assert replicas == learner.distributed.num_learners == int(words[words.index("-np") + 1])
     (container,) = templates()["actor"]["spec"]["containers"]
     shell, option, line = container["args"]
     count = actors["spec"]["completions"]
@@ -111,9 +111,9 @@ def test_kubernetes_starts_learners_and_the_actors_that_they_expect() -> None:
     services = {service["metadata"]["name"]: service["spec"] for service in kinds("Service")}
     learners = [(name, spec["ports"][0]["port"]) for name, spec in services.items()]
     assert [spec["selector"]["training.kubeflow.org/replica-index"] for spec in services.values()] == ["0", "1"]
-    assert learner.learner_host == f"0.0.0.0:{learners[0][1]}"
-    together(learners, len(learner.actor_hosts.split(",")), started)
-    assert {actor.level_name for actor in started} == {learner.level_name}
+    assert learner.distributed.learner_host == f"0.0.0.0:{learners[0][1]}"
+    together(learners, len(learner.distributed.actor_hosts.split(",")), started)
+    assert {actor.environment.level_name for actor in started} == {learner.environment.level_name}
 
 
 def test_what_kubernetes_refers_to_is_there() -> None:
@@ -158,11 +158,11 @@ def test_slurm_deals_actors_to_learners_in_turn(hosts: str, learners: int, actor
     acting = [start("actor", task) for task in range(actors)]
     for rank in range(learners):
         learner = start("learner", rank)
-        assert (learner.task, learner.num_learners, learner.level_name) == (rank, learners, "catch")
-        host, _, port = learner.learner_host.partition(":")
+        assert (learner.run.task, learner.distributed.num_learners, learner.environment.level_name) == (rank, learners, "catch")
+        host, _, port = learner.distributed.learner_host.partition(":")
         assert (host, port) == (hosts.split()[rank // on_each], "7000"), "those of one host take it and those that follow"
-        mine = [actor.task for actor in acting if actor.learner_host == f"{host}:{7000 + rank % on_each}"]
-        assert mine == list(range(len(learner.actor_hosts.split(","))))
+        mine = [actor.run.task for actor in acting if actor.distributed.learner_host == f"{host}:{7000 + rank % on_each}"]
+        assert mine == list(range(len(learner.distributed.actor_hosts.split(","))))
 
 
 def alone(folder: Path, words: list[str]) -> list[str]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mlma.cluster.options import AT_LEAST, DERIVED_FROM_CSV, Options, parse_invocation
+from mlma.cluster.options import DERIVED_FROM_CSV, Options, parse_invocation
 from mlma.cluster.planning.launch_plan import Plan, container_engines, make_plan
 from mlma.cluster.planning.workers_csv import CsvErrors, csv_warnings, read_workers
 from mlma.cluster.state import PERSISTED_FLAGS, State, load_state
-from mlma.core.config.config import Config, flags, parse
+from mlma.core.config import Config, flag_table, parse
+from mlma.core.config.flags import flag_table as options_table
 from tests.support.runs import ROOT
 
 ANCESTOR = "job,ip,tf_port,cuda_visible_devices,ssh_port,ssh_username,ssh_password"
@@ -36,7 +37,7 @@ def csv(folder: Path, text: str, mode: int = 0o600) -> str:
 
 
 def make(tmp_path: Path, text: str = FOUR, actors: int = 0, **given: object) -> Plan:
-    return make_plan(read_workers(csv(tmp_path, text)), Config(logdir="/runs/pong.1"), Options(**given), actors)  # type: ignore[arg-type]
+    return make_plan(read_workers(csv(tmp_path, text)), Config.from_flags(logdir="/runs/pong.1"), Options(**given), actors)  # type: ignore[arg-type]
 
 
 def mistakes(tmp_path: Path, text: str) -> list[str]:
@@ -128,14 +129,14 @@ def test_actors_are_dealt_to_learners_in_turn_and_each_gets_its_command(tmp_path
     words = windows["actor-5"].words
     assert words[:5] == ("conda", "run", "-n", "rl", "python")
     assert words[5] == "/my code/experiment.py"
-    assert parse(list(words[6:])) == Config(
+    assert parse(list(words[6:])) == Config.from_flags(
         logdir="/runs/pong.1",
         job_name="actor",
         task=1,
         learner_host="10.9.0.2:8001",
         envs_per_actor=7,
         token_file=".mlma/pong-1/10.9.0.4/token",
-        health_folder=".mlma/pong-1/10.9.0.4/health/actor-5",
+        heartbeat_folder=".mlma/pong-1/10.9.0.4/health/actor-5",
     )
     assert windows["actor-0"].words[0] == "mlma/.venv/bin/python"
     assert [window.name for window in made.on("bob@10.9.0.3:22")] == ["actor-0", "actor-1", "actor-2", "actor-3"]
@@ -163,7 +164,7 @@ def test_one_learner_needs_no_mpirun(tmp_path: Path) -> None:
     made = make(tmp_path, f"{ANCESTOR}\nlearner,localhost,8005,,,,\nactor,localhost,,,,,\n")
     learner, actor = made.windows
     assert learner.words[0] == actor.words[0] == sys.executable
-    assert parse(list(actor.words[2:])).learner_host == "localhost:8005"
+    assert parse(list(actor.words[2:])).distributed.learner_host == "localhost:8005"
 
 
 def test_with_a_tunnel_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_a_row_with_an_image_runs_in_a_container_and_its_host_needs_only_a_pytho
     assert first.words[:3] == ("sh", "-c", f'exec {Options().container} "$@"')
     assert first.words[3:7] == ("sh", "mlma-actor", "/opt/mlma/.venv/bin/python", "/opt/mlma/experiment.py")
     assert second.words[4:7] == ("mlma.sif", "/code/.venv/bin/python", "/code/experiment.py")
-    assert parse(list(first.words[7:])).token_file == ".mlma/pong-1/10.0.0.2/token"
+    assert parse(list(first.words[7:])).distributed.token_file == ".mlma/pong-1/10.0.0.2/token"
     words = learners.words[learners.words.index("lab/learner:2") + 1 :]
     assert words[:2] == ("env", "OMPI_MCA_mpi_yield_when_idle=1"), "a container has an environment of its own"
     assert "/opt/mlma/.venv/bin/mpirun" in words and words.count("/opt/mlma/experiment.py") == 2
@@ -241,11 +242,11 @@ def test_a_mistake_in_the_command_line_is_one_line(words: list[str], helps: str)
 
 
 def test_no_flag_of_the_frontend_is_one_of_training_and_all_are_explained() -> None:
-    ours = flags(Options)
-    assert set(ours) & set(flags()) == set()
+    ours = options_table(Options)
+    assert set(ours) & set(flag_table()) == set()
     assert [name for name, flag in ours.items() if len(flag.help) < 4 or not flag.group] == []
-    assert DERIVED_FROM_CSV - set(flags()) == set()
-    assert set(PERSISTED_FLAGS) | set(AT_LEAST) <= set(ours)
+    assert DERIVED_FROM_CSV - set(flag_table()) == set()
+    assert set(PERSISTED_FLAGS) <= set(ours)
 
 
 def test_the_command_of_the_ancestors_readme_runs_as_it_stands(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_launcher_starts_learners_in_their_pods_and_ends_them_with_a_checkpo
     try:
         logdir = folder / "catch"
         wait_for(lambda: rows(logdir) and rows(logdir)[-1]["frames"] > 2e4, 200, run.text, run)
-        probe = ["sh", "-c", "cd /opt/mlma && .venv/bin/python -m mlma.monitoring.health_check --health_folder=/run/mlma"]
+        probe = ["sh", "-c", "cd /opt/mlma && .venv/bin/python -m mlma.monitoring.health_check --heartbeat_folder=/run/mlma"]
         said = [worker.run(*probe) for worker in workers]
         assert [line.split(": ")[:2] for line in said] == [["learner-0", "progresses"], ["learner-1", "progresses"]]
         run.signal(signal.SIGUSR1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.envs.reference_scores import score_table, table_key
 from mlma.envs.registry import level_names, make_env
 from tests.support.runs import Process, rows
@@ -25,7 +25,7 @@ def test_the_games_are_those_of_the_score_table() -> None:
 
 @pytest.mark.parametrize("game", GAMES)
 def test_every_game_resets_and_steps_a_thousand_times(game: str) -> None:
-    env = make_env(game, 4, 1, Config())
+    env = make_env(game, 4, 1, EnvironmentConfig())
     assert env.spec.observation == ((84, 84, 1), "uint8")
     rng, moved = np.random.default_rng(1), np.zeros(4, bool)
     first = env.reset().observation

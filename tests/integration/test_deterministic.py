@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlma.core.config.config import parse
+from mlma.core.config import parse
 from mlma.core.presets.resolve import resolve
 from mlma.core.types import ArraySpec, EnvSpec
 from tests.support.runs import SMALL, Process
@@ -59,9 +59,9 @@ def test_one_learner_with_two_actors_is_two_learners_with_one_each(tmp_path: Pat
 def test_what_cannot_take_turns_is_refused() -> None:
     spec = EnvSpec(ArraySpec((50,), "float32"), 3, 1)
     with pytest.raises(ValueError, match="batch_size=7 must divide the 16 trajectories"):
-        resolve(parse(["--deterministic", "--level_name=catch", "--batch_size=7"]), spec)
+        resolve(parse(["--deterministic", "--level_name=catch", "--batch_size=7"]), spec, cores=2)
     with pytest.raises(ValueError, match="allowed: impala"):
-        resolve(parse(["--deterministic", "--level_name=catch", "--algorithm=apex"]), spec)
+        resolve(parse(["--deterministic", "--level_name=catch", "--algorithm=apex"]), spec, cores=2)
 
 
 def test_what_is_lost_ends_a_run_that_was_to_be_like_another(tmp_path: Path) -> None:

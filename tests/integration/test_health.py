@@ -26,7 +26,7 @@ def ask(folder: Path, *words: str) -> tuple[int, str]:
         sys.executable,
         "-m",
         "mlma.monitoring.health_check",
-        f"--health_folder={folder}",
+        f"--heartbeat_folder={folder}",
         f"--seconds={SECONDS}",
         *words,
     ]
@@ -53,8 +53,8 @@ def is_soon(folder: Path, state: str, words: str = "", seconds: float = 30, live
 def test_each_state_of_a_learner_and_an_actor_is_told(tmp_path: Path) -> None:
     logdir, host = tmp_path / "run", f"--learner_host=unix:{tmp_path}/socket"
     learners, actors = tmp_path / "learner", tmp_path / "actor"
-    acting = [*SMALL, host, "--job_name=actor", "--task=0", f"--health_folder={actors}"]
-    learning = [*SMALL, host, "--task=0", f"--logdir={logdir}", f"--health_folder={learners}", "--actor_hosts=a"]
+    acting = [*SMALL, host, "--job_name=actor", "--task=0", f"--heartbeat_folder={actors}"]
+    learning = [*SMALL, host, "--task=0", f"--logdir={logdir}", f"--heartbeat_folder={learners}", "--actor_hosts=a"]
     is_soon(learners, "not started", "nothing in", live=1)
     with Process(tmp_path, "learner", *learning) as learner:
         is_soon(learners, "starting")
@@ -81,7 +81,7 @@ def test_each_state_of_a_learner_and_an_actor_is_told(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_to_look_at_when_training_is_over(tmp_path: Path) -> None:
-    flags = [*SMALL, f"--logdir={tmp_path}/run", "--num_actors=1", f"--health_folder={tmp_path}/health"]
+    flags = [*SMALL, f"--logdir={tmp_path}/run", "--num_actors=1", f"--heartbeat_folder={tmp_path}/health"]
     with Process(tmp_path, "run", *flags) as run:
         wait_for_progress(run, tmp_path / "run")
         assert [path.name for path in (tmp_path / "health").iterdir()] == ["learner-0.json"], "its actors are its own affair"
@@ -91,15 +91,15 @@ def test_nothing_is_left_to_look_at_when_training_is_over(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def pulse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Heartbeat, list[float]]:
+def heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Heartbeat, list[float]]:
     """A worker that is this process, and the clock, which only the test moves."""
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     return Heartbeat(str(tmp_path), "learner-3"), clock
 
 
-def test_silence_is_allowed_for_as_long_as_the_worker_said(tmp_path: Path, pulse: tuple[Heartbeat, list[float]]) -> None:
-    worker, clock = pulse
+def test_silence_is_allowed_for_as_long_as_the_worker_said(tmp_path: Path, heartbeat: tuple[Heartbeat, list[float]]) -> None:
+    worker, clock = heartbeat
 
     def state(after: float = 0.0) -> str:
         clock[0] += after
@@ -109,24 +109,24 @@ def test_silence_is_allowed_for_as_long_as_the_worker_said(tmp_path: Path, pulse
     assert state() == "starting"
     assert state(START_GRACE_SECONDS) == "starting", "a first step compiles"
     assert state(61) == "hung"
-    worker.works()
+    worker.busy()
     assert state(START_GRACE_SECONDS) == "starting"
-    worker.waits("a sample")
+    worker.waiting_for("a sample")
     assert state(61) == "hung", "waiting is done in small pieces"
-    worker.waits("its learner", 100.0)
+    worker.waiting_for("its learner", 100.0)
     assert state(159) == "starting"
     assert state(2) == "hung"
-    worker.progressed(7)
+    worker.progress(7)
     assert state() == "progresses"
-    worker.works()
+    worker.busy()
     assert state(59) == "progresses"
     assert state(2) == "hung"
-    worker.waits("a sample")
+    worker.waiting_for("a sample")
     assert state() == "starved"
 
 
 def test_a_process_that_took_over_the_number_of_a_dead_one_is_not_it(
-    tmp_path: Path, pulse: tuple[Heartbeat, list[float]]
+    tmp_path: Path, heartbeat: tuple[Heartbeat, list[float]]
 ) -> None:
     path = tmp_path / "learner-3.json"
     record = json.loads(path.read_text())
@@ -141,11 +141,11 @@ def test_a_process_that_took_over_the_number_of_a_dead_one_is_not_it(
     [
         ("--seconds=0", "--seconds=0.0: must be more than 0"),
         ("--second=1", "--second: no such flag; nearest: --seconds"),
-        ("--health_folder=", "--health_folder: is needed, the folder that the workers were given"),
+        ("--heartbeat_folder=", "--heartbeat_folder: is needed, the folder that the workers were given"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(flag: str, answer: str) -> None:
-    command = [sys.executable, "-m", "mlma.monitoring.health_check", "--health_folder=/tmp", flag]
+    command = [sys.executable, "-m", "mlma.monitoring.health_check", "--heartbeat_folder=/tmp", flag]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(answer), done.stderr
@@ -154,9 +154,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(flag: str, answer: str) -> None:
 WORKER = """
 import sys, time
 from mlma.health import Pulse
-pulse = Pulse(sys.argv[1], "actor-0")
+heartbeat = Pulse(sys.argv[1], "actor-0")
 while True:
-    pulse.progressed(1)
+    heartbeat.progress(1)
     time.sleep(0.05)
 """
 
@@ -165,7 +165,7 @@ def test_a_worker_that_hangs_is_started_again_by_its_supervisor(tmp_path: Path) 
     spec = {
         "name": "actor-0", "words": [sys.executable, "-c", WORKER, str(tmp_path / "health")], "env": {"PYTHONPATH": str(ROOT)},
         "signal": signal.SIGTERM, "grace": 5.0, "restarts": 3, "pause": [0.2, 1.0, 60.0], "serves": [], "group": True,
-        "log": str(tmp_path / "log"), "health": str(tmp_path / "health"), "hung_seconds": 3.0, "image": "",
+        "log": str(tmp_path / "log"), "health": str(tmp_path / "health"), "worker_hang_seconds": 3.0, "image": "",
     }  # fmt: skip
     path = tmp_path / "actor-0.spec"
     path.write_text(json.dumps(spec))

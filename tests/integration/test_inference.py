@@ -14,7 +14,7 @@ from agents import make_agent
 from mlma.acting.environment_loop import ActorDependencies, run_environment_loop
 from mlma.acting.inference_server import InferenceServer
 from mlma.acting.trajectory_writer import env_indices
-from mlma.core.config.config import Config, parse
+from mlma.core.config import Config, parse
 from mlma.core.flat_weights import FlatWeights, build_variables
 from mlma.core.presets.resolve import resolve
 from mlma.core.record_layout import trajectory_layout
@@ -41,8 +41,8 @@ CASES = {
 
 def prepare(*argv: str) -> tuple[Config, EnvSpec, Agent]:
     config = parse([*argv, "--num_actors=1", "--job_name=actor", "--task=0"])
-    spec = env_spec(config)
-    config = resolve(config, spec)
+    spec = env_spec(config.environment)
+    config = resolve(config, spec, cores=2)
     agent = make_agent(config, spec)
     build_variables(agent, spec)
     return config, spec, agent
@@ -52,7 +52,7 @@ class Learner:
     """The end of the wire that hands out weights, acts, and collects trajectories; it never trains."""
 
     def __init__(self, folder: Path, config: Config, spec: EnvSpec, version: int = 3) -> None:
-        self.layout = trajectory_layout(spec, make_agent(config, spec), config.unroll_length)
+        self.layout = trajectory_layout(spec, make_agent(config, spec), config.learner.unroll_length)
         self.inference = InferenceServer(config, spec, make_agent(config, spec))
         self.server = Server(f"unix:{folder}/socket", "", self._welcome, self.inference)
         SERVERS.append(self.server)
@@ -82,11 +82,12 @@ class Learner:
 def play(folder: Path, *argv: str) -> threading.Thread:
     config, spec, agent = prepare(*argv)
     outside = ActorDependencies(
-        make_env=lambda seed, places: make_for_levels(config, spec, places % (len(spec.actions_of) or 1), seed),
+        make_env=lambda seed, places: make_for_levels(
+            config.environment, spec, places % (len(spec.actions_by_level) or 1), seed
+        ),
         connect=lambda: Client(f"unix:{folder}/socket", "", 20),
-        hello=lambda layout, weights: {"envs": config.envs_per_actor},
-        say=print,
-        pulse=Heartbeat("", "actor-0"),
+        handshake_request=lambda layout, weights: {"envs": config.actor.envs_per_actor},
+        heartbeat=Heartbeat("", "actor-0"),
     )
     thread = threading.Thread(target=run_environment_loop, args=(config, spec, agent, outside), daemon=True)
     thread.start()
@@ -102,8 +103,8 @@ def test_the_same_trajectories_come_of_acting_here_and_there(tmp_path: Path, cas
         folder.mkdir()
         learner = Learner(folder, config, spec)
         player = play(folder, *CASES[case], f"--inference={where}")
-        found.append(learner.collect(5 * config.envs_per_actor))
-        learner.server.finish(1)
+        found.append(learner.collect(5 * config.actor.envs_per_actor))
+        learner.server.shutdown(1)
         player.join(20)
         assert not player.is_alive(), "an actor that is told the end ends"
     view, other = (learner.layout.view(records) for records in found)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from mlma.acting.trajectory_writer import env_indices
-from mlma.core.config.config import Config
+from mlma.core.config import Config, EnvironmentConfig
 from mlma.core.presets.resolve import resolve
 from mlma.core.types import ArraySpec, EnvSpec, TimeStep
 from mlma.envs.registry import env_spec, level_names, make_env, make_for_levels
 from mlma.envs.vector.multi_level import MultiLevelVectorEnv, merge_specs
-from mlma.monitoring.metrics import Metrics, Row
 from tests.support.runs import Process, rows
+from tests.support.samples import Rows, make_metrics
 
 THREE = "atari_pong,atari_breakout,ALE/Boxing-v5"
 
@@ -60,9 +60,9 @@ def test_a_set_is_its_levels_and_lists_may_be_mixed() -> None:
 
 
 def test_a_module_registers_its_levels() -> None:
-    found = env_spec(Config(level_name="tests.support.levels:Dark-v0"))
+    found = env_spec(EnvironmentConfig(level_name="tests.support.levels:Dark-v0"))
     assert found.observation == ((40, 40, 3), "uint8")
-    assert set(found.more) == {"vector", "words"}
+    assert set(found.extras) == {"vector", "words"}
     assert found.num_actions == 6
 
 
@@ -79,14 +79,14 @@ def test_a_module_registers_its_levels() -> None:
 )
 def test_a_wrong_name_is_answered_in_one_line(level: str, answer: str) -> None:
     with pytest.raises(ValueError, match=r"^--level_name") as caught:
-        env_spec(Config(level_name=level))
+        env_spec(EnvironmentConfig(level_name=level))
     assert answer in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_id_whose_package_is_missing_says_what_it_needs() -> None:
     with pytest.raises(ValueError, match=r"--level_name=Ant-v5: .*MuJoCo is not installed") as caught:
-        env_spec(Config(level_name="Ant-v5"))
+        env_spec(EnvironmentConfig(level_name="Ant-v5"))
     assert "\n" not in str(caught.value)
 
 
@@ -100,8 +100,8 @@ def test_help_lists_every_name_and_ends_well(tmp_path: Path) -> None:
 def test_the_actions_of_several_levels_are_joined_by_their_names() -> None:
     both = merge_specs({"one": spec(("NOOP", "LEFT")), "two": spec(("NOOP", "UP", "LEFT"))})
     assert both.action_names == ("NOOP", "LEFT", "UP")
-    assert both.actions_of == ((0, 1), (0, 2, 1))
-    assert both.more == {"level": ((), "int32")}
+    assert both.actions_by_level == ((0, 1), (0, 2, 1))
+    assert both.extras == {"level": ((), "int32")}
     larger = ArraySpec((3,), "float32")
     for changes, words in (({"action_repeats": 4}, "frames per step"), ({"observation": larger}, "observations")):
         with pytest.raises(ValueError, match=f"{words} differ: one has .*, two has "):
@@ -115,24 +115,24 @@ def test_every_level_gets_its_own_actions_and_says_them_in_those_of_all() -> Non
         merge_specs(specs), numbers, lambda level, count, made: Echo([*specs.values()][level], made + np.arange(count))
     )
     step = env.reset()
-    np.testing.assert_array_equal(step.more["level"], numbers)
+    np.testing.assert_array_equal(step.extras["level"], numbers)
     np.testing.assert_array_equal(step.observation[:, 0], [2, 0, 3, 4, 1])  # each environment once, none mixed up
     for _ in range(7):
         action = np.array([2, 1, 1, 0, 0])  # UP, LEFT, LEFT, NOOP, NOOP
         step = env.step(action)
         np.testing.assert_array_equal(step.observation[:, 1], [1, 1, 2, 0, 0])
-        np.testing.assert_array_equal(step.last_action, np.where(step.first, 0, action))
+        np.testing.assert_array_equal(step.last_action, np.where(step.is_first, 0, action))
 
 
 def test_games_side_by_side_are_those_that_are_played_alone() -> None:
-    config = Config(level_name=THREE)
-    together = make_for_levels(config, env_spec(config), [0, 1, 2], 5)
-    alone = [make_env(name, 1, 5 + i, config) for i, name in enumerate(level_names(THREE))]
+    config = Config.from_flags(level_name=THREE)
+    together = make_for_levels(config.environment, env_spec(config.environment), [0, 1, 2], 5)
+    alone = [make_env(name, 1, 5 + i, config.environment) for i, name in enumerate(level_names(THREE))]
     np.testing.assert_array_equal(together.reset().observation, np.concatenate([env.reset().observation for env in alone]))
     rng = np.random.default_rng(1)
     for _ in range(100):
         own = [rng.integers(env.spec.num_actions, size=1) for env in alone]
-        actions = [together.spec.actions_of[i][int(action[0])] for i, action in enumerate(own)]
+        actions = [together.spec.actions_by_level[i][int(action[0])] for i, action in enumerate(own)]
         step = together.step(np.array(actions))
         wanted = [env.step(action) for env, action in zip(alone, own, strict=True)]
         np.testing.assert_array_equal(step.observation, np.concatenate([each.observation for each in wanted]))
@@ -149,15 +149,15 @@ def test_environments_are_dealt_to_all_levels_evenly(actors: int, each: int, lev
 
 
 def resolved(**flags: Any) -> Config:
-    config = Config(**flags)
-    return resolve(config, env_spec(config))
+    config = Config.from_flags(**flags)
+    return resolve(config, env_spec(config.environment), cores=2)
 
 
 def test_an_actor_has_environments_enough_for_all_levels_unless_it_is_told() -> None:
-    spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), 18, 4, actions_of=((0,),) * 57)
+    spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), 18, 4, actions_by_level=((0,),) * 57)
     for num_actors, asked, wanted in ((1, 0, 57), (2, 0, 32), (1, 8, 8)):
-        config = Config(level_name="atari57", num_actors=num_actors, envs_per_actor=asked)
-        assert resolve(config, spec).envs_per_actor == wanted
+        config = Config.from_flags(level_name="atari57", num_actors=num_actors, envs_per_actor=asked)
+        assert resolve(config, spec, cores=2).actor.envs_per_actor == wanted
 
 
 @pytest.mark.parametrize(
@@ -178,27 +178,27 @@ def test_flags_that_do_not_go_with_the_levels_are_refused(flags: dict[str, Any],
 
 
 def test_returns_and_scores_are_told_of_each_level_and_over_all() -> None:
-    told: list[Row] = []
-    metrics = Metrics([told.append], 0.0, 1000, levels=["atari_pong", "atari_breakout"])
-    metrics.episodes([14.6, -20.7], [4, 4], levels=[0, 0])  # a human, random play: 50 % on average
+    told = Rows()
+    metrics = make_metrics(told, levels=["atari_pong", "atari_breakout"])
+    metrics.episodes.add([14.6, -20.7], [4, 4], levels=[0, 0])  # a human, random play: 50 % on average
     metrics.report(1, 10, lambda: 0)
     assert told[0]["level_return/atari_pong"] == pytest.approx(-3.05)
     assert told[0]["level_score/atari_pong"] == pytest.approx(50)
     assert "level_return/atari_breakout" not in told[0]
-    metrics.episodes([30.5 + 28.8], [4], levels=[1])  # 200 %
+    metrics.episodes.add([30.5 + 28.8], [4], levels=[1])  # 200 %
     metrics.report(2, 20, lambda: 0)
     found = {name.removeprefix("score/"): told[1][name] for name in told[1] if name.startswith("score/")}
     assert found == pytest.approx({"mean": 125, "median": 125, "capped": 75, "levels": 2})
-    assert metrics.mean_return() == pytest.approx(125)
-    assert not metrics.full_window()
+    assert metrics.episodes.mean_return() == pytest.approx(125)
+    assert not metrics.episodes.full_window()
 
 
 def test_levels_without_scores_are_compared_by_the_mean_of_their_means() -> None:
-    told: list[Row] = []
-    metrics = Metrics([told.append], 0.0, 1000, levels=["catch", "atari_pong"])
-    metrics.episodes([1.0, 1.0, 5.0], [4, 4, 4], levels=[0, 0, 1])
+    told = Rows()
+    metrics = make_metrics(told, levels=["catch", "atari_pong"])
+    metrics.episodes.add([1.0, 1.0, 5.0], [4, 4, 4], levels=[0, 0, 1])
     metrics.report(1, 10, lambda: 0)
-    assert metrics.mean_return() == told[0]["return/mean_of_levels"] == 3.0
+    assert metrics.episodes.mean_return() == told[0]["return/mean_of_levels"] == 3.0
     assert "score/mean" not in told[0]
     assert told[0]["return/mean"] == pytest.approx(7 / 3)
 

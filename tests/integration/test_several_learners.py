@@ -131,7 +131,7 @@ def test_two_learners_train_one_network_and_a_term_signal_saves_it(tmp_path: Pat
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_stopped_learner_is_named_by_the_other_and_the_run_ends(two_learners: Any, victim: int) -> None:
-    run = two_learners("--hang_seconds=6", "--idle_seconds=2")
+    run = two_learners("--hang_timeout_seconds=6", "--sample_timeout_seconds=2")
     pids = ranks(run)
     os.kill(pids[victim], signal.SIGSTOP)
     run.expect(f"waits for learner {victim} (process {pids[victim]} on", 30)
@@ -166,7 +166,14 @@ def test_a_killed_mpirun_leaves_nobody(two_learners: Any) -> None:
 
 def test_a_learner_that_loses_its_actors_says_whom_and_the_other_goes_on(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
-    flags = [*SMALL, "--job_name=learner", "--task=0", f"--logdir={logdir}", "--idle_seconds=2", "--actor_hosts=localhost:9001"]
+    flags = [
+        *SMALL,
+        "--job_name=learner",
+        "--task=0",
+        f"--logdir={logdir}",
+        "--sample_timeout_seconds=2",
+        "--actor_hosts=localhost:9001",
+    ]
     words = [find_mpirun(), "--oversubscribe", "--bind-to", "none"]
     hosts = [f"unix:{tmp_path}/{rank}" for rank in range(2)]
     for rank, host in enumerate(hosts):

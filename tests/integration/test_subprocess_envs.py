@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mlma.acting.trajectory_writer import TrajectoryWriter
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.record_layout import RecordLayout, trajectory_spec
 from mlma.core.types import ActOutput, TimeStep
 from mlma.envs.registry import env_spec, make_env
@@ -21,7 +21,7 @@ from tests.support.runs import ROOT, Process, descendants, gone, rows, wait_for
 
 
 def play(level: str, steps: int, **flags: Any) -> list[TimeStep]:
-    env = make_env(level, 5, 7, Config(**flags))
+    env = make_env(level, 5, 7, EnvironmentConfig(**flags))
     rng = np.random.default_rng(1)
     found = [env.reset(), *(env.step(rng.integers(env.spec.num_actions, size=5)) for _ in range(steps))]
     env.close()
@@ -34,12 +34,12 @@ def test_games_in_processes_are_those_in_turn(level: str) -> None:
     for one, two in zip(alone, shared, strict=True):
         for a, b in zip(one[:-1], two[:-1], strict=True):
             np.testing.assert_array_equal(a, b)
-        for name in one.more:
-            np.testing.assert_array_equal(one.more[name], two.more[name])
+        for name in one.extras:
+            np.testing.assert_array_equal(one.extras[name], two.extras[name])
 
 
 def test_what_was_given_out_is_not_overwritten_by_the_next_step() -> None:
-    env = make_env("CartPole-v1", 2, 7, Config(env_processes=1))
+    env = make_env("CartPole-v1", 2, 7, EnvironmentConfig(env_processes=1))
     first = env.reset()
     before = first.observation.copy()
     second = env.step(np.ones(2, int))
@@ -49,7 +49,7 @@ def test_what_was_given_out_is_not_overwritten_by_the_next_step() -> None:
 
 
 def test_a_sticky_action_is_that_of_the_step_before() -> None:
-    env = make_env("CartPole-v1", 200, 7, Config(sticky_actions=0.25))
+    env = make_env("CartPole-v1", 200, 7, EnvironmentConfig(sticky_actions=0.25))
     env.reset()
     before = env.step(np.zeros(200, int)).observation[:, 1]  # how fast the cart is
     step = env.step(np.ones(200, int))
@@ -58,7 +58,7 @@ def test_a_sticky_action_is_that_of_the_step_before() -> None:
 
 
 def test_a_repeated_action_counts_its_frames_and_adds_its_rewards() -> None:
-    env = make_env("CartPole-v1", 1, 7, Config(num_action_repeats=3))
+    env = make_env("CartPole-v1", 1, 7, EnvironmentConfig(num_action_repeats=3))
     assert env.spec.action_repeats == 3
     env.reset()
     step = env.step(np.zeros(1, int))
@@ -78,13 +78,13 @@ def crash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("crash")
 @pytest.mark.parametrize(("level", "says"), [("Crashing", "ended with code 17"), ("Hanging", "no answer for 2 s")])
 def test_a_worker_that_crashes_or_hangs_is_replaced(level: str, says: str, capfd: pytest.CaptureFixture[str]) -> None:
-    env: Any = make_env(f"tests.support.levels:{level}-v0", 4, 7, Config(env_processes=4, env_seconds=2))
+    env: Any = make_env(f"tests.support.levels:{level}-v0", 4, 7, EnvironmentConfig(env_processes=4, env_timeout_seconds=2))
     env.reset()
     before, lost = env.pids(), np.zeros(4, bool)
     for _ in range(60):
         step = env.step(np.zeros(4, int))
-        assert (step.first[env.lost]).all(), "its game is a new one"
-        lost |= env.lost
+        assert (step.is_first[env.crashed]).all(), "its game is a new one"
+        lost |= env.crashed
     after = env.pids()
     env.close()
     assert lost.sum() == 1
@@ -96,10 +96,10 @@ def test_a_worker_that_crashes_or_hangs_is_replaced(level: str, says: str, capfd
 
 def test_workers_that_come_to_nothing_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRASH_AT", "1")
-    env: Any = make_env("tests.support.levels:Crashing-v0", 1, 7, Config(env_processes=1))
+    env: Any = make_env("tests.support.levels:Crashing-v0", 1, 7, EnvironmentConfig(env_processes=1))
     env.reset()
     env.step(np.zeros(1, int))  # replaced
-    assert env.lost.all()
+    assert env.crashed.all()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="3 workers in a row came to nothing"):
         env.step(np.zeros(1, int))
@@ -108,7 +108,7 @@ def test_workers_that_come_to_nothing_are_given_up(monkeypatch: pytest.MonkeyPat
 
 def test_a_kill_of_their_parent_leaves_no_worker_and_no_shared_memory(tmp_path: Path) -> None:
     program = (
-        "import time, numpy as np; from mlma import envs; from mlma.core.config.config import Config\n"
+        "import time, numpy as np; from mlma import envs; from mlma.core.config import Config\n"
         "env = envs.make('CartPole-v1', 6, 1, Config(env_processes=3)); env.reset()\n"
         "print(*env.pids(), flush=True)\n"
         "while True: env.step(np.zeros(6, int))"
@@ -124,7 +124,7 @@ def test_a_kill_of_their_parent_leaves_no_worker_and_no_shared_memory(tmp_path: 
 
 
 def test_the_trajectory_of_a_lost_environment_is_dropped_and_counted_and_the_chain_broken() -> None:
-    spec = env_spec(Config(level_name="CartPole-v1"))
+    spec = env_spec(EnvironmentConfig(level_name="CartPole-v1"))
     layout = RecordLayout(trajectory_spec(spec, (np.zeros((3, 1), np.float32),), 2))
     trajectories = TrajectoryWriter(layout, 3, 2, task=0, seed=50)
     zeros = np.zeros(3, np.float32)
@@ -137,7 +137,7 @@ def test_the_trajectory_of_a_lost_environment_is_dropped_and_counted_and_the_cha
             trajectories.drop(np.array([False, True, False]))  # crashed again: the same trajectory
         if trajectories.add(step, acted, state, 0):
             sent.append([layout.view(layout.from_bytes(bytes(data))) for data in trajectories.messages()])
-    assert [each.stream.tolist() for part in sent for each in part] == [[50, 51, 52], [50, 52], [50, 51, 52]]
+    assert [each.env_stream_id.tolist() for part in sent for each in part] == [[50, 51, 52], [50, 52], [50, 51, 52]]
     assert [each.number.tolist() for part in sent for each in part] == [[0, 0, 0], [1, 1], [2, 2, 2]]
     assert (trajectories.dropped(), trajectories.dropped()) == (1, 0)
 

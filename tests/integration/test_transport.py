@@ -23,6 +23,7 @@ from mlma.transport.client import Client
 from mlma.transport.messages import pack, split_message, unpack
 from mlma.transport.protocol import TRAINING_OVER, HandshakeRefusedError, LearnerLostError
 from mlma.transport.server import Server
+from tests.support.samples import make_metrics
 
 SERVERS: list[Server] = []  # kept: the runtime does not like its servers to be deleted
 
@@ -69,8 +70,8 @@ def big_layout() -> RecordLayout:
 
 
 def receive_into(server: Server, layout: RecordLayout, insert: Callable[[Any], None]) -> Metrics:
-    metrics = Metrics([], 1.0, 1.0)
-    TrajectoryReceiver(server.receive, insert, layout, BIG, metrics, failed=lambda error: None)
+    metrics = make_metrics()
+    TrajectoryReceiver(server.receive, insert, layout, BIG, metrics, on_failure=lambda error: None)
     return metrics
 
 
@@ -100,7 +101,7 @@ def test_a_message_with_a_missing_part_is_dropped_and_the_next_one_arrives(tmp_p
     for message in [parts[0], *parts[2:], *parts]:
         client.put(message)
     wait_until(lambda: arrived == [1])
-    assert metrics._counts["messages_refused"] == len(parts) - 2
+    assert metrics._faults["messages_refused"] == len(parts) - 2
 
 
 def test_a_full_inbox_makes_put_wait_but_not_fetch(tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_learner_that_is_done_says_so_and_lets_go_of_waiting_actors(tmp_path: 
     client = Client(f"unix:{tmp_path}/socket", "", 30)
     for i in range(3):
         client.put(pack({"i": i}))
-    finishing = threading.Thread(target=server.finish, args=(1,))
+    finishing = threading.Thread(target=server.shutdown, args=(1,))
     finishing.start()
     wait_until(lambda: client.fetch(0) == (TRAINING_OVER, None))
     finishing.join(5)

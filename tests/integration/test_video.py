@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.envs.registry import make_env, make_for_video
 from mlma.evaluation.evaluation import EpisodeRecording
 from mlma.evaluation.video import FRAME_HEIGHT, GIF_BYTES, GIF_HEIGHT, choose_episodes, render_episodes
@@ -17,7 +18,7 @@ from mlma.evaluation.video import FRAME_HEIGHT, GIF_BYTES, GIF_HEIGHT, choose_ep
 
 def play(config: Config, episodes: int, seed: int) -> tuple[EpisodeRecording, list[float]]:
     """Random games, as an evaluation keeps them."""
-    env = make_env(config.level_name, episodes, seed, config, evaluation=True)
+    env = make_env(config.environment.level_name, episodes, seed, config.environment, evaluation=True)
     rng = np.random.default_rng(0)
     tape, returns = EpisodeRecording([], [], []), np.full(episodes, np.nan)
     env.reset()
@@ -34,10 +35,9 @@ def play(config: Config, episodes: int, seed: int) -> tuple[EpisodeRecording, li
 
 @pytest.mark.parametrize("level", ["catch", "corridor", "Acrobot-v1"])
 def test_the_chosen_episodes_are_played_again_and_written(level: str, tmp_path: Path) -> None:
-    config = Config(level_name=level, num_action_repeats=4)
+    config = Config.from_flags(level_name=level, num_action_repeats=4)
     tape, returns = play(config, 4, seed=3)
-    said: list[str] = []
-    paths = render_episodes(config, 3, tape, returns, tmp_path, said.append)
+    paths = render_episodes(config, 3, tape, returns, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         f"{name}.{kind}" for name in ("best", "median", "worst") for kind in ("gif", "mp4") if tmp_path / f"{name}.mp4" in paths
     )
@@ -52,9 +52,9 @@ def test_the_chosen_episodes_are_played_again_and_written(level: str, tmp_path: 
 
 
 def test_pictures_of_atari_are_those_of_the_games_that_were_played() -> None:
-    config = Config(level_name="ALE/Breakout-v5")  # sticky actions: the random numbers are the same, too
-    played = make_env(config.level_name, 2, 7, config, evaluation=True)
-    filmed = make_for_video(config.level_name, 2, 7, config)
+    config = Config.from_flags(level_name="ALE/Breakout-v5")  # sticky actions: the random numbers are the same, too
+    played = make_env(config.environment.level_name, 2, 7, config.environment, evaluation=True)
+    filmed = make_for_video(config.environment.level_name, 2, 7, config.environment)
     played.reset(), filmed.reset()
     rng = np.random.default_rng(1)
     rewards = []
@@ -65,18 +65,17 @@ def test_pictures_of_atari_are_those_of_the_games_that_were_played() -> None:
         np.testing.assert_array_equal(one.episode_return, two.episode_return)
         rewards.append(one.reward)
     assert np.sum(rewards) > 0
-    assert filmed.picture(1).shape == (210, 160, 3)  # type: ignore[attr-defined]
+    assert filmed.render(1).shape == (210, 160, 3)  # type: ignore[attr-defined]
     assert filmed.spec.action_names == ("NOOP", "FIRE", "RIGHT", "LEFT")
     played.close()
     filmed.close()
 
 
-def test_games_that_cannot_be_repeated_give_no_video(tmp_path: Path) -> None:
-    config = Config(level_name="catch")
+def test_episodes_that_cannot_be_repeated_give_no_video(tmp_path: Path, log_lines: Callable[[], list[str]]) -> None:
+    config = Config.from_flags(level_name="catch")
     tape, returns = play(config, 3, seed=3)
-    said: list[str] = []
-    assert render_episodes(config, 3, tape, [-value for value in returns], tmp_path, said.append) == []
-    assert "did not play the same game twice" in said[-1]
+    assert render_episodes(config, 3, tape, [-value for value in returns], tmp_path) == []
+    assert "is not repeatable" in log_lines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 

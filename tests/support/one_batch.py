@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from agents import make_agent
+from mlma.core.catalog import networks_for
 from mlma.core.flat_weights import named_variables
-from mlma.core.presets.resolve import FOR_VECTORS
 from mlma.core.types import Sample
 from mlma.distributed.allreduce import Allreduce, connect_learners
 from mlma.learning.learner import Learner
@@ -59,16 +59,16 @@ def share(sample: Sample, agent: Any, rank: int, size: int) -> Sample:
             timesteps=tf.nest.map_structure(lambda x: x[:, mine], trajectory.timesteps),
             act_outputs=tf.nest.map_structure(lambda x: x[:, mine], trajectory.act_outputs),
             weights_version=trajectory.weights_version[mine],
-            task=trajectory.task[mine],
+            actor_id=trajectory.actor_id[mine],
         ),
         sample.keys[mine],
         sample.importance_weights[mine],
-        sample.new_steps // size,
+        sample.num_new_steps // size,
     )
 
 
 def play(case: Case, learners: Allreduce) -> dict[str, Any]:
-    spec = VECTOR if case.agent_name in FOR_VECTORS else IMAGE
+    spec = VECTOR if case.agent_name in networks_for("vector") else IMAGE
     config = small_config(
         agent_name=case.agent_name, optimizer=case.optimizer, batch_size=BATCH, unroll_length=2,
         learning_rate=case.learning_rate, epsilon=case.epsilon,
@@ -81,7 +81,7 @@ def play(case: Case, learners: Allreduce) -> dict[str, Any]:
     before = learner.weights.read().numpy()
     for step in range(case.steps):
         sample = as_tensors(share(random_sample(step, config, spec), agent, learners.rank, learners.size))
-        learner.train(None if learners.rank == case.idle and step % 2 else sample)
+        learner.update(None if learners.rank == case.idle and step % 2 else sample)
     values = {name.replace("/", "|"): v.numpy() for name, v in named_variables("network", learner.weights.variables).items()}
     moved = np.abs(learner.weights.read().numpy() - before).max()
     return values | {"frames": learner.frames, "step": learner.step, "moved": moved}
@@ -90,9 +90,9 @@ def play(case: Case, learners: Allreduce) -> dict[str, Any]:
 def main(folder: str) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     for name, case in CASES.items():
-        learners = connect_learners(small_config(compression=case.compression))
+        learners = connect_learners(small_config(compression=case.compression).distributed)
         np.savez(Path(folder) / f"{name}-{learners.size}-{learners.rank}.npz", **play(case, learners))
-    learners.end()
+    learners.shutdown()
 
 
 if __name__ == "__main__":

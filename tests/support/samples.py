@@ -8,12 +8,28 @@ import numpy as np
 import tensorflow as tf
 
 from agents.impala import Impala
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.flat_weights import build_variables
 from mlma.core.types import ActOutput, ArraySpec, EnvSpec, NetworkState, Sample, TimeStep, Trajectory
+from mlma.monitoring.metrics import Metrics, ReportListener, Row
+from mlma.monitoring.phase_timer import PhaseTimer
 
 VECTOR = EnvSpec(ArraySpec((3,), "float32"), num_actions=3, action_repeats=4)
 IMAGE = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=4, action_repeats=4)
+
+
+class Rows(list[Row]):
+    """A report listener that keeps all rows."""
+
+    def on_report(self, row: Row) -> None:
+        self.append(row)
+
+    def close(self, finished: bool) -> None:
+        pass
+
+
+def make_metrics(*listeners: ReportListener, every_seconds: float = 0.0, total_frames: float = 1000, **more: Any) -> Metrics:
+    return Metrics(PhaseTimer(), listeners, every_seconds, total_frames, **more)
 
 
 def small_config(**changes: Any) -> Config:
@@ -24,7 +40,7 @@ def small_config(**changes: Any) -> Config:
         vtrace_lambda=1.0, policy_clip=0.0, baseline_cost=0.5, sample_reuse=1,
         discounting=0.99, reward_clipping="abs_one", decay=0.99, end_learning_rate=0.0,
     )  # fmt: skip
-    return Config(**(values | changes))
+    return Config.from_flags(**(values | changes))
 
 
 def make_impala(config: Config, spec: EnvSpec = VECTOR, seed: int = 1) -> Impala:
@@ -46,7 +62,7 @@ def random_timesteps(rng: np.random.Generator, spec: EnvSpec, steps: int, batch:
         observation=observation,
         reward=rng.normal(size=shape).astype(np.float32),
         discount=(rng.random(shape) > 0.2).astype(np.float32),
-        first=rng.random(shape) < firsts,
+        is_first=rng.random(shape) < firsts,
         last_action=rng.integers(spec.num_actions, size=shape).astype(np.int32),
         episode_return=np.full(shape, np.nan, np.float32),
         episode_frames=np.zeros(shape, np.int32),
@@ -56,7 +72,7 @@ def random_timesteps(rng: np.random.Generator, spec: EnvSpec, steps: int, batch:
 def random_sample(seed: int, config: Config, spec: EnvSpec = VECTOR, firsts: float = 0.2) -> Sample:
     """Of numpy arrays. An MLPAgent remembers nothing, so there is no agent state."""
     rng = np.random.default_rng(seed)
-    steps, batch = config.unroll_length + 1, config.batch_size
+    steps, batch = config.learner.unroll_length + 1, config.learner.batch_size
     acted = ActOutput(
         action=rng.integers(spec.num_actions, size=(steps, batch)).astype(np.int32),
         logits=rng.normal(size=(steps, batch, spec.num_actions)).astype(np.float32),
@@ -65,11 +81,13 @@ def random_sample(seed: int, config: Config, spec: EnvSpec = VECTOR, firsts: flo
     zeros = np.zeros(batch, np.int32)
     timesteps = random_timesteps(rng, spec, steps, batch, firsts)
     trajectory = Trajectory(NetworkState(None, None), timesteps, acted, zeros.astype(np.int64), zeros)
-    return Sample(trajectory, zeros.astype(np.int64), np.ones(batch, np.float32), new_steps=batch * config.unroll_length)
+    return Sample(
+        trajectory, zeros.astype(np.int64), np.ones(batch, np.float32), num_new_steps=batch * config.learner.unroll_length
+    )
 
 
 def as_tensors(sample: Sample) -> Sample:
     """As TrajectoryQueue makes them: everything is a tensor but the version of the weights and the count of steps."""
     made = tf.nest.map_structure(lambda x: None if x is None else tf.constant(x), sample)
     trajectory = made.trajectory._replace(weights_version=sample.trajectory.weights_version)
-    return made._replace(trajectory=trajectory, new_steps=sample.new_steps)
+    return made._replace(trajectory=trajectory, num_new_steps=sample.num_new_steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ import numpy as np
 import pytest
 
 from agents.networks.zoo import NETWORKS
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.distributed.allreduce import SingleProcess
 from mlma.learning.checkpoint import CheckpointMismatch, Checkpoints, check_compatible, load_checkpoint
 from mlma.learning.learner import Learner
 from mlma.learning.run_state import RunState
-from mlma.monitoring.metrics import Metrics
-from tests.support.samples import IMAGE, VECTOR, as_tensors, make_impala, random_sample, small_config
+from tests.support.samples import IMAGE, VECTOR, as_tensors, make_impala, make_metrics, random_sample, small_config
 
 VARIABLES = {"network/a/w:0": np.arange(6, dtype=np.float32).reshape(2, 3), "network/a/b:0": np.ones(3, np.float32)}
 META = {"step": 3, "frames": 60, "level_name": "catch", "random": [1, 2]}
@@ -143,7 +143,7 @@ def test_a_checkpoint_names_every_variable_of_the_network_and_of_the_optimizer(n
 
 
 def run_state(config: Config, learner: Learner) -> RunState:
-    return RunState(config, learner, SingleProcess(), say=lambda _: None)
+    return RunState(config, learner, SingleProcess())
 
 
 @pytest.mark.parametrize("optimizer", [{"optimizer": "rmsprop", "momentum": 0.5}, {"optimizer": "adam"}])
@@ -152,38 +152,39 @@ def test_a_restored_learner_goes_on_as_if_it_had_never_stopped(tmp_path: Path, o
     batches = [as_tensors(random_sample(seed, config)) for seed in range(5)]
     learner, network = make_learner(config, seed=1)
     for sample in batches[:3]:
-        learner.train(sample)
+        learner.update(sample)
     saved = run_state(config, learner)
-    given = [saved.seeds.next() for _ in range(3)]
-    assert saved.save(Metrics([], 1.0, 1000))
+    given = [saved.seeds.allocate() for _ in range(3)]
+    assert saved.save(make_metrics())
 
     other, other_network = make_learner(config, seed=2)
     assert everything(other, other_network) != everything(learner, network)
     resumed = run_state(config, other)
     resumed.resume()
     assert (other.step, other.frames) == (learner.step, learner.frames)
-    assert resumed.seeds.next() not in given
+    assert resumed.seeds.allocate() not in given
     for sample in batches[3:]:
-        assert learner.train(sample)._replace(events=[]) == other.train(sample)._replace(events=[])  # events are times of day
+        assert learner.update(sample)._replace(events=[]) == other.update(sample)._replace(events=[])  # events are times of day
         assert everything(other, other_network) == everything(learner, network)
 
 
 def test_a_run_does_not_resume_from_the_checkpoint_of_another_level(tmp_path: Path) -> None:
     config = small_config(logdir=str(tmp_path))
     learner, _ = make_learner(config, seed=1)
-    assert run_state(config, learner).save(Metrics([], 1.0, 1000))
+    assert run_state(config, learner).save(make_metrics())
     with pytest.raises(CheckpointMismatch, match="level_name=PongNoFrameskip-v4, this run has level_name=catch"):
         run_state(small_config(logdir=str(tmp_path), level_name="catch"), learner).resume()
 
 
-def test_a_full_disk_does_not_end_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_end_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[str]]
+) -> None:
     config = small_config(logdir=str(tmp_path))
-    said: list[str] = []
-    state = RunState(config, make_learner(config, seed=1)[0], SingleProcess(), said.append)
+    state = RunState(config, make_learner(config, seed=1)[0], SingleProcess())
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert not state.save(Metrics([], 1.0, 1000))
-    assert "No space left" in said[0]
+    assert not state.save(make_metrics())
+    assert "No space left" in log_lines()[0]

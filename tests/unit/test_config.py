@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import json
-import typing
 from pathlib import Path
 
 import pytest
 
-from agents.networks.zoo import NETWORKS
-from mlma.core.config.config import Config, flags, help_text, parse, parse_or_exit, save, to_argv
-from mlma.core.presets import resolve as resolve_module
+from mlma.core.catalog import ALGORITHMS, NETWORKS
+from mlma.core.config import Config, flag_table, help_text, parse, parse_or_exit, save, to_argv
 from mlma.core.presets.resolve import resolve
 from mlma.core.types import ArraySpec, EnvSpec
+from mlma.utils.import_object import import_object
 
 ANCESTOR = [
     "logdir", "mode", "test_num_episodes", "learner_host", "actor_hosts", "task", "job_name", "total_environment_frames",
@@ -32,24 +29,33 @@ def message(argv: list[str]) -> str:
 
 
 def test_every_flag_is_defined_once_and_explained() -> None:
-    body = ast.parse(inspect.getsource(Config)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    names = [node.target.id for node in body.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    sections = [type(getattr(Config(), field.name)) for field in dataclasses.fields(Config)]
+    names = [field.name for section in sections for field in dataclasses.fields(section)]
     assert len(names) == len(set(names))
-    assert list(flags()) == names == [field.name for field in dataclasses.fields(Config)]
-    assert [name for name, flag in flags().items() if len(flag.help) < 4 or not flag.group] == []
+    assert list(flag_table()) == names
+    assert [name for name, flag in flag_table().items() if len(flag.help) < 4 or not flag.group] == []
     text = help_text()
-    assert [name for name, flag in flags().items() if f"--{name}=" not in text or flag.help[:30] not in text] == []
+    assert [name for name, flag in flag_table().items() if f"--{name}=" not in text or flag.help[:30] not in text] == []
+
+
+def test_a_former_name_works_with_a_note_and_in_files_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(["--learner_parts=4", "--hang_seconds=70"]) == parse(["--gradient_shards=4", "--hang_timeout_seconds=70"])
+    assert "--learner_parts is now --gradient_shards" in capsys.readouterr().err
+    path = tmp_path / "config.json"
+    path.write_text('{"learner_parts": 2, "colours": "rgb"}')
+    config = parse([f"--config={path}"])
+    assert (config.learner.gradient_shards, config.environment.color_mode) == (2, "rgb")
+    assert capsys.readouterr().err == ""
 
 
 def test_every_default_is_a_value_that_its_flag_accepts() -> None:
-    for flag in flags().values():
+    for flag in flag_table().values():
         assert flag.parse(str(flag.default)) == flag.default
     assert parse([]) == Config()
 
 
 def test_all_flags_of_the_ancestor_exist() -> None:
-    assert [name for name in ANCESTOR if name not in flags()] == []
+    assert [name for name in ANCESTOR if name not in flag_table()] == []
 
 
 def test_a_command_line_of_the_ancestor_is_understood() -> None:
@@ -81,12 +87,20 @@ def test_a_command_line_of_the_ancestor_is_understood() -> None:
             "--num_action_repeats=4",
         ]
     )
-    assert (config.task, config.job_name, config.total_environment_frames) == (3, "actor", 1e9)
-    assert (config.entropy_cost, config.gradients_clipping, config.reward_clipping) == (0.00025, -1, "soft_asymmetric")
+    assert (config.run.task, config.run.job_name, config.run.total_environment_frames) == (3, "actor", 1e9)
+    assert (config.learner.entropy_cost, config.optimizer.gradients_clipping, config.learner.reward_clipping) == (
+        0.00025,
+        -1,
+        "soft_asymmetric",
+    )
 
 
-def test_the_networks_that_can_be_named_are_those_that_exist() -> None:
-    assert set(typing.get_args(typing.get_type_hints(Config)["agent_name"])) == set(NETWORKS) | {"auto"}
+def test_the_networks_and_algorithms_that_can_be_named_exist() -> None:
+    assert set(flag_table()["agent_name"].choices) == set(NETWORKS) | {"auto"}
+    for name, entry in NETWORKS.items():
+        assert callable(import_object(entry.build)), name
+    for name, algorithm in ALGORITHMS.items():
+        assert callable(import_object(algorithm.agent)), name
 
 
 @pytest.mark.parametrize(
@@ -111,7 +125,7 @@ def test_the_networks_that_can_be_named_are_those_that_exist() -> None:
     ],
 )
 def test_flags_are_read_in_every_usual_spelling(argv: list[str], name: str, value: object) -> None:
-    found = getattr(parse(argv), name)
+    found = parse(argv).get(name)
     assert found == value
     assert type(found) is type(value)
 
@@ -129,7 +143,7 @@ def test_flags_are_read_in_every_usual_spelling(argv: list[str], name: str, valu
         ("--batch_size", ["--batch_size", "an integer"]),
         ("--learning_rate=fast", ["--learning_rate=fast", "a number"]),
         ("--full_action_space=maybe", ["--full_action_space=maybe", "true or false"]),
-        ("--agent_name=SimpleConvAgent", ["SimpleConvAgent", "nearest: SimpleConvNetAgent", "ResNetLSTMAgent, MLPAgent"]),
+        ("--agent_name=SimpleConvAgent", ["SimpleConvAgent", "did you mean SimpleConvNetAgent", "ResNetLSTMAgent, MLPAgent"]),
         ("--mode=testing", ["--mode=testing", "train, test"]),
         ("--reward_clipping=abs", ["abs_one, soft_asymmetric, none"]),
         ("--discounting=1.5", ["--discounting=1.5", "at most 1"]),
@@ -174,7 +188,7 @@ def test_the_command_line_goes_before_the_file_whatever_the_order(tmp_path: Path
     save(parse(CHANGED), path)
     for argv in (["--task=5", f"--config={path}"], ["--config", str(path), "--task=5"]):
         config = parse(argv)
-        assert (config.task, config.level_name) == (5, "corridor")
+        assert (config.run.task, config.environment.level_name) == (5, "corridor")
 
 
 @pytest.mark.parametrize(
@@ -220,11 +234,11 @@ def test_the_program_ends_with_code_2_on_a_mistake_and_0_on_help(capsys: pytest.
 def test_learner_and_actors_that_are_started_apart_agree_on_an_address_without_being_told(role: str, host: str) -> None:
     words = [] if role == "local" else [f"--job_name={role}", "--task=0"]
     spec = EnvSpec(ArraySpec((50,), "float32"), num_actions=3, action_repeats=1)
-    assert resolve(parse(["--level_name=catch", *words]), spec).learner_host == host
+    assert resolve(parse(["--level_name=catch", *words]), spec, cores=2).distributed.learner_host == host
 
 
 @pytest.mark.parametrize(
-    ("words", "cores", "threads", "parts"),
+    ("words", "cores", "threads", "shards"),
     [
         ([], 2, 2, 4),
         ([], 1, 1, 1),
@@ -233,23 +247,20 @@ def test_learner_and_actors_that_are_started_apart_agree_on_an_address_without_b
         (["--batch_size=30"], 4, 4, 6),
         (["--batch_size=7"], 2, 2, 1),
         (["--learner_threads=3"], 2, 3, 4),
-        (["--learner_parts=2"], 2, 2, 2),
+        (["--gradient_shards=2"], 2, 2, 2),
         (["--inference=learner"], 2, 2, 1),
         (["--algorithm=apex"], 2, 2, 1),
         (["--agent_name=ResNetLSTMAgent"], 2, 2, 2),
         (["--algorithm=r2d2"], 16, 16, 4),
     ],
 )
-def test_a_sample_has_two_parts_for_each_thread(
-    words: list[str], cores: int, threads: int, parts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resolve_module, "available_cores", lambda: cores)
+def test_a_sample_has_two_shards_for_each_thread(words: list[str], cores: int, threads: int, shards: int) -> None:
     spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=6, action_repeats=4)
-    config = resolve(parse(["--level_name=PongNoFrameskip-v4", *words]), spec)
-    assert (config.learner_threads, config.learner_parts) == (threads, parts)
+    config = resolve(parse(["--level_name=PongNoFrameskip-v4", *words]), spec, cores)
+    assert (config.learner.learner_threads, config.learner.gradient_shards) == (threads, shards)
 
 
 def test_parts_that_a_sample_cannot_be_cut_into_are_refused() -> None:
     spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=6, action_repeats=4)
-    with pytest.raises(ValueError, match=r"--learner_parts=3: must divide --batch_size=8"):
-        resolve(parse(["--level_name=PongNoFrameskip-v4", "--learner_parts=3"]), spec)
+    with pytest.raises(ValueError, match=r"--gradient_shards=3: must divide --batch_size=8"):
+        resolve(parse(["--level_name=PongNoFrameskip-v4", "--gradient_shards=3"]), spec, cores=2)

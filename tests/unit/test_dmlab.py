@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.envs.reference_scores import mean_over_levels, score_table
 from mlma.envs.registry import env_spec, level_names, make_env, make_for_levels
 from mlma.envs.spaces import hash_words
@@ -33,13 +33,13 @@ def said(log: Path, what: str) -> list[Any]:
     return [line for line in lines if what in line]
 
 
-def config(tmp_path: Path, **changes: Any) -> Config:
-    return Config(level_cache=str(tmp_path / "cache"), **changes)
+def config(tmp_path: Path, **changes: Any) -> EnvironmentConfig:
+    return EnvironmentConfig(level_cache=str(tmp_path / "cache"), **changes)
 
 
 def test_without_the_module_one_line_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match=f"--level_name={TRAIN}: needs the module deepmind_lab") as caught:
-        env_spec(Config(level_name=TRAIN))
+        env_spec(EnvironmentConfig(level_name=TRAIN))
     assert "\n" not in str(caught.value)
 
 
@@ -47,13 +47,13 @@ def test_a_level_is_stepped_by_the_nine_actions_of_the_paper_and_ends_by_its_clo
     env = make_env("explore_goal_locations_small", 2, 3, config(tmp_path))
     assert env.spec[:3] == (((72, 96, 3), "uint8"), 9, 4)
     step = env.reset()
-    np.testing.assert_array_equal(step.more["words"], [hash_words("go to the green line")] * 2)
+    np.testing.assert_array_equal(step.extras["words"], [hash_words("go to the green line")] * 2)
     assert step.observation[0, :, :, 0].max() == 255
     total, lengths = np.zeros(2), []
     for t in range(125):
-        assert (step.first == (t % 61 == 0)).all(), t
+        assert (step.is_first == (t % 61 == 0)).all(), t
         step = env.step(np.zeros(2, int))  # forward: round and round
-        total = np.where(step.first, 0, total + step.reward)
+        total = np.where(step.is_first, 0, total + step.reward)
         if t % 61 == 59:
             np.testing.assert_array_equal(step.episode_return, total)
             np.testing.assert_array_equal(step.discount, 0)
@@ -97,7 +97,7 @@ def test_eight_processes_share_the_cache_and_no_map_is_ever_broken(log: Path, tm
         env.reset()
         for _ in range(125):  # three games each; the stand-in refuses a map that is not whole
             env.step(np.zeros(8, int))
-        assert not env.lost.any()  # type: ignore[attr-defined]
+        assert not env.crashed.any()  # type: ignore[attr-defined]
         env.close()
         if seed == 1:
             compiled = len(said(log, "compiled"))
@@ -109,7 +109,7 @@ def test_eight_processes_share_the_cache_and_no_map_is_ever_broken(log: Path, tm
 
 def test_a_cache_that_cannot_be_written_stops_nobody(log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    env = make_env("rooms_watermaze", 1, 1, Config(level_cache=str(tmp_path / "file" / "cache")))
+    env = make_env("rooms_watermaze", 1, 1, EnvironmentConfig(level_cache=str(tmp_path / "file" / "cache")))
     env.reset()
     env.close()
     said = capfd.readouterr().out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlma.core.config.config import parse
+from mlma.core.config import parse
 from tests.support.runs import ROOT
 
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("sandbox/**/*.md"), *ROOT.glob("docker/**/*.md")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlma.acting.trajectory_writer import TrajectoryWriter
-from mlma.core.config.config import Config
+from mlma.core.config import Config, EnvironmentConfig
 from mlma.core.record_layout import RecordLayout, trajectory_spec
 from mlma.core.types import ActOutput, TimeStep, VectorEnv
 from mlma.envs.registry import env_spec, make_env
@@ -64,7 +64,7 @@ def tape(env: VectorEnv, actions: Any) -> TimeStep:
 
 @pytest.mark.parametrize(("level", "discount"), [("Counting-v0", 0.0), ("CountingTruncated-v0", 1.0)])
 def test_index_t_holds_what_arrived_and_a_new_game_starts_after_the_end(level: str, discount: float) -> None:
-    env = make_env(level, 2, 7, Config())
+    env = make_env(level, 2, 7, EnvironmentConfig())
     assert env.spec.num_actions == 3
     assert env.spec.observation == ((3,), "float32")
     actions = np.array([[1, 2], [2, 0], [0, 1], [2, 2], [1, 0]])
@@ -73,7 +73,7 @@ def test_index_t_holds_what_arrived_and_a_new_game_starts_after_the_end(level: s
     wanted = {
         "reward": [0, 10, 20, 30, 0, 10],
         "discount": [1, 1, 1, discount, 1, 1],  # truncation is no end of the return
-        "first": [True, False, False, False, True, False],
+        "is_first": [True, False, False, False, True, False],
         "episode_return": [nan, nan, nan, 60, nan, nan],
         "episode_frames": [0, 0, 0, LENGTH, 0, 0],
     }
@@ -87,10 +87,10 @@ def test_index_t_holds_what_arrived_and_a_new_game_starts_after_the_end(level: s
 
 
 def test_time_steps_have_the_types_that_travel() -> None:
-    wanted = {"reward": "float32", "discount": "float32", "first": "bool", "last_action": "int32", "episode_return": "float32",
+    wanted = {"reward": "float32", "discount": "float32", "is_first": "bool", "last_action": "int32", "episode_return": "float32",
               "episode_frames": "int32"}  # fmt: skip
     for level in ("Counting-v0", "corridor", "catch", "PongNoFrameskip-v4"):
-        env = make_env(level, 2, 7, Config())
+        env = make_env(level, 2, 7, EnvironmentConfig())
         for step in (env.reset(), env.step(np.zeros(2, np.int32))):
             assert {name: getattr(step, name).dtype.name for name in wanted} == wanted, level
             assert step.observation.shape == (2, *env.spec.observation.shape)
@@ -99,7 +99,7 @@ def test_time_steps_have_the_types_that_travel() -> None:
 
 
 def starts(level: str, seed: int) -> list[float]:
-    steps = tape(make_env(level, 3, seed, Config()), np.zeros((5, 3), int))
+    steps = tape(make_env(level, 3, seed, EnvironmentConfig()), np.zeros((5, 3), int))
     return [*steps.observation[0, :, 1], *steps.observation[4, :, 1]]
 
 
@@ -112,7 +112,7 @@ def test_seeds_make_games_that_can_be_repeated_and_differ() -> None:
 
 def test_levels_that_no_agent_here_can_play_are_refused() -> None:
     with pytest.raises(ValueError, match="--level_name=Pendulum-v1: has action space Box"):
-        make_env("Pendulum-v1", 1, 0, Config())
+        make_env("Pendulum-v1", 1, 0, EnvironmentConfig())
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_levels_that_no_agent_here_can_play_are_refused() -> None:
 )
 def test_an_unknown_level_is_answered_with_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(ValueError, match="no such level") as caught:
-        make_env(wrong, 1, 0, Config())
+        make_env(wrong, 1, 0, EnvironmentConfig())
     assert nearest in str(caught.value)
     assert wrong in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -142,28 +142,28 @@ def random_actions(env: VectorEnv, steps: int, seed: int = 3) -> Any:
 
 def test_a_life_loss_ends_the_return_but_not_the_game() -> None:
     """The oracle is the same game with the same actions as it is scored, where nothing ends before the game does."""
-    training, scoring = (make_env("BreakoutNoFrameskip-v4", 3, 5, Config(), evaluation=e) for e in (False, True))
+    training, scoring = (make_env("BreakoutNoFrameskip-v4", 3, 5, EnvironmentConfig(), evaluation=e) for e in (False, True))
     actions = random_actions(training, 500)
     steps, scored = tape(training, actions), tape(scoring, actions)
     np.testing.assert_array_equal(steps.observation, scored.observation)
-    np.testing.assert_array_equal(steps.first, scored.first)
+    np.testing.assert_array_equal(steps.is_first, scored.is_first)
     np.testing.assert_array_equal(steps.reward, scored.reward)
-    games_over = scored.first[1:].sum()
+    games_over = scored.is_first[1:].sum()
     assert games_over >= 3
-    np.testing.assert_array_equal(scored.discount[:-1] == 0, scored.first[1:])  # the end, and only the end
-    assert (steps.discount[:-1][scored.first[1:]] == 0).all()  # which is one for training too
+    np.testing.assert_array_equal(scored.discount[:-1] == 0, scored.is_first[1:])  # the end, and only the end
+    assert (steps.discount[:-1][scored.is_first[1:]] == 0).all()  # which is one for training too
     assert (steps.discount[:-1] == 0).sum() >= 5 * games_over  # and so are the five lives
-    np.testing.assert_array_equal(np.isfinite(steps.episode_return[:-1]), scored.first[1:])
+    np.testing.assert_array_equal(np.isfinite(steps.episode_return[:-1]), scored.is_first[1:])
 
 
 def test_without_the_flag_a_life_loss_ends_nothing() -> None:
-    env = make_env("BreakoutNoFrameskip-v4", 2, 5, Config(life_loss_ends_return=False))
+    env = make_env("BreakoutNoFrameskip-v4", 2, 5, EnvironmentConfig(life_loss_ends_return=False))
     steps = tape(env, random_actions(env, 150))
-    np.testing.assert_array_equal(steps.discount[:-1] == 0, steps.first[1:])
+    np.testing.assert_array_equal(steps.discount[:-1] == 0, steps.is_first[1:])
 
 
 def test_rewards_are_raw_and_the_episode_return_is_their_sum() -> None:
-    env = make_env("SpaceInvadersNoFrameskip-v4", 2, 5, Config())
+    env = make_env("SpaceInvadersNoFrameskip-v4", 2, 5, EnvironmentConfig())
     steps = tape(env, random_actions(env, 600))
     assert steps.reward.max() >= 5  # an invader gives 5 to 30
     ends = np.argwhere(np.isfinite(steps.episode_return))
@@ -173,13 +173,13 @@ def test_rewards_are_raw_and_the_episode_return_is_their_sum() -> None:
         assert steps.episode_return[t, e] == steps.reward[begin[e] : t + 1, e].sum()
         assert steps.episode_frames[t, e] == 4 * (t - begin[e])
         assert steps.reward[begin[e], e] == 0
-        assert steps.first[begin[e], e]
+        assert steps.is_first[begin[e], e]
         begin[e] = t + 1
 
 
 def test_atari_seeds_make_games_that_can_be_repeated_and_differ() -> None:
     def frames(seed: int) -> Any:
-        return tape(make_env("BreakoutNoFrameskip-v4", 12, seed, Config()), np.ones((1, 12), int)).observation
+        return tape(make_env("BreakoutNoFrameskip-v4", 12, seed, EnvironmentConfig()), np.ones((1, 12), int)).observation
 
     one = frames(5)
     np.testing.assert_array_equal(one, frames(5))
@@ -190,25 +190,27 @@ def test_atari_seeds_make_games_that_can_be_repeated_and_differ() -> None:
 def are_alike(level: str, config: Config) -> bool:
     """Whether games of different seeds, without no-ops and with the same actions, stay alike: only sticky actions differ."""
     actions = np.random.default_rng(1).integers(6, size=(120, 1)).repeat(3, axis=1)
-    observation = tape(make_env(level, 3, 5, config), actions).observation
+    observation = tape(make_env(level, 3, 5, config.environment), actions).observation
     return bool((observation == observation[:, :1]).all())
 
 
 def test_only_v5_names_have_sticky_actions_unless_the_flag_says_otherwise() -> None:
     for level in ("PongNoFrameskip-v4", "atari_pong"):
-        assert are_alike(level, Config(noop_max=0))
-    assert not are_alike("ALE/Pong-v5", Config(noop_max=0))
-    assert are_alike("ALE/Pong-v5", Config(noop_max=0, sticky_actions=0.0))
-    assert not are_alike("atari_pong", Config(noop_max=0, sticky_actions=0.25))
+        assert are_alike(level, Config.from_flags(noop_max=0))
+    assert not are_alike("ALE/Pong-v5", Config.from_flags(noop_max=0))
+    assert are_alike("ALE/Pong-v5", Config.from_flags(noop_max=0, sticky_actions=0.0))
+    assert not are_alike("atari_pong", Config.from_flags(noop_max=0, sticky_actions=0.25))
 
 
 def test_every_spelling_of_a_name_is_the_same_game() -> None:
     for one, two in (("atari_space_invaders", "SpaceInvadersNoFrameskip-v4"), ("atari_pong", "ALE/Pong-v5")):
-        specs = [env_spec(Config(level_name=name)) for name in (one, two)]
+        specs = [env_spec(EnvironmentConfig(level_name=name)) for name in (one, two)]
         assert specs[0] == specs[1]
         assert specs[0].observation == ((84, 84, 1), "uint8")
         assert specs[0].num_actions == 6
-    full = env_spec(Config(level_name="atari_pong", full_action_space=True, width=60, height=40, num_action_repeats=2))
+    full = env_spec(
+        EnvironmentConfig(level_name="atari_pong", full_action_space=True, width=60, height=40, num_action_repeats=2)
+    )
     assert full[:3] == (((40, 60, 1), "uint8"), 18, 2)
 
 
@@ -216,7 +218,7 @@ def test_every_spelling_of_a_name_is_the_same_game() -> None:
 
 
 def test_the_corridor_returns_what_the_book_says() -> None:
-    env, rng = make_env("corridor", 400, 1, Config()), np.random.default_rng(1)
+    env, rng = make_env("corridor", 400, 1, EnvironmentConfig()), np.random.default_rng(1)
     env.reset()
     returns: list[float] = []
     for _ in range(2000):
@@ -226,18 +228,18 @@ def test_the_corridor_returns_what_the_book_says() -> None:
 
 
 def test_the_shortest_way_through_the_corridor_is_right_left_right() -> None:
-    steps = tape(make_env("corridor", 1, 1, Config()), [[1], [0], [1], [1], [1]])
+    steps = tape(make_env("corridor", 1, 1, EnvironmentConfig()), [[1], [0], [1], [1], [1]])
     np.testing.assert_array_equal(steps.episode_return[:, 0], [np.nan, np.nan, np.nan, -3, np.nan, np.nan])
-    np.testing.assert_array_equal(steps.first[:, 0], [True, False, False, False, True, False])
+    np.testing.assert_array_equal(steps.is_first[:, 0], [True, False, False, False, True, False])
     np.testing.assert_array_equal(steps.discount[:, 0], [1, 1, 1, 0, 1, 1])
     np.testing.assert_array_equal(steps.reward[:, 0], [0, -1, -1, -1, 0, -1])
 
 
 def test_catch_gives_one_to_who_follows_the_ball_and_repeats_with_the_seed() -> None:
     def play() -> Any:
-        env, returns = make_env("catch", 50, 3, Config()), []
+        env, returns = make_env("catch", 50, 3, EnvironmentConfig()), []
         step = env.reset()
-        assert step.first.all()
+        assert step.is_first.all()
         for _ in range(60):
             board = step.observation.reshape(50, 10, 5)
             ball, paddle = board[:, :9].sum(1).argmax(-1), board[:, 9].argmax(-1)
@@ -253,7 +255,7 @@ def test_catch_gives_one_to_who_follows_the_ball_and_repeats_with_the_seed() -> 
 
 
 def test_catch_without_looking_misses() -> None:
-    steps = tape(make_env("catch", 200, 3, Config()), np.ones((20, 200), int))
+    steps = tape(make_env("catch", 200, 3, EnvironmentConfig()), np.ones((20, 200), int))
     ended = steps.episode_return[np.isfinite(steps.episode_return)]
     assert set(ended) == {-1.0, 1.0}
     assert -0.8 < ended.mean() < -0.4
@@ -263,7 +265,7 @@ def test_catch_without_looking_misses() -> None:
 
 
 def test_step_0_of_a_trajectory_is_step_T_of_the_one_before_and_no_step_is_lost() -> None:
-    env, unroll = make_env("Counting-v0", 2, 7, Config()), 4
+    env, unroll = make_env("Counting-v0", 2, 7, EnvironmentConfig()), 4
     state = (np.zeros((2, 1), np.float32),)
     layout = RecordLayout(trajectory_spec(env.spec, state, unroll))
     trajectories = TrajectoryWriter(layout, 2, unroll, task=9)
@@ -285,4 +287,4 @@ def test_step_0_of_a_trajectory_is_step_T_of_the_one_before_and_no_step_is_lost(
         np.testing.assert_array_equal(trajectory.act_outputs.value[0], np.arange(3 * unroll + 1)[window])
         np.testing.assert_array_equal(trajectory.agent_state[0][:, 0], n * unroll)  # the state before step 0
         np.testing.assert_array_equal(trajectory.weights_version, 100 + n * unroll)
-        np.testing.assert_array_equal(trajectory.task, 9)
+        np.testing.assert_array_equal(trajectory.actor_id, 9)

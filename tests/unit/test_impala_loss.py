@@ -11,7 +11,7 @@ import tensorflow as tf
 from agents.impala import Impala, clip_rewards
 from agents.ops.vtrace import from_logits
 from mlma.acting.action_noise import NoiseGenerator
-from mlma.core.config.config import Config
+from mlma.core.config import Config
 from mlma.core.types import Sample, TimeStep
 from tests.support.samples import VECTOR, as_tensors, make_impala, random_sample, small_config
 
@@ -31,7 +31,7 @@ def one_game(seed: int = 1) -> Sample:
 
 def two_games(discount: float) -> Sample:
     """The first game has its last observation at END; it terminated (discount 0) or was truncated (discount 1)."""
-    sample = changed(one_game(), "first", END + 1, True)
+    sample = changed(one_game(), "is_first", END + 1, True)
     return changed(sample, "discount", END, discount)
 
 
@@ -80,7 +80,7 @@ def assert_matters(sample: Sample, field: str, where: Any, value: Any, matters: 
     [
         ("reward", 0, 0.9),  # it arrived before this trajectory
         ("discount", 0, 0.0),
-        ("first", 0, True),
+        ("is_first", 0, True),
         ("action", STEPS, 1),  # the next trajectory learns from it
         ("logits", STEPS, 7.0),
         ("value", slice(None), 9.0),  # the learner has its own
@@ -129,7 +129,7 @@ def test_two_games_in_one_trajectory_are_learned_from_as_if_apart(discount: floa
 
 
 def test_a_game_that_starts_at_the_last_step_leaves_the_one_before_whole() -> None:
-    sample = changed(one_game(), "first", STEPS, True)
+    sample = changed(one_game(), "is_first", STEPS, True)
     assert_same(loss_and_gradient(sample), loss_and_gradient(cut(sample, 0, STEPS - 1)))
 
 
@@ -181,7 +181,7 @@ def test_an_action_that_has_moved_far_enough_moves_no_further() -> None:
     sample = changed(sample, "logits", slice(None), output.logits.numpy() + rng.normal(size=output.logits.shape))
     returns = from_logits(
         sample.trajectory.act_outputs.logits[:-1], output.logits[:-1], acted.action[:-1],
-        settings.discounting * timesteps.discount[1:], np.clip(timesteps.reward[1:], -1, 1),
+        settings.learner.discounting * timesteps.discount[1:], np.clip(timesteps.reward[1:], -1, 1),
         output.value[:-1], output.value[-1],
     )  # fmt: skip
     wanted, kept = 0.0, []
@@ -213,7 +213,7 @@ def test_the_loss_sees_clipped_rewards() -> None:
 def test_metrics_are_finite_numbers_and_priorities_one_per_trajectory() -> None:
     settings = small_config()
     output = make_impala(settings).loss(as_tensors(random_sample(5, settings)))
-    assert output.priorities.shape == [settings.batch_size]
+    assert output.priorities.shape == [settings.learner.batch_size]
     assert all(np.isfinite(value) and value.shape == [] for value in output.metrics.values())
 
 

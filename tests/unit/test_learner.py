@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ import tensorflow as tf
 from mlma.core.record_layout import RecordLayout, trajectory_spec
 from mlma.core.types import NetworkState, Sample
 from mlma.distributed.allreduce import SingleProcess
-from mlma.distributed.hang_detector import HangDetector
 from mlma.learning.learner import Learner, NonFiniteLossError
 from mlma.learning.optimizers import clip_gradients
-from mlma.learning.training_loop import SampleWaiter, training_loop
+from mlma.learning.training_loop import SampleWaiter, Surroundings, training_loop
 from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.metrics import Metrics
+from mlma.monitoring.phase_timer import PhaseTimer
 from mlma.replay.trajectory_queue import TrajectoryQueue
 from tests.support.samples import VECTOR, as_tensors, make_impala, random_sample, small_config
 
@@ -34,7 +35,7 @@ def sample(seed: int = 1, version: Any = 0, **fields: Any) -> Sample:
     made = random_sample(seed, CONFIG, firsts=0.0)
     for name, value in fields.items():
         getattr(made.trajectory.timesteps, name)[2, 1] = value
-    versions = np.broadcast_to(np.asarray(version, np.int64), [CONFIG.batch_size]).copy()
+    versions = np.broadcast_to(np.asarray(version, np.int64), [CONFIG.learner.batch_size]).copy()
     return as_tensors(made._replace(trajectory=made.trajectory._replace(weights_version=versions)))
 
 
@@ -59,33 +60,33 @@ def test_making_a_learner_changes_no_weight_and_leaves_the_slots_at_zero() -> No
 def test_every_sample_trains_in_one_graph() -> None:
     learner = make_learner()
     for version in range(4):
-        learner.train(sample(seed=version, version=version - 1))
+        learner.update(sample(seed=version, version=version - 1))
     assert learner._train.traces == 1
 
 
 @pytest.mark.parametrize("bad", [{"reward": np.nan}, {"observation": np.nan}, {"observation": np.inf}])
 def test_what_is_not_a_number_is_said_and_changes_nothing(bad: dict[str, Any]) -> None:
     learner = make_learner(momentum=0.5)
-    learner.train(sample())
+    learner.update(sample())
     before = everything(learner)
     with pytest.raises(NonFiniteLossError, match="learner step 2"):
-        learner.train(sample(**bad))
+        learner.update(sample(**bad))
     assert everything(learner) == before
     assert (learner.step, learner.frames) == (1, FRAMES)
-    learner.train(sample())
+    learner.update(sample())
     assert everything(learner) != before
 
 
 def test_frames_count_every_repeat_of_every_step_of_the_sample() -> None:
     learner = make_learner()
     for _ in range(3):
-        learner.train(sample())
+        learner.update(sample())
     assert (learner.step, learner.frames) == (3, 3 * FRAMES)
 
 
 def test_the_step_size_falls_linearly_over_frames_to_its_end() -> None:
     learner = make_learner(learning_rate=0.1, end_learning_rate=0.02)
-    rates = [learner.train(sample()).metrics["learning_rate"] for _ in range(13)]
+    rates = [learner.update(sample()).metrics["learning_rate"] for _ in range(13)]
     wanted = [0.02 + 0.08 * max(0.0, 1 - i * FRAMES / 400) for i in range(13)]
     assert rates == pytest.approx(wanted, rel=1e-5)
     assert rates[-1] == pytest.approx(0.02)
@@ -95,7 +96,7 @@ def test_the_step_size_is_what_moves_the_weights() -> None:
     learner = make_learner(end_learning_rate=0.0)
     learner.frames = 400
     before = [v.numpy() for v in learner.weights.variables]
-    learner.train(sample())
+    learner.update(sample())
     for one, two in zip(before, learner.weights.variables, strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -114,7 +115,7 @@ def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped() -> None
     norms = []
     for limit in (-1.0, 0.5):
         learner = make_learner(gradients_clipping=limit, decay=0.5)
-        reported = learner.train(sample()).metrics["gradient_norm"]
+        reported = learner.update(sample()).metrics["gradient_norm"]
         squares = sum(float(np.sum(v)) for v in learner._optimizer.ms)
         norms.append((reported, np.sqrt(squares / 0.5)))
     (free, used), (same, clipped) = norms
@@ -127,56 +128,56 @@ def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped() -> None
 def test_the_lag_is_how_many_updates_ago_the_weights_acted() -> None:
     learner = make_learner()
     learner.step = 7
-    values = learner.train(sample(version=[3, 6])).metrics
+    values = learner.update(sample(version=[3, 6])).metrics
     assert (values["lag/mean"], values["lag/max"]) == (2.5, 4.0)
 
 
 def test_training_lowers_the_loss_of_a_sample_that_is_seen_again() -> None:
     learner = make_learner(total_environment_frames=1e9)
     same = sample()
-    losses = [learner.train(same).metrics["loss/value"] for _ in range(60)]
+    losses = [learner.update(same).metrics["loss/value"] for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
 
 
 class Stop:
-    """Wanted once `said` has as many lines."""
+    """Requested once the log has as many lines."""
 
-    def __init__(self, said: list[str], lines: int) -> None:
-        self._said, self._lines = said, lines
+    def __init__(self, log_lines: Callable[[], list[str]], lines: int) -> None:
+        self._log_lines, self._lines = log_lines, lines
 
     @property
-    def wanted(self) -> bool:
-        return len(self._said) >= self._lines
+    def requested(self) -> bool:
+        return len(self._log_lines()) >= self._lines
 
 
-def run(learner: Learner, trajectories: int, said: list[str]) -> list[int]:
-    """The versions that the loop publishes with this much data, until it ends or has said two lines."""
-    config = small_config(total_environment_frames=400.0, starved_seconds=0.4)
-    layout = RecordLayout(trajectory_spec(VECTOR, NetworkState(None, None), config.unroll_length))
-    memory = TrajectoryQueue(layout, config.batch_size, capacity=40)
-    memory.insert(layout.empty(trajectories))
+def run(learner: Learner, trajectories: int, log_lines: Callable[[], list[str]]) -> list[int]:
+    """The versions that the loop publishes with this much data, until it ends or has logged two lines."""
+    config = small_config(total_environment_frames=400.0, starvation_warning_seconds=0.4)
+    layout = RecordLayout(trajectory_spec(VECTOR, NetworkState(None, None), config.learner.unroll_length))
+    queue = TrajectoryQueue(layout, config.learner.batch_size, capacity=40)
+    queue.insert(layout.empty(trajectories))
     published: list[int] = []
 
     def publish(version: int, weights: Any) -> None:
         np.testing.assert_array_equal(weights, learner.weights.read())
         published.append(version)
 
-    patience = SampleWaiter(config, alone=True, missing=lambda: "1 of 2 actors", say=said.append, pulse=Heartbeat("", ""))
-    peers = HangDetector(SingleProcess(), 60.0, said.append, last_will=lambda: None)
-    metrics = Metrics([], 1e9, 400.0)
-    training_loop(config, learner, memory, publish, metrics, peers, lambda: None, Stop(said, 2), patience, Heartbeat("", ""))
+    heartbeat, stop, timer = Heartbeat("", ""), Stop(log_lines, 2), PhaseTimer()
+    waiter = SampleWaiter(config, alone=True, silent_actors=lambda: "1 of 2 actors", heartbeat=heartbeat)
+    metrics = Metrics(timer, [], 1e9, 400.0)
+    surroundings = Surroundings(metrics, timer, heartbeat, stop, publish, save=lambda: None)  # type: ignore[arg-type]
+    training_loop(config, learner, queue, waiter, surroundings)
     return published
 
 
-def test_training_ends_at_the_frames_asked_for_and_offers_the_weights_of_every_step() -> None:
-    learner, said = make_learner(), list[str]()
-    assert run(learner, 30, said) == list(range(1, 11))
+def test_training_ends_at_the_frames_asked_for_and_offers_the_weights_of_every_step(log_lines: Callable[[], list[str]]) -> None:
+    learner = make_learner()
+    assert run(learner, 30, log_lines) == list(range(1, 11))
     assert learner.frames == 400
-    assert said == []
+    assert log_lines() == []
 
 
-def test_a_learner_without_data_says_so_again_and_again_and_can_be_stopped() -> None:
-    said: list[str] = []
-    assert run(make_learner(), 2, said) == [1]
-    assert len(said) == 2
-    assert all("few trajectories" in line for line in said)
+def test_a_learner_without_data_says_so_again_and_again_and_can_be_stopped(log_lines: Callable[[], list[str]]) -> None:
+    assert run(make_learner(), 2, log_lines) == [1]
+    assert len(log_lines()) == 2
+    assert all("few trajectories" in line for line in log_lines())

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlma.core.config.config import parse
+from mlma.core.config import parse
+from mlma.monitoring.episode_statistics import EPISODE_WINDOW
 from mlma.monitoring.loggers import BestEffortLogger, CsvWriter, DeterministicCsvLogger, TensorBoardWriter, make_loggers
-from mlma.monitoring.metrics import EPISODE_WINDOW, Metrics, Row, WeightsDivergedError
-from mlma.monitoring.phase_timer import ACTOR_PHASES
+from mlma.monitoring.metrics import Metrics, Row, WeightsDivergedError
+from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
+from tests.support.samples import Rows, make_metrics
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -28,7 +31,7 @@ def read(path: Path) -> list[dict[str, str]]:
 def write(path: Path, resume_frames: int, *rows: Row) -> None:
     writer = CsvWriter(path, resume_frames)
     for row in rows:
-        writer(row)
+        writer.on_report(row)
 
 
 def test_rows_are_appended_under_their_names(tmp_path: Path) -> None:
@@ -75,22 +78,22 @@ def test_a_resumed_run_can_widen_the_file(tmp_path: Path) -> None:
     assert read(path) == [{"frames": "1", "a": "1", "b": ""}, {"frames": "2", "a": "", "b": "2"}]
 
 
-def reports(every: float = 0.0) -> tuple[Metrics, list[Row]]:
-    rows: list[Row] = []
-    return Metrics([rows.append], every, total_frames=1000), rows
+def reports(every: float = 0.0) -> tuple[Metrics, Rows]:
+    rows = Rows()
+    return make_metrics(rows, every_seconds=every), rows
 
 
 def test_episode_statistics_are_over_the_last_hundred() -> None:
     metrics, rows = reports()
     assert EPISODE_WINDOW == 100
-    assert math.isnan(metrics.mean_return())
-    metrics.episodes([1000.0] * 50, [4] * 50)
+    assert math.isnan(metrics.episodes.mean_return())
+    metrics.episodes.add([1000.0] * 50, [4] * 50)
     metrics.report(1, 10, lambda: 0)
-    assert not metrics.full_window()
-    metrics.episodes([float(i) for i in range(100)], [8] * 100)
+    assert not metrics.episodes.full_window()
+    metrics.episodes.add([float(i) for i in range(100)], [8] * 100)
     metrics.report(2, 20, lambda: 0)
-    assert metrics.full_window()
-    assert metrics.mean_return() == pytest.approx(49.5)
+    assert metrics.episodes.full_window()
+    assert metrics.episodes.mean_return() == pytest.approx(49.5)
     assert [row["episodes"] for row in rows] == [50, 150]
     found = {name: rows[1][name] for name in ("return/mean", "return/median", "return/max", "episode_frames")}
     assert found == {"return/mean": 49.5, "return/median": 49.5, "return/max": 99.0, "episode_frames": 8.0}
@@ -100,8 +103,8 @@ def test_a_row_averages_its_steps_and_takes_the_largest_of_maxima() -> None:
     metrics, rows = reports()
     for loss, lag in ((1.0, 5.0), (3.0, 2.0)):
         metrics.add({"loss": loss, "lag/max": lag})
-    metrics.count("messages_refused")
-    metrics.gauges["queue"] = lambda: 0.25
+    metrics.count_fault("messages_refused")
+    metrics.add_gauges({"queue": lambda: 0.25})
     metrics.report(2, 40, lambda: 0)
     metrics.add({"loss": 7.0, "lag/max": 1.0})
     metrics.report(3, 60, lambda: 0)
@@ -114,14 +117,14 @@ def test_a_row_averages_its_steps_and_takes_the_largest_of_maxima() -> None:
     assert (rows[1]["frames"], rows[1]["learner_step"]) == (60, 3)
 
 
-def two_learners(**of_the_other: Any) -> tuple[Metrics, list[Row]]:
+def two_learners(**of_the_other: Any) -> tuple[Metrics, Rows]:
     """Metrics of rank 0, whose only companion collected what is given, and else the same."""
-    rows: list[Row] = []
+    rows = Rows()
 
     def gather(data: bytes) -> list[bytes]:
         return [data, json.dumps(json.loads(data) | of_the_other).encode()]
 
-    return Metrics([rows.append], 0.0, 1000, gather), rows
+    return make_metrics(rows, gather=gather), rows
 
 
 def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners() -> None:
@@ -130,7 +133,7 @@ def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners()
         "sums": {"loss": 10.0},
         "adds": 3,
         "maxima": {"lag/max": 9.0},
-        "counts": {"actors_restarted": 2},
+        "faults": {"actors_restarted": 2},
         "gauges": {"queue": 1.0},
         "actors": [
             {"task": 0, "silent": 1.0, "rate": 10.0, "shares": dict.fromkeys(ACTOR_PHASES, 0.2)},
@@ -138,10 +141,10 @@ def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners()
         ],
     }
     metrics, rows = two_learners(**other)
-    metrics.episodes([1.0], [4])
+    metrics.episodes.add([1.0], [4])
     metrics.add({"loss": 2.0, "lag/max": 3.0})
-    metrics.count("actors_restarted")
-    metrics.gauges["queue"] = lambda: 0.0
+    metrics.count_fault("actors_restarted")
+    metrics.add_gauges({"queue": lambda: 0.0})
     metrics.report(1, 10, lambda: 0)
     found = {name: rows[0][name] for name in ("episodes", "return/mean", "loss", "lag/max", "queue", "actors/wait")}
     assert found == {"episodes": 3, "return/mean": 4.0, "loss": 3.0, "lag/max": 9.0, "queue": 0.5, "actors/wait": 0.2}
@@ -158,18 +161,19 @@ def test_learners_that_differ_are_found_at_the_next_report(name: str) -> None:
 
 def test_nothing_is_reported_before_it_is_due() -> None:
     metrics, rows = reports(every=1000.0)
-    assert not metrics.due(1)
-    assert reports(every=0.0)[0].due(1)
-    assert not Metrics([], 0.0, 1000).due(1), "only who writes asks for a report"
-    by_steps = Metrics([rows.append], 0.0, 1000, every_steps=3)
-    assert [by_steps.due(step) for step in range(1, 5)] == [False, False, True, True]
+    assert not metrics.report_due(1)
+    assert reports(every=0.0)[0].report_due(1)
+    assert not make_metrics().report_due(1), "only the learner with listeners asks for a report"
+    by_steps = make_metrics(rows, every_steps=3)
+    assert [by_steps.report_due(step) for step in range(1, 5)] == [False, False, True, True]
     assert rows == []
 
 
 def test_the_time_of_a_phase_is_its_share() -> None:
-    metrics, rows = reports()
+    timer, rows = PhaseTimer(), Rows()
+    metrics = Metrics(timer, [rows], 0.0, 1000)
     for _ in range(2):
-        with metrics.phase("wait"):
+        with timer.phase("wait"):
             time.sleep(0.05)
     metrics.report(1, 10, lambda: 0)
     assert 0.5 < rows[0]["learner/wait"] <= 1.0
@@ -178,9 +182,11 @@ def test_the_time_of_a_phase_is_its_share() -> None:
 def test_the_phases_of_actors_are_shares_of_the_time_since_the_last_report() -> None:
     metrics, rows = reports()
     for second in range(4):
-        metrics.actor(0, {"simulate": 10.0 + 3 * second, "infer": 5.0 + second, "send": 0.0, "wait": 1.0, "fetch": 0.0}, 80)
+        metrics.actors.record(
+            0, {"simulate": 10.0 + 3 * second, "infer": 5.0 + second, "send": 0.0, "wait": 1.0, "fetch": 0.0}, 80
+        )
         if second < 2:  # another life of the actor, which has lost what it had counted
-            metrics.actor(1, {"simulate": 9.0 - 8 * second, "infer": 0.0, "send": 0.0, "wait": 0.0, "fetch": 0.0}, 80)
+            metrics.actors.record(1, {"simulate": 9.0 - 8 * second, "infer": 0.0, "send": 0.0, "wait": 0.0, "fetch": 0.0}, 80)
         metrics.report(second, 10, lambda: 0)
     assert math.isnan(rows[0]["actors/wait"]), "one value makes no difference"
     assert [(row["actors/simulate"], row["actors/infer"], row["actors/wait"]) for row in rows[1:]] == [(0.75, 0.25, 0)] * 3
@@ -190,7 +196,7 @@ def test_the_phases_of_actors_are_shares_of_the_time_since_the_last_report() -> 
 def test_the_learner_that_waits_least_for_the_others_is_the_slowest() -> None:
     gauges = {"learner/allreduce": 0.05, "learner/wait": 0.7, "learner/gradient": 0.2}
     metrics, rows = two_learners(gauges=gauges)
-    metrics.spent([("allreduce", 0.0, 1e9), ("wait", 0.0, 0.0)])
+    metrics._timer.add([("allreduce", 0.0, 1e9), ("wait", 0.0, 0.0)])
     metrics.report(1, 10, lambda: 0)
     assert {name: rows[0][f"slowest/{name}"] for name in ("rank", "wait", "allreduce", "gradient")} == {
         "rank": 1, "wait": 0.7, "allreduce": 0.05, "gradient": 0.2,
@@ -200,7 +206,7 @@ def test_the_learner_that_waits_least_for_the_others_is_the_slowest() -> None:
 def test_a_clock_is_reported_as_the_share_of_the_time_in_which_it_ran() -> None:
     metrics, rows = reports()
     clock = [100.0]
-    metrics.clocks["receiver/wait"] = lambda: clock[0]
+    metrics.add_clocks({"receiver/wait": lambda: clock[0]})
     metrics.report(1, 10, lambda: 0)
     began = time.monotonic()
     time.sleep(0.05)
@@ -222,30 +228,29 @@ def test_a_writer_without_its_package_is_one_line(tmp_path: Path) -> None:
     for name in ("wandb", "mlflow"):
         if importlib.util.find_spec(name) is None:
             with pytest.raises(ValueError, match=f"--writers=tensorboard,{name}: the package {name} is not installed"):
-                make_loggers(f"tensorboard,{name}", tmp_path, {}, print)
-    assert make_loggers("", tmp_path, {}, print) == []
-    with pytest.raises(ValueError, match="--writers=comet: comet: no such writer; allowed: tensorboard, wandb, mlflow"):
+                make_loggers(f"tensorboard,{name}", tmp_path, {})
+    assert make_loggers("", tmp_path, {}) == []
+    with pytest.raises(ValueError, match="--writers=comet: comet: no such logger; allowed: tensorboard, wandb, mlflow"):
         parse(["--writers=comet"])
 
 
-def test_a_service_that_fails_is_said_once_and_ends_nothing(tmp_path: Path) -> None:
-    said: list[str] = []
-    broken = BestEffortLogger("mlflow", TensorBoardWriter(tmp_path), said.append)
+def test_a_service_that_fails_is_logged_once_and_ends_nothing(tmp_path: Path, log_lines: Callable[[], list[str]]) -> None:
+    broken = BestEffortLogger("mlflow", TensorBoardWriter(tmp_path))
     for _ in range(2):
-        broken({"return/mean": 1.0})  # without frames, which every row has
-    assert said == ["mlflow failed: KeyError: 'frames'; training goes on"]
+        broken.on_report({"return/mean": 1.0})  # without frames, which every row has
+    assert log_lines() == ["mlflow failed: KeyError: 'frames'; training continues"]
 
 
 def test_a_curve_has_what_does_not_depend_on_the_clock_with_every_digit(tmp_path: Path) -> None:
     writer = DeterministicCsvLogger(tmp_path / "curve.csv", 0)
-    writer({"frames": 100, "seconds": 1.5, "learner/wait": 0.1, "actors/wait": 0.2, "loss/total": 0.1 + 0.2})
+    writer.on_report({"frames": 100, "seconds": 1.5, "learner/wait": 0.1, "actors/wait": 0.2, "loss/total": 0.1 + 0.2})
     assert read(tmp_path / "curve.csv") == [{"frames": "100", "loss/total": "0.30000000000000004"}]
 
 
 def test_tensorboard_reads_every_number_over_frames(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
-    writer({"frames": 100, "return/mean": -20.5, "loss": float("nan")})
-    writer({"frames": 2_000_000_000, "return/mean": 20.0, "loss": 0.5})
+    writer.on_report({"frames": 100, "return/mean": -20.5, "loss": float("nan")})
+    writer.on_report({"frames": 2_000_000_000, "return/mean": 20.0, "loss": 0.5})
     log = EventAccumulator(str(tmp_path))
     log.Reload()
     assert sorted(log.Tags()["tensors"]) == ["loss", "return/mean"]

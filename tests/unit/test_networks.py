@@ -15,8 +15,8 @@ from agents.networks.network import MASKED_LOGIT, Network
 from agents.networks.recurrent import InstructionEncoder, ResetLSTM
 from agents.networks.zoo import NETWORKS, make_network
 from mlma.acting.action_noise import NoiseGenerator
+from mlma.core.catalog import networks_for
 from mlma.core.flat_weights import dummy_timestep
-from mlma.core.presets.resolve import FOR_VECTORS
 from mlma.core.types import ActionNoise, ArraySpec, EnvSpec, NetworkState, TimeStep
 from mlma.envs.spaces import MAX_WORDS, hash_words
 from tests.support.samples import IMAGE, VECTOR, random_timesteps
@@ -26,14 +26,14 @@ ALL = sorted(NETWORKS)
 
 def make(name: str) -> Network:
     tf.random.set_seed(1)
-    spec = VECTOR if name in FOR_VECTORS else IMAGE
+    spec = VECTOR if name in networks_for("vector") else IMAGE
     network = make_network(name, spec, stack=1 if spec is VECTOR else 4)
     network(dummy_timestep(spec, 1, 1), network.initial_state(1))
     return network
 
 
 def timesteps(name: str, steps: int, batch: int, firsts: float = 0.3) -> TimeStep:
-    spec = VECTOR if name in FOR_VECTORS else IMAGE
+    spec = VECTOR if name in networks_for("vector") else IMAGE
     return tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), spec, steps, batch, firsts))
 
 
@@ -95,28 +95,28 @@ def test_an_unroll_equals_single_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_batch_in_parts_says_and_learns_what_the_whole_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_in_shards_outputs_and_learns_what_the_whole_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, inputs = make(name), timesteps(name, steps=16, batch=24)
     state = random_state(network, 24)
     sizes = []
     whole = Network._unroll
 
     def unroll(self: Network, timestep: TimeStep, state: NetworkState) -> Any:
-        sizes.append(timestep.first.shape[1])
+        sizes.append(timestep.is_first.shape[1])
         return whole(self, timestep, state)
 
     monkeypatch.setattr(Network, "_unroll", unroll)
     found = []
-    for network._parts in (1, 3):
+    for network._num_shards in (1, 3):
         with tf.GradientTape() as tape:
             output, after = network(inputs, state)
             loss = tf.reduce_sum(output.logits**2) + tf.reduce_sum(output.value)
         found.append((output, after, tape.gradient(loss, network.trainable_variables)))
     network(tf.nest.map_structure(lambda x: x[:1], inputs), state)  # acting
     assert sizes == [24, 8, 8, 8, 24]
-    (*whole_says, gradients), (*parts_say, gradients_of_parts) = found
-    assert_close(whole_says, parts_say)
-    for one, other in zip(gradients, gradients_of_parts, strict=True):
+    (*outputs, gradients), (*shard_outputs, shard_gradients) = found
+    assert_close(outputs, shard_outputs)
+    for one, other in zip(gradients, shard_gradients, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(tf.abs(one))))
 
 
@@ -125,9 +125,9 @@ def test_nothing_from_before_a_new_game_reaches_it(name: str) -> None:
     network, inputs = make(name), timesteps(name, steps=4, batch=2)
     first = np.zeros((4, 2), bool)
     first[2, 0] = True  # a new game in the first environment, the old one goes on in the second
-    one, _ = network(inputs._replace(first=tf.constant(first)), random_state(network, 2))
+    one, _ = network(inputs._replace(is_first=tf.constant(first)), random_state(network, 2))
     other = tf.nest.map_structure(lambda x: tf.concat([x[:2][::-1], x[2:]], axis=0), inputs)
-    two, _ = network(other._replace(first=tf.constant(first)), random_state(network, 2))
+    two, _ = network(other._replace(is_first=tf.constant(first)), random_state(network, 2))
     assert_close([one.logits[2:, 0], one.value[2:, 0]], [two.logits[2:, 0], two.value[2:, 0]])
     if name != "MLPAgent":  # which remembers nothing
         assert not np.allclose(one.value[2:, 1], two.value[2:, 1])
@@ -136,7 +136,7 @@ def test_nothing_from_before_a_new_game_reaches_it(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_a_new_game_at_step_0_forgets_the_state_it_was_given(name: str) -> None:
     network, inputs = make(name), timesteps(name, steps=3, batch=2)
-    inputs = inputs._replace(first=tf.constant([[True, True], [False, False], [False, False]]))
+    inputs = inputs._replace(is_first=tf.constant([[True, True], [False, False], [False, False]]))
     assert_close(network(inputs, random_state(network, 2)), network(inputs, network.initial_state(2)))
 
 
@@ -144,7 +144,7 @@ def shapes(network: snt.Module) -> list[tuple[int, ...]]:
     return sorted((tuple(v.shape) for v in network.trainable_variables), key=lambda shape: (len(shape), shape))
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in FOR_VECTORS])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in networks_for("vector")])
 def test_a_brighter_picture_is_the_same_picture(name: str) -> None:
     network = make_network(name, IMAGE, stack=1)
     game = timesteps(name, 2, 3)
@@ -187,7 +187,7 @@ def test_gradient_flows_back_through_time_but_not_into_the_game_before() -> None
     first[2, 1] = True
     with tf.GradientTape() as tape:
         tape.watch(reward)
-        output, _ = network(inputs._replace(reward=reward, first=tf.constant(first)), network.initial_state(2))
+        output, _ = network(inputs._replace(reward=reward, is_first=tf.constant(first)), network.initial_state(2))
         last = tf.reduce_sum(output.value[-1])
     gradient = tape.gradient(last, reward).numpy()
     assert (gradient[:, 0] != 0).all()
@@ -219,19 +219,19 @@ def test_last_reward_and_action_are_seen_where_the_paper_says_and_the_reward_is_
 
 @pytest.mark.parametrize("dueling", [False, True])
 def test_actions_that_a_level_does_not_have_are_never_chosen(dueling: bool) -> None:
-    spec = VECTOR._replace(more={"level": ArraySpec((), "int32")}, actions_of=((0, 2), (1, 0, 2)))
+    spec = VECTOR._replace(extras={"level": ArraySpec((), "int32")}, actions_by_level=((0, 2), (1, 0, 2)))
     network = make_network("MLPAgent", spec, stack=1, dueling=dueling)
     steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), VECTOR, 3, 4))
-    steps = steps._replace(more={"level": tf.constant([[0, 1, 0, 1]] * 3)})
+    steps = steps._replace(extras={"level": tf.constant([[0, 1, 0, 1]] * 3)})
     logits = network(steps, network.initial_state(4))[0].logits.numpy()
     assert (logits[:, [0, 2], 1] == MASKED_LOGIT).all()
     assert np.abs(logits[:, [0, 2]][..., [0, 2]]).max() < 100
     assert np.abs(logits[:, [1, 3]]).max() < 100
-    chances = NoiseGenerator(1, np.ones(4))  # always at random
-    chance = [chances.draw() for _ in range(300)]
+    noise_generator = NoiseGenerator(1, np.ones(4))  # always at random
+    noise = [noise_generator.draw() for _ in range(300)]
     for drawn in (
-        np.stack([epsilon_greedy(tf.constant(logits[0]), each) for each in chance]),
-        np.stack([sample_from_logits(tf.constant(logits[0] / 100), each.number) for each in chance]),
+        np.stack([epsilon_greedy(tf.constant(logits[0]), each) for each in noise]),
+        np.stack([sample_from_logits(tf.constant(logits[0] / 100), each.uniform) for each in noise]),
     ):
         assert [sorted(set(drawn[:, i].tolist())) for i in range(4)] == [[0, 2], [0, 1, 2]] * 2
 
@@ -264,14 +264,14 @@ def test_an_instruction_is_what_its_words_say_in_their_order() -> None:
 
 @pytest.mark.parametrize("name", ["ResNetLSTMAgent", "MLPAgent"])
 def test_words_and_numbers_beside_the_observation_matter(name: str) -> None:
-    spec = VECTOR if name in FOR_VECTORS else EnvSpec(ArraySpec((40, 40, 3), "uint8"), 4, 1)
-    spec = spec._replace(more={"vector": ArraySpec((2,), "float32"), "words": ArraySpec((MAX_WORDS,), "int32")})
+    spec = VECTOR if name in networks_for("vector") else EnvSpec(ArraySpec((40, 40, 3), "uint8"), 4, 1)
+    spec = spec._replace(extras={"vector": ArraySpec((2,), "float32"), "words": ArraySpec((MAX_WORDS,), "int32")})
     network = make_network(name, spec, stack=1)
     steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), spec, 1, 1))
 
     def logits(text: str, numbers: Any) -> Any:
         more = {"vector": tf.constant([[numbers]]), "words": words(text)}
-        return network(steps._replace(more=more), network.initial_state(1))[0].logits.numpy()
+        return network(steps._replace(extras=more), network.initial_state(1))[0].logits.numpy()
 
     one = logits("go left", [0.0, 1.0])
     assert np.abs(one - logits("go right", [0.0, 1.0])).max() > 1e-7

@@ -15,7 +15,7 @@ from mlma.learning.learner import Learner
 from mlma.utils.tf_function import tf_function
 from tests.support.samples import VECTOR, as_tensors, make_impala, random_sample, small_config
 
-TWO = VECTOR._replace(more={"level": ArraySpec((), "int32")}, actions_of=((0, 1, 2), (0, 2)))
+TWO = VECTOR._replace(extras={"level": ArraySpec((), "int32")}, actions_by_level=((0, 1, 2), (0, 2)))
 
 
 def head(levels: int) -> tuple[PopArt, Any]:
@@ -32,9 +32,9 @@ def test_values_stay_the_same_while_their_units_move() -> None:
     for number in range(5):
         before = made.values(features, level).numpy()
         returns = tf.random.normal([4, 6], mean=1000.0 * number, stddev=300.0)
-        made.normalise(made.statistics(returns, tf.ones([4, 6]), level))
+        made.update(made.batch_statistics(returns, tf.ones([4, 6]), level))
         np.testing.assert_allclose(made.values(features, level), before, rtol=1e-3, atol=1e-3)
-    assert float(made.unit(level)[0, 0]) > 3, "they did move"
+    assert float(made.scale(level)[0, 0]) > 3, "they did move"
 
 
 def test_statistics_are_those_of_the_real_steps_of_each_level() -> None:
@@ -42,7 +42,7 @@ def test_statistics_are_those_of_the_real_steps_of_each_level() -> None:
     level = np.array([[0, 1], [1, 0], [0, 0]], np.int32)  # nobody plays level 2
     returns = np.array([[1.0, 10], [30, 2], [1000, 3]], np.float32)
     real = np.array([[1.0, 1], [1, 1], [0, 1]], np.float32)
-    made.normalise(made.statistics(tf.constant(returns), tf.constant(real), tf.constant(level)))
+    made.update(made.batch_statistics(tf.constant(returns), tf.constant(real), tf.constant(level)))
     mean, square = np.array([2.0, 20]), np.array([(1 + 4 + 9) / 3, (100 + 900) / 2])
     np.testing.assert_allclose(made._mean, [*(STATISTICS_STEP_SIZE * mean), 0], rtol=1e-5)
     np.testing.assert_allclose(made._square, [*(1 + STATISTICS_STEP_SIZE * (square - 1)), 1], rtol=1e-5)
@@ -51,27 +51,27 @@ def test_statistics_are_those_of_the_real_steps_of_each_level() -> None:
 def test_the_units_come_to_the_mean_and_the_spread_of_the_returns() -> None:
     made, _ = head(1)
     rng, steps = np.random.default_rng(0), 4000
-    normalise = tf_function(made.normalise)
+    update = tf_function(made.update)
     for _ in range(steps):
         returns = tf.constant(rng.normal(50, 7, size=(2, 10)).astype(np.float32))
-        normalise(made.statistics(returns, tf.ones([2, 10]), None))
+        update(made.batch_statistics(returns, tf.ones([2, 10]), None))
     left = (1 - STATISTICS_STEP_SIZE) ** steps  # of the way there
     mean, square = 50 * (1 - left), (50**2 + 7**2) * (1 - left) + left
     assert float(made._mean[0]) == pytest.approx(mean, rel=0.01)
-    assert float(made.unit(None)) == pytest.approx((square - mean**2) ** 0.5, rel=0.03)
+    assert float(made.scale(None)) == pytest.approx((square - mean**2) ** 0.5, rel=0.03)
 
 
 def test_a_level_that_always_pays_the_same_does_not_divide_by_nothing() -> None:
     made, features = head(1)
     made._square.assign(tf.square(made._mean))
-    assert float(made.unit(None)) == pytest.approx(MIN_SCALE)
+    assert float(made.scale(None)) == pytest.approx(MIN_SCALE)
     assert np.isfinite(made.values(features, None)).all()
 
 
 def with_levels(sample: Sample, seed: int) -> Sample:
     steps = sample.trajectory.timesteps
     level = np.random.default_rng(seed).integers(2, size=steps.reward.shape[1]).astype(np.int32)
-    steps = steps._replace(more={"level": np.broadcast_to(level, steps.reward.shape).copy()})
+    steps = steps._replace(extras={"level": np.broadcast_to(level, steps.reward.shape).copy()})
     return sample._replace(trajectory=sample.trajectory._replace(timesteps=steps))
 
 
@@ -111,8 +111,8 @@ def test_the_learner_adds_up_the_statistics_of_all_and_keeps_them_in_checkpoints
     alone, both = Learner(config, agent, 1, SingleProcess()), Learner(config, other, 1, Both())
     sample = as_tensors(with_levels(random_sample(1, config, TWO), 1))
     for learner in (alone, both):
-        learner.train(sample)
-        assert learner.train(None).contributors == 0
+        learner.update(sample)
+        assert learner.update(None).contributors == 0
     for a, b in zip(agent.network.value_head._mean.numpy(), other.network.value_head._mean.numpy(), strict=True):
         assert a == pytest.approx(b, rel=1e-4)  # a mean over twice the same is the same
     assert (agent.network.value_head._mean.numpy() != 0).all()
@@ -122,7 +122,7 @@ def test_the_learner_adds_up_the_statistics_of_all_and_keeps_them_in_checkpoints
 
 def test_without_it_there_is_one_value_and_no_statistics() -> None:
     agent = make_impala(small_config(), TWO)
-    assert agent.statistics == 0
+    assert agent.num_statistics == 0
     assert agent.network.value_head.b.shape == [1]
     spec = EnvSpec(VECTOR.observation, 3, 1)
-    assert make_impala(small_config(popart=True), spec).statistics == 3
+    assert make_impala(small_config(popart=True), spec).num_statistics == 3

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from agents.networks.frame_stack import stack_frames
+from agents.ops.value_learning import sequence_priorities
 from mlma.acting.trajectory_writer import TrajectoryWriter
 from mlma.core.record_layout import RecordLayout, trajectory_spec
 from mlma.core.types import ActOutput, ArraySpec, EnvSpec, NetworkState, ReplayWindowSpec, Sample, TimeStep
@@ -65,7 +68,7 @@ class Counting:
         found: list[bytes] = []
         while len(found) < count:
             step = self._timestep()
-            _, after = stack_frames(tf.constant(step.observation[None]), tf.constant(step.first[None]), self._frames)
+            _, after = stack_frames(tf.constant(step.observation[None]), tf.constant(step.is_first[None]), self._frames)
             core = np.stack([np.arange(ENVS), np.full(ENVS, self._time)], axis=1).astype(np.float32)  # the state says when
             state = NetworkState(self._frames, (core, core + 0.5))
             acted = ActOutput(self._step.astype(np.int32), np.zeros((ENVS, 200), np.float32), np.zeros(ENVS, np.float32))
@@ -79,11 +82,14 @@ class Counting:
         return LAYOUT.from_bytes(b"".join(found))
 
 
+PRIORITIES = functools.partial(sequence_priorities, eta=0.9)
+
+
 class Unpaced(RateLimiter):
     """Nobody waits for anybody."""
 
     def __init__(self) -> None:
-        super().__init__(0.0, 0, 1, lambda line: None)
+        super().__init__(0.0, 0, 1)
 
     def wait_to_insert(self) -> bool:
         return True
@@ -94,7 +100,7 @@ class Unpaced(RateLimiter):
 
 def make(windows: ReplayWindowSpec, capacity: int = 600, batch: int = 64, pace: RateLimiter | None = None, **more: Any) -> Any:
     exponents = more.pop("exponents", (0.6, 0.4))
-    return PrioritizedReplay(LAYOUT, windows, pace or Unpaced(), capacity, batch, exponents, 0.9, seed=5, **more)
+    return PrioritizedReplay(LAYOUT, windows, pace or Unpaced(), capacity, batch, exponents, PRIORITIES, seed=5, **more)
 
 
 def drawn(memory: Any) -> Sample:
@@ -110,11 +116,11 @@ def who(frames: Any) -> Any:
 
 def check_lived(steps: Any, action: Any, frames: Any, used: Any, b: int) -> None:
     """The steps `used` of window b follow each other within one game, stacked right, with their own rewards and actions."""
-    stacks, _ = stack_frames(tf.constant(steps.observation), tf.constant(steps.first), tf.constant(frames))
+    stacks, _ = stack_frames(tf.constant(steps.observation), tf.constant(steps.is_first), tf.constant(frames))
     env, game, step = who(steps.observation)
     for t in used:
         assert (env[t, b], game[t, b], step[t, b]) == (env[used[0], b], game[used[0], b], step[used[0], b] + t - used[0])
-        assert bool(steps.first[t, b]) == (step[t, b] == 1)
+        assert bool(steps.is_first[t, b]) == (step[t, b] == 1)
         assert steps.reward[t, b] == step[t, b] - 1
         assert action[t, b] == step[t, b] - 1
         for age in range(STACK):  # newest frame last
@@ -132,7 +138,7 @@ def test_what_ape_x_is_given_is_consecutive_stacked_and_of_one_game(compress: bo
         sample = drawn(memory)
         steps, action = sample.trajectory.timesteps, sample.trajectory.act_outputs.action
         for b in range(64):
-            ends = int(np.cumprod(~steps.first.numpy()[1:, b]).sum())
+            ends = int(np.cumprod(~steps.is_first.numpy()[1:, b]).sum())
             assert ends >= 1, "the step into a new game is no transition"
             check_lived(steps, action, sample.trajectory.agent_state.frames, range(ends + 1), b)
             seen.add((ends, int(sample.keys[b]) % T))
@@ -149,7 +155,7 @@ def test_what_r2d2_is_given_is_consecutive_of_one_game_and_has_the_state_of_its_
         steps, action = sample.trajectory.timesteps, sample.trajectory.act_outputs.action
         hidden, cell = (part.numpy() for part in sample.trajectory.agent_state.core)
         for b in range(64):
-            first = steps.first.numpy()[:, b]
+            first = steps.is_first.numpy()[:, b]
             learned = int(np.cumprod(~first[burn_in + 1 :]).sum())
             assert learned >= 1
             opens = bool(first[burn_in])
@@ -179,7 +185,7 @@ def test_what_impala_is_given_is_consecutive_and_stacked_too() -> None:
         assert sample is not None
         steps = sample.trajectory.timesteps
         for b in range(3):
-            bounds = [0, *(np.flatnonzero(steps.first.numpy()[1:, b]) + 1), T + 1]
+            bounds = [0, *(np.flatnonzero(steps.is_first.numpy()[1:, b]) + 1), T + 1]
             for begin, end in itertools.pairwise(bounds):  # one game each
                 check_lived(
                     steps, sample.trajectory.act_outputs.action, sample.trajectory.agent_state.frames, range(begin, end), b
@@ -193,13 +199,13 @@ def test_every_transition_of_every_game_can_be_drawn(windows: ReplayWindowSpec) 
     wanted, found = set(), set()
     for env in range(ENVS):
         view = LAYOUT.view(Counting(4).records(30))
-        ids, first = who(view.timesteps.observation[env::ENVS, :T]), view.timesteps.first[env::ENVS, 1 : T + 1]
+        ids, first = who(view.timesteps.observation[env::ENVS, :T]), view.timesteps.is_first[env::ENVS, 1 : T + 1]
         rows = 30 - 2 * memory._depth  # the last ones wait for what comes after them
         wanted |= {tuple(ids[:, i, t]) for i in range(rows) for t in range(T) if not first[i, t]}
     for _ in range(60):
         steps = drawn(memory).trajectory.timesteps
         learned = slice(windows.burn_in, windows.burn_in + (1 if windows.every_step else windows.length))
-        alive = np.cumprod(~steps.first.numpy()[learned.start + 1 : learned.stop + 1], axis=0).astype(bool)
+        alive = np.cumprod(~steps.is_first.numpy()[learned.start + 1 : learned.stop + 1], axis=0).astype(bool)
         found |= set(map(tuple, who(steps.observation)[:, learned][:, alive].T))
     assert wanted <= found
 
@@ -208,8 +214,8 @@ def numbered(count: int, stream: int = 1, errors: Any = None, start: int = 0) ->
     """Trajectories of one endless game."""
     records = LAYOUT.empty(count)
     view = LAYOUT.view(records)
-    view.stream[:], view.number[:] = stream, np.arange(start, start + count)
-    view.errors[:] = np.arange(1, count * T + 1).reshape(count, T) if errors is None else errors
+    view.env_stream_id[:], view.sequence_number[:] = stream, np.arange(start, start + count)
+    view.initial_priorities[:] = np.arange(1, count * T + 1).reshape(count, T) if errors is None else errors
     return records
 
 
@@ -229,8 +235,8 @@ def test_importance_weights_are_those_of_the_paper_over_their_maximum() -> None:
     memory.insert(numbered(5))
     sample = drawn(memory)
     leaves = (np.arange(1, 21) + MIN_PRIORITY) ** 0.7
-    chances = leaves / leaves.sum()
-    weights = [(20 * chances[key]) ** -0.5 for key in sample.keys]
+    noise_generator = leaves / leaves.sum()
+    weights = [(20 * noise_generator[key]) ** -0.5 for key in sample.keys]
     np.testing.assert_allclose(sample.importance_weights, np.array(weights) / max(weights), rtol=1e-5)
     assert float(tf.reduce_max(sample.importance_weights)) == 1
 
@@ -297,7 +303,7 @@ def test_sampling_goes_on_while_trajectories_come_and_never_sees_half_of_one() -
         sample = drawn(memory)
         env, game, step = who(sample.trajectory.timesteps.observation)
         for b in range(32):
-            ends = int(np.cumprod(~sample.trajectory.timesteps.first.numpy()[1:, b]).sum())
+            ends = int(np.cumprod(~sample.trajectory.timesteps.is_first.numpy()[1:, b]).sum())
             assert (np.diff(step[: ends + 1, b]) == 1).all()
             assert len(set(zip(env[: ends + 1, b], game[: ends + 1, b], strict=True))) == 1
         memory.update_priorities(sample.keys, np.ones(32))
@@ -308,21 +314,20 @@ def test_sampling_goes_on_while_trajectories_come_and_never_sees_half_of_one() -
 def test_steps_are_counted_once_as_new() -> None:
     memory = make(STEPS)
     memory.insert(numbered(4))
-    assert [drawn(memory).new_steps for _ in range(2)] == [4 * T, 0]
+    assert [drawn(memory).num_new_steps for _ in range(2)] == [4 * T, 0]
     memory.insert(numbered(2, start=4))
-    assert drawn(memory).new_steps == 2 * T
+    assert drawn(memory).num_new_steps == 2 * T
 
 
 # -- pace
 
 
-def test_samples_wait_for_the_fill_and_then_for_their_ratio() -> None:
-    said: list[str] = []
-    pace = RateLimiter(2.0, 100, 50, said.append)
+def test_samples_wait_for_the_fill_and_then_for_their_ratio(log_lines: Callable[[], list[str]]) -> None:
+    pace = RateLimiter(2.0, 100, 50)
     pace.inserted(99)
     assert not pace.wait_to_sample(0.01)
     pace.inserted(1)
-    assert said == ["replay holds 100 steps; learning begins at 100"]
+    assert log_lines() == ["replay holds 100 steps; learning begins at 100"]
     assert not pace.wait_to_sample(0.01), "the fill buys no samples"
     pace.inserted(24)
     assert not pace.wait_to_sample(0.01)
@@ -334,7 +339,7 @@ def test_samples_wait_for_the_fill_and_then_for_their_ratio() -> None:
 
 
 def test_actors_wait_for_a_slow_learner_and_go_on_with_it_and_at_the_end() -> None:
-    pace = RateLimiter(1.0, 0, 10, lambda line: None)
+    pace = RateLimiter(1.0, 0, 10)
     pace.inserted(1)
     pace.inserted(30)
     waiting = threading.Thread(target=pace.wait_to_insert, daemon=True)
@@ -357,7 +362,7 @@ def test_actors_wait_for_a_slow_learner_and_go_on_with_it_and_at_the_end() -> No
 @pytest.mark.parametrize("ratio", [0.5, 4.0])
 def test_the_ratio_is_kept_whoever_is_faster(ratio: float) -> None:
     for slow in ("learner", "actors"):
-        pace = RateLimiter(ratio, 20, 10, lambda line: None)
+        pace = RateLimiter(ratio, 20, 10)
         memory = make(STEPS, capacity=500, batch=10, pace=pace)
         done = threading.Event()
 
@@ -380,48 +385,51 @@ def test_the_ratio_is_kept_whoever_is_faster(ratio: float) -> None:
 
 
 @pytest.mark.parametrize("windows", [STEPS, SEQUENCES])
-def test_a_replay_comes_back_with_its_frames_states_and_priorities(tmp_path: Path, windows: ReplayWindowSpec) -> None:
+def test_a_replay_comes_back_with_its_frames_states_and_priorities(
+    tmp_path: Path, windows: ReplayWindowSpec, log_lines: Callable[[], list[str]]
+) -> None:
     memory, actor = make(windows, capacity=300), Counting(7)
     memory.insert(actor.records(30))
     for _ in range(5):
         keys = drawn(memory).keys
         memory.update_priorities(keys, np.random.default_rng(1).random(len(keys)))
-    said: list[str] = []
-    saved = ReplaySnapshot(memory, tmp_path / "replay.bin", said.append)
+    saved = ReplaySnapshot(memory, tmp_path / "replay.bin")
     saved.save()
     saved.wait()
     other = make(windows, capacity=300)
-    ReplaySnapshot(other, tmp_path / "replay.bin", said.append).restore()
-    assert "saved" in said[0] and "restored" in said[1]
+    ReplaySnapshot(other, tmp_path / "replay.bin").restore()
+    assert any("saved" in line for line in log_lines()) and "restored" in log_lines()[-1]
     shift = memory.held()[0] % memory._slots * T  # the oldest lies first in the other one
     leaves = (np.arange(300) + shift) % 300
     np.testing.assert_allclose(other._tree.get(np.arange(300)), memory._tree.get(leaves), rtol=1e-12)
     sample = drawn(other)
-    assert sample.new_steps == 0, "what is restored was counted by the run before"
+    assert sample.num_new_steps == 0, "what is restored was counted by the run before"
     steps = sample.trajectory.timesteps
     for b in range(64):
-        start = windows.burn_in if steps.first[windows.burn_in, b] else 0
-        ends = windows.burn_in + int(np.cumprod(~steps.first.numpy()[windows.burn_in + 1 :, b]).sum())
+        start = windows.burn_in if steps.is_first[windows.burn_in, b] else 0
+        ends = windows.burn_in + int(np.cumprod(~steps.is_first.numpy()[windows.burn_in + 1 :, b]).sum())
         check_lived(
             steps, sample.trajectory.act_outputs.action, sample.trajectory.agent_state.frames, range(start, ends + 1), b
         )
 
 
-def test_a_saved_replay_of_something_else_or_broken_is_left_alone(tmp_path: Path) -> None:
-    path, said = tmp_path / "replay.bin", list[str]()
+def test_a_saved_replay_of_something_else_or_broken_is_left_alone(tmp_path: Path, log_lines: Callable[[], list[str]]) -> None:
+    path = tmp_path / "replay.bin"
     memory = make(STEPS)
     memory.insert(numbered(5))
     write_snapshot(memory, path)
     data = path.read_bytes()
     for broken in (data[:-3], data[:-3] + b"abc", b"{}\n" + data, b"\xff\n", b""):
         path.write_bytes(broken)
-        ReplaySnapshot(make(STEPS), path, said.append).restore()
-        assert "the replay fills anew" in said[-1]
+        ReplaySnapshot(make(STEPS), path).restore()
+        assert "the replay fills again" in log_lines()[-1]
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_leaves_the_replay_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, said = tmp_path / "replay.bin", list[str]()
+def test_a_full_disk_leaves_the_replay_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[str]]
+) -> None:
+    path = tmp_path / "replay.bin"
     memory = make(STEPS)
     memory.insert(numbered(5))
     write_snapshot(memory, path)
@@ -431,10 +439,10 @@ def test_a_full_disk_leaves_the_replay_before(tmp_path: Path, monkeypatch: pytes
         raise OSError("No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    shard = ReplaySnapshot(memory, path, said.append)
+    shard = ReplaySnapshot(memory, path)
     shard.save()
     shard.wait()
-    assert "could not save the replay: No space left" in said[-1]
+    assert "could not save the replay: No space left" in log_lines()[-1]
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -44,9 +44,10 @@ def sample_of(config: Any, agent: Any, seed: int = 1, firsts: float = 0.15) -> S
     sample = random_sample(seed, config, firsts=firsts)
     rng = np.random.default_rng(seed)
     state = tf.nest.map_structure(
-        lambda x: None if x is None else rng.normal(size=x.shape).astype(np.float32), agent.initial_state(config.batch_size)
+        lambda x: None if x is None else rng.normal(size=x.shape).astype(np.float32),
+        agent.initial_state(config.learner.batch_size),
     )
-    sample = sample._replace(importance_weights=rng.random(config.batch_size).astype(np.float32))
+    sample = sample._replace(importance_weights=rng.random(config.learner.batch_size).astype(np.float32))
     return sample._replace(trajectory=sample.trajectory._replace(agent_state=state))
 
 
@@ -71,7 +72,7 @@ def test_ape_x_loss_is_the_weighted_squared_n_step_double_q_error_of_the_first_s
     wanted, errors = 0.0, []
     for b in range(200):
         total, weight, at = 0.0, 1.0, 0
-        while at < N and not steps.first[at + 1, b]:
+        while at < N and not steps.is_first[at + 1, b]:
             at += 1
             total += weight * np.clip(steps.reward[at, b], -1, 1)
             weight *= 0.99 * steps.discount[at, b]
@@ -94,10 +95,10 @@ def test_r2d2_loss_is_over_the_steps_of_one_game_after_the_burn_in_with_rescaled
     for b in range(60):
         errors = []
         for t in range(BURN_IN, BURN_IN + LENGTH):
-            if steps.first[t + 1, b]:
+            if steps.is_first[t + 1, b]:
                 break
             total, weight, at = 0.0, 1.0, t
-            while at < min(t + N, BURN_IN + LENGTH) and not steps.first[at + 1, b]:
+            while at < min(t + N, BURN_IN + LENGTH) and not steps.is_first[at + 1, b]:
                 at += 1
                 total += weight * steps.reward[at, b]
                 weight *= 0.99 * steps.discount[at, b]
@@ -137,11 +138,11 @@ def test_no_gradient_flows_through_targets_or_into_the_target_network(algorithm:
     sample = as_tensors(sample_of(config, agent, firsts=0.0))
     with tf.GradientTape() as tape:
         total = agent.loss(sample).total
-    assert all(g is None for g in tape.gradient(total, agent.slow))
+    assert all(g is None for g in tape.gradient(total, agent.target_variables))
     # Where every return ends at once there is nothing to bootstrap from: only the value of the action is learned.
     ended = sample.trajectory.timesteps._replace(discount=tf.zeros_like(sample.trajectory.timesteps.discount))
     one = gradient(agent, sample._replace(trajectory=sample.trajectory._replace(timesteps=ended)))[1]
-    for slow in agent.slow:
+    for slow in agent.target_variables:
         slow.assign_add(tf.ones_like(slow))
     two = gradient(agent, sample._replace(trajectory=sample.trajectory._replace(timesteps=ended)))[1]
     np.testing.assert_array_equal(one, two)
@@ -172,19 +173,19 @@ def test_the_target_network_is_a_copy_of_some_steps_ago(algorithm: str) -> None:
     agent, _ = make(algorithm)
 
     def equal() -> bool:
-        return all(np.array_equal(s, v) for s, v in zip(agent.slow, agent.network.variables, strict=True))
+        return all(np.array_equal(s, v) for s, v in zip(agent.target_variables, agent.network.variables, strict=True))
 
     assert not equal()
-    agent.after_step(1)
+    agent.on_learner_step(1)
     assert not equal()
-    agent.after_step(2)
+    agent.on_learner_step(2)
     assert equal()
 
 
 def test_a_new_agent_starts_with_equal_networks() -> None:
     agent: Any = make_agent(settings("apex"), VECTOR)
-    assert agent.slow
-    for slow, variable in zip(agent.slow, agent.network.variables, strict=True):
+    assert agent.target_variables
+    for slow, variable in zip(agent.target_variables, agent.network.variables, strict=True):
         np.testing.assert_array_equal(slow, variable)
 
 
@@ -198,7 +199,7 @@ def test_actors_see_their_own_errors_as_the_learner_would_with_their_weights(alg
     action = np.random.default_rng(5).integers(3, size=(13, 5)).astype(np.int32)
     acted = sample_of(config, agent).trajectory.act_outputs._replace(action=action, logits=q, value=q.max(-1))
     tensors = tf.nest.map_structure(tf.constant, (steps, acted))
-    found = agent.errors(*tensors).numpy()
+    found = agent.initial_priorities(*tensors).numpy()
     assert found.shape == (12, 5)
     values = q.max(-1).astype(np.float64)
     if algorithm == "r2d2":
@@ -206,7 +207,7 @@ def test_actors_see_their_own_errors_as_the_learner_would_with_their_weights(alg
     for b in range(5):
         for t in range(12):
             total, weight, at = 0.0, 1.0, t
-            while at < min(t + N, 12) and not steps.first[at + 1, b]:
+            while at < min(t + N, 12) and not steps.is_first[at + 1, b]:
                 at += 1
                 total += weight * np.clip(steps.reward[at, b], -1, 1)
                 weight *= 0.99 * steps.discount[at, b]
@@ -222,10 +223,10 @@ def test_environments_act_at_random_as_often_as_their_place_on_the_ladder_says(a
     step = tf.nest.map_structure(lambda x: tf.repeat(x, 4, axis=0), dummy_timestep(VECTOR, 1))
     greedy = agent.act(step, agent.initial_state(4), ActionNoise(tf.zeros([4]), tf.zeros([4])))[0]
     np.testing.assert_array_equal(greedy.action, tf.argmax(greedy.logits, -1))
-    chances = NoiseGenerator(1, agent.epsilons(np.arange(4), 4))
+    noise_generator = NoiseGenerator(1, agent.exploration_epsilons(np.arange(4), 4))
     act = tf.function(agent.act)
     others = np.mean(
-        [act(step, agent.initial_state(4), chances.draw())[0].action != greedy.action for _ in range(1500)], axis=0
+        [act(step, agent.initial_state(4), noise_generator.draw())[0].action != greedy.action for _ in range(1500)], axis=0
     )
     epsilons = [0.8 ** (1 + 3 * i / 3) for i in range(4)]
     np.testing.assert_allclose(others, [e * 2 / 3 for e in epsilons], atol=0.05)

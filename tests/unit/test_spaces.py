@@ -23,7 +23,7 @@ def test_a_dictionary_becomes_an_image_numbers_and_words() -> None:
     )  # fmt: skip
     seen = ObservationConverter(space)
     assert seen.observation == ((30, 40, 4), "uint8")
-    assert seen.more == {"vector": ((12,), "float32"), "words": ((MAX_WORDS,), "int32")}
+    assert seen.extras == {"vector": ((12,), "float32"), "words": ((MAX_WORDS,), "int32")}
     screen, depth = np.full((30, 40, 3), 7, np.uint8), np.full((30, 40, 1), 9, np.uint8)
     parts = seen.parts(
         dict(screen=screen, depth=depth, speed=[0.5, -1], gear=3, seats=[1, 2], doors=[0, 1], task="Drive home, please.")
@@ -44,7 +44,7 @@ def test_each_kind_of_vector_is_flat_and_a_small_picture_is_a_board() -> None:
     ):  # fmt: skip
         seen = ObservationConverter(space)
         assert seen.observation == ((size,), "float32")
-        assert seen.more == {}
+        assert seen.extras == {}
         assert seen.parts(space.sample())["observation"].shape == (size,)
 
 

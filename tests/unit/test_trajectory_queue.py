@@ -25,7 +25,7 @@ def trajectories(*numbers: int) -> Any:
     records = LAYOUT.empty(len(numbers))
     view = LAYOUT.view(records)
     for i, number in enumerate(numbers):
-        view.weights_version[i] = view.task[i] = number
+        view.weights_version[i] = view.actor_id[i] = number
         view.agent_state.core[0][i] = number
         for t in range(UNROLL + 1):
             view.timesteps.observation[i, t] = [number, t, -1]
@@ -63,7 +63,7 @@ def test_a_sample_is_time_first_and_every_value_at_its_place() -> None:
     assert trajectory.agent_state.frames is None
     assert trajectory.agent_state.core[0].shape == [2, 4]
     np.testing.assert_array_equal(trajectory.agent_state.core[0][:, 0], [5, 6])
-    np.testing.assert_array_equal(trajectory.task, [5, 6])
+    np.testing.assert_array_equal(trajectory.actor_id, [5, 6])
     np.testing.assert_array_equal(sample.importance_weights, [1, 1])
     for b, number in enumerate((5, 6)):
         for t in range(UNROLL + 1):
@@ -79,7 +79,7 @@ def test_a_sample_does_not_change_when_later_trajectories_arrive() -> None:
     memory.insert(trajectories(8, 9, 10))
     assert first is not None
     assert numbers(first) == [1, 2]
-    np.testing.assert_array_equal(first.trajectory.task, [1, 2])
+    np.testing.assert_array_equal(first.trajectory.actor_id, [1, 2])
     np.testing.assert_array_equal(first.trajectory.agent_state.core[0][:, 0], [1, 2])
     np.testing.assert_array_equal(first.trajectory.timesteps.observation[0, :, 0], [1, 2])
 
@@ -145,9 +145,9 @@ def test_a_trajectory_is_given_out_as_often_as_asked_and_never_twice_in_a_row() 
         sample = memory.sample(1)
         assert sample is not None
         given += numbers(sample)
-        new += sample.new_steps
-        assert sample.new_steps in (0, UNROLL)
-        assert (sample.new_steps > 0) == (given.count(given[-1]) == 1)
+        new += sample.num_new_steps
+        assert sample.num_new_steps in (0, UNROLL)
+        assert (sample.num_new_steps > 0) == (given.count(given[-1]) == 1)
     assert all(a != b for a, b in itertools.pairwise(given))
     assert [given.count(number) for number in range(20)] == [3] * 20
     assert new == UNROLL * len(set(given))

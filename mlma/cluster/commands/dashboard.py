@@ -20,7 +20,7 @@ THEN = "; echo; echo 'ended; Enter closes this window'; read -r _"
 
 def dashboard(context: Context) -> int:
     if not context.state.up:
-        raise ValueError(f"--logdir={context.call.config.logdir}: the run there is not up; `up` starts it")
+        raise ValueError(f"--logdir={context.call.config.run.logdir}: the run there is not up; `up` starts it")
     name = name_of(context)
     server = libtmux.Server()
     found = server.sessions.get(session_name=name, default=None)
@@ -39,7 +39,7 @@ def dashboard(context: Context) -> int:
             front,
             "status",
             "--watch",
-            f"--logdir={Path(context.call.config.logdir).absolute()}",
+            f"--logdir={Path(context.call.config.run.logdir).absolute()}",
         ]
         session = server.new_session(session_name=name, window_name="status", window_command=shlex.join(watch) + THEN)
         session.cmd("set-option", OWNER_OPTION, context.state.id)

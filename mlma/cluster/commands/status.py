@@ -115,7 +115,7 @@ def title(context: Context, metrics: dict[str, float]) -> str:
     plan = context.plan
     words = [f"{plan.session}: {summarize_plan(plan)}"]
     if metrics.get("frames", 0) > 0:
-        total = plan.config.total_environment_frames
+        total = plan.config.run.total_environment_frames
         of = f" of {_big(total)}" if total else ""
         words.append(f"{_big(metrics['frames'])}{of} frames, {metrics.get('frames_per_second', 0):,.0f} frames/s")
         if "return/mean" in metrics and metrics["return/mean"] == metrics["return/mean"]:

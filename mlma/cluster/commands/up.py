@@ -111,7 +111,7 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
     head = context.plan.head
     attach = f"tmux attach -t {context.plan.session}"
     where = attach if head.local else f"ssh -t {f'-p {head.port} ' * (head.port != 22)}{head.user}@{head.ip} {attach}"
-    print(f"look: python run_experiment_mm_raw.py status --watch --logdir={context.call.config.logdir}   or   {where}")
+    print(f"look: python run_experiment_mm_raw.py status --watch --logdir={context.call.config.run.logdir}   or   {where}")
     return 1 if problems else 0
 
 

@@ -161,7 +161,7 @@ class Supervisor:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 record = json.loads(path.read_text())
                 silent = time.monotonic() - record["beat"]
-                if silent > self.spec["hung_seconds"] + record["may_be_silent"]:
+                if silent > self.spec["worker_hang_seconds"] + record["may_be_silent"]:
                     return f"{path.stem} hangs, was last heard of {silent:.0f} s ago; killing it"
         return ""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlma.cluster.options import Options
 from mlma.cluster.planning.workers_csv import Worker
-from mlma.core.config.config import Config, to_argv
+from mlma.core.config import Config, to_argv
 from mlma.utils.child_process import STOP_SIGNAL
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -61,7 +61,7 @@ class SupervisedProcess:
     pause: tuple[float, float, float]  # seconds: first, longest, and of life after which the first is used again
     serves: tuple[str, ...] = ()  # windows of this host without which it need not be
     health: str = ""  # folder where the worker notes how it is
-    hung_seconds: float = 0.0  # after which one that notes nothing is killed
+    worker_hang_seconds: float = 0.0  # after which one that notes nothing is killed
     group: bool = True  # what asks it to end goes to all of its processes
     image: str = ""
 
@@ -110,7 +110,7 @@ def run_folder(session: str, host: str) -> str:
 
 
 def session_name(options: Options, config: Config) -> str:
-    name = Path(config.logdir).name if options.tmux_sess == "auto" else options.tmux_sess
+    name = Path(config.run.logdir).name if options.tmux_sess == "auto" else options.tmux_sess
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in name) or "run"
 
 
@@ -195,14 +195,14 @@ def _check_learners(learners: list[Learner], options: Options) -> None:
 
 
 def _worker_words(worker: Worker, config: Config, options: Options, session: str, health: str, **own: Any) -> tuple[str, ...]:
-    own |= {"token_file": f"{run_folder(session, worker.host)}/token", "health_folder": health}
+    own |= {"token_file": f"{run_folder(session, worker.host)}/token", "heartbeat_folder": health}
     if worker.job == "learner" and worker.local:
-        own["logdir"] = str(Path(config.logdir).absolute())
+        own["logdir"] = str(Path(config.run.logdir).absolute())
     if worker.envs_per_actor:
         own["envs_per_actor"] = worker.envs_per_actor
     folder = folder_of(worker, options)
     python = (f"{folder}/.venv/bin/python",) if worker.image else python_of(worker, options)
-    return (*python, f"{folder}/experiment.py", *to_argv(dataclasses.replace(config, **own)))
+    return (*python, f"{folder}/experiment.py", *to_argv(config.replace(**own)))
 
 
 def _health(session: str, host: str, window: str) -> str:
@@ -252,7 +252,7 @@ def _learners_window(
         options.worker_restarts,
         pause,
         health=_health(session, head.host, LEARNERS),
-        hung_seconds=options.hung_seconds,
+        worker_hang_seconds=options.worker_hang_seconds,
         group=len(learners) == 1,
         image=head.image,
     )
@@ -306,7 +306,7 @@ def _actor_window(
         options.worker_restarts,
         pause,
         health=health,
-        hung_seconds=options.hung_seconds,
+        worker_hang_seconds=options.worker_hang_seconds,
         image=worker.image,
     )
 

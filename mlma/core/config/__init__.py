@@ -1,0 +1,52 @@
+"""The configuration of a run. `Config` and what reads and writes it; sections in mlma/core/config/sections.py."""
+
+from mlma.core.config.config import (
+    CLIPPINGS,
+    LOGGERS,
+    Config,
+    flag_table,
+    help_text,
+    load,
+    parse,
+    parse_or_exit,
+    parse_with,
+    save,
+    to_argv,
+)
+from mlma.core.config.flags import did_you_mean, format_flags, option, run_parser
+from mlma.core.config.sections import (
+    ActorConfig,
+    DistributedConfig,
+    EnvironmentConfig,
+    LearnerConfig,
+    OptimizerConfig,
+    ReplayConfig,
+    ReportsConfig,
+    RunConfig,
+)
+
+__all__ = [
+    "CLIPPINGS",
+    "LOGGERS",
+    "ActorConfig",
+    "Config",
+    "DistributedConfig",
+    "EnvironmentConfig",
+    "LearnerConfig",
+    "OptimizerConfig",
+    "ReplayConfig",
+    "ReportsConfig",
+    "RunConfig",
+    "did_you_mean",
+    "flag_table",
+    "format_flags",
+    "help_text",
+    "load",
+    "option",
+    "parse",
+    "parse_or_exit",
+    "parse_with",
+    "run_parser",
+    "save",
+    "to_argv",
+]

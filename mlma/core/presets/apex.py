@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from mlma.core.presets.common import DMLAB, DOOM, PONG_NAMES, Preset, Presets
 
-from mlma.core.presets.suites import PONG_NAMES
-
-# Ape-X as in its paper (section 4.1, appendix C), but for the number of actors, and for the ratio, which came of theirs.
-APEX_IMAGES: dict[str, Any] = dict(
+# Ape-X as in its paper (section 4.1, appendix C), except the number of actors and the replay ratio, which followed from it there.
+APEX_IMAGES: Preset = dict(
     total_environment_frames=2e8,
     agent_name="ConvNetAgent",
     num_stacked_frames=4,
@@ -30,7 +28,7 @@ APEX_IMAGES: dict[str, Any] = dict(
     discounting=0.99,
     reward_clipping="abs_one",
 )
-APEX_VECTORS: dict[str, Any] = APEX_IMAGES | dict(
+APEX_VECTORS: Preset = {**APEX_IMAGES} | dict(
     total_environment_frames=5e5,
     agent_name="MLPAgent",
     num_stacked_frames=1,
@@ -47,8 +45,8 @@ APEX_VECTORS: dict[str, Any] = APEX_IMAGES | dict(
     epsilon=1e-5,
     gradients_clipping=10.0,
 )
-# What two cores can play and learn in an hour: a smaller network, samples used more often.
-APEX_PONG: dict[str, Any] = dict(
+# What two cores can simulate and learn in an hour: a smaller network, and a higher replay ratio.
+APEX_PONG: Preset = dict(
     total_environment_frames=1e7,
     agent_name="ShallowConvNetAgent",
     batch_size=128,
@@ -62,4 +60,10 @@ APEX_PONG: dict[str, Any] = dict(
     end_learning_rate=0.00005,
     epsilon=1e-5,
 )
-APEX_LEVELS = {"tmaze": dict(total_environment_frames=2e5), **{key: APEX_PONG for key in PONG_NAMES}}
+
+APEX = Presets(
+    APEX_IMAGES,
+    APEX_VECTORS,
+    suites={"doom": DOOM, "dmlab": DMLAB},
+    levels={"tmaze": dict(total_environment_frames=2e5), **{name: APEX_PONG for name in PONG_NAMES}},
+)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mlma.core.presets.apex import APEX_IMAGES
+from mlma.core.presets.common import DMLAB, DOOM, Preset, Presets
 
-# R2D2 as in its paper (table 2); sequences begin unroll_length apart, so that 80 steps overlap by 40.
-R2D2_IMAGES: dict[str, Any] = APEX_IMAGES | dict(
+# R2D2 as in its paper (table 2). Sequences start every unroll_length steps, so those of 80 steps overlap by 40.
+R2D2_IMAGES: Preset = {**APEX_IMAGES} | dict(
     agent_name="ConvLSTMAgent",
     batch_size=64,
     unroll_length=40,
@@ -26,7 +25,7 @@ R2D2_IMAGES: dict[str, Any] = APEX_IMAGES | dict(
     discounting=0.997,
     reward_clipping="none",
 )
-R2D2_VECTORS: dict[str, Any] = R2D2_IMAGES | dict(
+R2D2_VECTORS: Preset = {**R2D2_IMAGES} | dict(
     total_environment_frames=3e5,
     agent_name="MLPLSTMAgent",
     num_stacked_frames=1,
@@ -46,3 +45,5 @@ R2D2_VECTORS: dict[str, Any] = R2D2_IMAGES | dict(
     gradients_clipping=10.0,
     discounting=0.99,
 )
+
+R2D2 = Presets(R2D2_IMAGES, R2D2_VECTORS, suites={"doom": DOOM, "dmlab": {**DMLAB} | dict(reward_clipping="none")})

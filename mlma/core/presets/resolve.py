@@ -1,130 +1,127 @@
-"""What "auto" and 0 mean for the level at hand: the values behind the two-command start. A flag that is set stays as set.
+"""Replaces every "auto", 0 and -1 that stands for a preset, and checks what depends on the level. Given values stay.
 
-The numbers come from the runs in sandbox/case_studies/.
+The presets themselves are in this folder, one file per algorithm.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
-from mlma.core.config.config import Config
-from mlma.core.presets.apex import APEX_IMAGES, APEX_LEVELS, APEX_VECTORS
-from mlma.core.presets.impala import IMPALA_DMLAB, IMPALA_DOOM, IMPALA_IMAGES, IMPALA_LEVELS, IMPALA_VECTORS
-from mlma.core.presets.r2d2 import R2D2_IMAGES, R2D2_VECTORS
-from mlma.core.presets.suites import DOOM, OBSERVATION_FIELDS
+from mlma.core.catalog import ALGORITHMS, NETWORKS, networks_for
+from mlma.core.config import Config
 from mlma.core.types import EnvSpec
-from mlma.distributed.world import available_cores
-from mlma.envs.registry import suite_of
 
-FOR_VECTORS = ("MLPAgent", "MLPLSTMAgent")
-FOR_IMAGES = ("ShallowConvNetAgent", "SimpleConvNetAgent", "ConvNetAgent", "ConvLSTMAgent", "ResNetLSTMAgent")
-SUITES: dict[str, dict[str, dict[str, Any]]] = {
-    "impala": {"doom": IMPALA_DOOM, "dmlab": IMPALA_DMLAB},
-    "apex": {"doom": DOOM, "dmlab": {name: IMPALA_DMLAB[name] for name in OBSERVATION_FIELDS} | dict(envs_per_actor=4)},
-    "r2d2": {
-        "doom": DOOM,
-        "dmlab": {name: IMPALA_DMLAB[name] for name in OBSERVATION_FIELDS} | dict(envs_per_actor=4, reward_clipping="none"),
-    },
-}
-PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]] = {  # images, vectors, levels
-    "impala": (IMPALA_IMAGES, IMPALA_VECTORS, IMPALA_LEVELS),
-    "apex": (APEX_IMAGES, APEX_VECTORS, APEX_LEVELS),
-    "r2d2": (R2D2_IMAGES, R2D2_VECTORS, {}),
-}
+MAX_INFERENCE_BATCH = 512
 
 
-def resolve(config: Config, spec: EnvSpec) -> Config:
-    """`config` with every "auto" settled."""
-    images, vectors, levels = PRESETS[config.algorithm]
-    preset = images if len(spec.observation.shape) == 3 else vectors
-    preset = preset | SUITES[config.algorithm].get(suite_of(config.level_name), {}) | levels.get(config.level_name, {})
-    local = 1 if config.deterministic else available_cores()
-    actors = config.num_actors or (local if config.task < 0 else len(config.actor_hosts.split(",")))
-    config = dataclasses.replace(config, num_actors=actors)
-    preset["envs_per_actor"] = max(preset["envs_per_actor"], -(-len(spec.actions_of) // actors))  # each level is played
-    chosen = {name: value for name, value in preset.items() if getattr(config, name) == getattr(Config, name)}
-    config = dataclasses.replace(config, **chosen)
+def resolve(config: Config, spec: EnvSpec, cores: int) -> Config:
+    """`config` without open values. `cores` are those of this host that one learner may use. ValueError in one line."""
+    algorithm = ALGORITHMS[config.run.algorithm]
+    config = _apply_presets(config, spec, cores)
     _check_levels(config, spec)
-    if (config.agent_name in FOR_VECTORS) != (len(spec.observation.shape) == 1):
-        kind = "vectors" if len(spec.observation.shape) == 1 else "images"
-        fitting = ", ".join(FOR_VECTORS if kind == "vectors" else FOR_IMAGES)
-        raise ValueError(
-            f"--agent_name={config.agent_name}: {config.level_name} has {kind} as observations; allowed: {fitting}"
-        )
+    _check_network(config, spec)
     _check_replay(config)
-    if config.deterministic and (config.task < 0 or config.job_name == "learner"):
+    if config.run.deterministic and (config.run.task < 0 or config.run.job_name == "learner"):
         config = _lockstep(config)
-    config = dataclasses.replace(config, learner_threads=config.learner_threads or available_cores())
-    if config.learner_parts and config.batch_size % config.learner_parts:
-        raise ValueError(f"--learner_parts={config.learner_parts}: must divide --batch_size={config.batch_size}")
-    # Local training (task -1) makes a socket of its own; learner and actors that are started apart must agree without a word.
-    apart = config.learner_host == "auto" and config.task >= 0
-    return dataclasses.replace(
-        config,
-        learner_host="localhost:8001" if apart else config.learner_host,
-        life_loss_ends_return=config.life_loss_ends_return and config.algorithm != "r2d2",
-        queue_capacity=config.queue_capacity or config.batch_size,
-        inference_batch=config.inference_batch or min(512, actors * config.envs_per_actor),
+    config = config.replace(learner_threads=config.learner.learner_threads or cores)
+    shards, batch_size = config.learner.gradient_shards, config.learner.batch_size
+    if shards and batch_size % shards:
+        raise ValueError(f"--gradient_shards={shards}: must divide --batch_size={batch_size}")
+    # Local training (task -1) makes a private socket; a learner and actors that are started separately need a fixed address.
+    needs_address = config.distributed.learner_host == "auto" and config.run.task >= 0
+    num_envs = config.actor.num_actors * config.actor.envs_per_actor
+    return config.replace(
+        learner_host="localhost:8001" if needs_address else config.distributed.learner_host,
+        life_loss_ends_return=config.environment.life_loss_ends_return and algorithm.supports_life_loss,
+        queue_capacity=config.learner.queue_capacity or batch_size,
+        inference_batch=config.actor.inference_batch or min(MAX_INFERENCE_BATCH, num_envs),
         num_action_repeats=spec.action_repeats,
-        learner_parts=config.learner_parts or _gradient_shards(config),
+        gradient_shards=shards or _gradient_shards(config),
     )
 
 
+def _apply_presets(config: Config, spec: EnvSpec, cores: int) -> Config:
+    presets = ALGORITHMS[config.run.algorithm].presets
+    preset = dict(presets.images if len(spec.observation.shape) == 3 else presets.vectors)
+    preset |= {**presets.suites.get(spec.suite, {})} | {**presets.levels.get(config.environment.level_name, {})}
+    local_actors = 1 if config.run.deterministic else cores
+    remote_actors = len(config.distributed.actor_hosts.split(","))
+    num_actors = config.actor.num_actors or (local_actors if config.run.task < 0 else remote_actors)
+    preset["envs_per_actor"] = max(preset["envs_per_actor"], -(-len(spec.actions_by_level) // num_actors))  # covers all levels
+    defaults = Config()
+    chosen = {name: value for name, value in preset.items() if config.get(name) == defaults.get(name)}
+    return config.replace(num_actors=num_actors, **chosen)
+
+
 def _gradient_shards(config: Config) -> int:
-    """Threads that take whole parts of a sample need as much of the cores for a learner step as one thread, and half of its
-    time; threads that share each operation need up to 38 % more of the cores (docs/performance.md). Ape-X, without unrolls,
-    gains nothing, and the graphs of recurrent networks are large already."""
-    whole = config.algorithm == "apex" or config.agent_name in FOR_VECTORS or config.inference == "learner"
-    if whole or config.learner_threads == 1:
+    """Threads that each compute a shard of the batch finish a learner step in half the time of one thread, with the same CPU
+    time. Threads that share each operation need up to 38 % more CPU time (docs/benchmarks/throughput.md). Graphs of recurrent
+    networks are large already, so they get fewer shards."""
+    network, threads = NETWORKS[config.run.agent_name], config.learner.learner_threads
+    supported = ALGORITHMS[config.run.algorithm].supports_gradient_shards and network.observations == "image"
+    if not supported or config.actor.inference == "learner" or threads == 1:
         return 1
-    recurrent = "LSTM" in config.agent_name
-    most = min(config.learner_threads * (1 if recurrent else 2), 4 if recurrent else 8, config.batch_size // 2)
-    return max((parts for parts in range(1, most + 1) if config.batch_size % parts == 0), default=1)
+    if config.run.deterministic and not network.deterministic_shards:
+        return 1
+    batch_size = config.learner.batch_size
+    most = min(threads * (1 if network.recurrent else 2), 4 if network.recurrent else 8, batch_size // 2)
+    return max((shards for shards in range(1, most + 1) if batch_size % shards == 0), default=1)
 
 
 def _check_levels(config: Config, spec: EnvSpec) -> None:
-    """ValueError in one line for flags that the levels of the run do not go with."""
-    count = len(spec.actions_of) or 1
-    if config.num_action_repeats not in (0, spec.action_repeats):
-        raise ValueError(f"--num_action_repeats={config.num_action_repeats}: {config.level_name} has {spec.action_repeats}")
-    clippings = len(config.reward_clipping.split(","))
-    if clippings not in (1, count):
-        raise ValueError(f"--reward_clipping={config.reward_clipping}: is for {clippings} levels; there are {count}")
-    if config.popart and config.algorithm != "impala":
-        raise ValueError(f"--popart: is for --algorithm=impala, not {config.algorithm}")
+    """ValueError in one line for flags that do not fit the levels of the run."""
+    count, level_name = len(spec.actions_by_level) or 1, config.environment.level_name
+    repeats, clipping = config.environment.num_action_repeats, config.learner.reward_clipping
+    if repeats not in (0, spec.action_repeats):
+        raise ValueError(f"--num_action_repeats={repeats}: {level_name} has {spec.action_repeats}")
+    if (clippings := len(clipping.split(","))) not in (1, count):
+        raise ValueError(f"--reward_clipping={clipping}: is for {clippings} levels; there are {count}")
+    supporting = [name for name, algorithm in ALGORITHMS.items() if algorithm.supports_popart]
+    if config.learner.popart and config.run.algorithm not in supporting:
+        raise ValueError(f"--popart: not with --algorithm={config.run.algorithm}; allowed: {', '.join(supporting)}")
+
+
+def _check_network(config: Config, spec: EnvSpec) -> None:
+    observations = "image" if len(spec.observation.shape) == 3 else "vector"
+    name = config.run.agent_name
+    if NETWORKS[name].observations != observations:
+        raise ValueError(
+            f"--agent_name={name}: {config.environment.level_name} has {observations} observations; "
+            f"allowed: {', '.join(networks_for(observations))}"
+        )
 
 
 def _lockstep(config: Config) -> Config:
-    """Takes turns: what all actors of a learner play with one set of weights, a round, is trained on as a whole."""
-    if config.algorithm != "impala":
+    """Actors and learner take turns: what all actors collect with one version of the weights, a round, is trained on whole."""
+    supporting = [name for name, algorithm in ALGORITHMS.items() if algorithm.supports_deterministic]
+    if config.run.algorithm not in supporting:
         raise ValueError(
-            f"--deterministic: not with --algorithm={config.algorithm}, whose actors fill a replay; allowed: impala"
+            f"--deterministic: not with --algorithm={config.run.algorithm}, whose actors fill a replay; "
+            f"allowed: {', '.join(supporting)}"
         )
-    trajectories = config.num_actors * config.envs_per_actor
-    if trajectories % config.batch_size:
+    num_actors, envs_per_actor = config.actor.num_actors, config.actor.envs_per_actor
+    trajectories, batch_size = num_actors * envs_per_actor, config.learner.batch_size
+    if trajectories % batch_size:
         raise ValueError(
-            f"--deterministic: --batch_size={config.batch_size} must divide the {trajectories} trajectories of one turn, "
-            f"which are those of {config.num_actors} actors x --envs_per_actor={config.envs_per_actor}"
+            f"--deterministic: --batch_size={batch_size} must divide the {trajectories} trajectories of a round, "
+            f"which are those of {num_actors} actors x --envs_per_actor={envs_per_actor}"
         )
-    return dataclasses.replace(
-        config,
-        queue_capacity=max(config.queue_capacity, trajectories),
-        report_every_steps=config.report_every_steps or 100,
+    return config.replace(
+        queue_capacity=max(config.learner.queue_capacity, trajectories),
+        report_every_steps=config.reports.report_every_steps or 100,
     )
 
 
 def _check_replay(config: Config) -> None:
-    """ValueError in one line for a replay that could never be learned from."""
-    if config.algorithm == "impala":
+    """ValueError in one line for a replay from which nothing could ever be learned."""
+    algorithm, replay = ALGORITHMS[config.run.algorithm], config.replay
+    if not algorithm.uses_replay:
         return
-    if config.replay_min_fill > config.replay_capacity:
+    if replay.replay_min_fill > replay.replay_capacity:
         raise ValueError(
-            f"--replay_min_fill={config.replay_min_fill}: must be at most --replay_capacity={config.replay_capacity}"
+            f"--replay_min_fill={replay.replay_min_fill}: must be at most --replay_capacity={replay.replay_capacity}"
         )
-    most = config.sequence_length - config.burn_in
-    if config.algorithm == "r2d2" and config.unroll_length > most:
+    most, unroll_length = replay.sequence_length - replay.burn_in, config.learner.unroll_length
+    if algorithm.learns_sequences and unroll_length > most:
         raise ValueError(
-            f"--unroll_length={config.unroll_length}: sequences begin so far apart, and would leave steps out; must be at most "
-            f"--sequence_length={config.sequence_length} - --burn_in={config.burn_in} = {most}"
+            f"--unroll_length={unroll_length}: exceeds --sequence_length={replay.sequence_length} - "
+            f"--burn_in={replay.burn_in} = {most}, so steps would be skipped"
         )

@@ -7,19 +7,17 @@ learner's).
 
 from __future__ import annotations
 
-import csv
 import functools
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ale_py import ALEInterface, AtariVectorEnv, LoggerMode, roms
 from gymnasium.vector import AutoresetMode
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, TimeStep
+from mlma.envs.level_syntax import atari57_games, parse_atari_name
 
 SCREEN = (210, 160)
 SIZE, ACTION_REPEATS = 84, 4
@@ -35,20 +33,26 @@ def level_names() -> list[str]:
 
 
 def atari57() -> list[str]:
-    """The games of the published score table."""
-    with (Path(__file__).parents[1] / "published" / "atari57.csv").open(newline="") as file:
-        return [f"atari_{to_snake_case(row['game'])}" for row in csv.DictReader(file)]
+    """The level names of Atari-57."""
+    return [f"atari_{game}" for game in atari57_games()]
 
 
-def env_spec(level_name: str, config: Config) -> EnvSpec | None:
+def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
     if (parsed := _parse_level(level_name)) is None:
         return None
     actions = action_names(parsed[0], config.full_action_space)
     return EnvSpec(_observation_spec(config), len(actions), config.num_action_repeats or ACTION_REPEATS, action_names=actions)
 
 
-def _observation_spec(config: Config) -> ArraySpec:
-    return ArraySpec((config.height or SIZE, config.width or SIZE, 3 if config.colours == "rgb" else 1), "uint8")
+def _observation_spec(config: EnvironmentConfig) -> ArraySpec:
+    return ArraySpec(
+        (
+            config.height or SIZE,
+            config.width or SIZE,
+            3 if config.color_mode == "rgb" else 1,
+        ),
+        "uint8",
+    )
 
 
 @functools.cache
@@ -59,52 +63,38 @@ def action_names(game: str, full: bool) -> tuple[str, ...]:
     return tuple(action.name for action in (console.getLegalActionSet() if full else console.getMinimalActionSet()))
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Atari | None:
+def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> Atari | None:
     if (parsed := _parse_level(level_name)) is None:
         return None
     return Atari(*parsed, num_envs, seed, config, life_loss=config.life_loss_ends_return and not evaluation)
 
 
-def make_for_video(level_name: str, num_envs: int, seed: int, config: Config) -> Atari | None:
+def make_for_video(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig) -> Atari | None:
     """The same games as `make` with `evaluation`, in the console's own size and colours."""
     if (parsed := _parse_level(level_name)) is None:
         return None
     height, width = SCREEN
-    config = replace(config, height=height, width=width, colours="rgb")
+    config = replace(config, height=height, width=width, color_mode="rgb")
     return Atari(*parsed, num_envs, seed, config, life_loss=False)
 
 
 def _parse_level(level_name: str) -> tuple[str, float] | None:
-    """(rom name, probability of a sticky action), or None if this is no Atari game."""
-    if match := re.fullmatch(r"atari_(\w+)", level_name):
-        game, sticky = match[1], 0.0
-    elif match := re.fullmatch(r"(\w+?)NoFrameskip-v4", level_name):
-        game, sticky = to_snake_case(match[1]), 0.0
-    elif match := re.fullmatch(r"ALE/(\w+)-v5", level_name):
-        game, sticky = to_snake_case(match[1]), 0.25
-    else:
-        return None
-    return (game, sticky) if game in roms.get_all_rom_ids() else None
-
-
-def game_of_level(level_name: str) -> str | None:
-    """The name of its ROM, or None if this is no Atari game."""
-    parsed = _parse_level(level_name)
-    return parsed and parsed[0]
-
-
-def to_snake_case(camel: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", camel).lower()
+    """(ROM name, probability of a sticky action), or None if there is no such game."""
+    parsed = parse_atari_name(level_name)
+    return parsed if parsed and parsed[0] in roms.get_all_rom_ids() else None
 
 
 class Atari:
     """See mlma.core.types.VectorEnv. Autoreset is ale-py's NEXT_STEP: the step after the end of a game is its restart."""
 
-    def __init__(self, game: str, sticky: float, num_envs: int, seed: int, config: Config, life_loss: bool) -> None:
+    def __init__(self, game: str, sticky: float, num_envs: int, seed: int, config: EnvironmentConfig, life_loss: bool) -> None:
         self.num_envs, self._seed = num_envs, seed
         actions = action_names(game, config.full_action_space)
         self.spec = EnvSpec(
-            _observation_spec(config), len(actions), config.num_action_repeats or ACTION_REPEATS, action_names=actions
+            _observation_spec(config),
+            len(actions),
+            config.num_action_repeats or ACTION_REPEATS,
+            action_names=actions,
         )
         if config.sticky_actions >= 0:
             sticky = config.sticky_actions
@@ -150,7 +140,7 @@ class Atari:
             action = np.where(first, 0, action).astype(np.int32)
         return self._timestep(observation, reward.astype(np.float32), (~terminated).astype(np.float32), first, action)
 
-    def picture(self, i: int) -> Any:
+    def render(self, i: int) -> Any:
         """uint8 [H, W, 3]."""
         return self._last[i]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, TimeStep
 
 ROWS, COLUMNS = 10, 5
@@ -19,11 +19,11 @@ def level_names() -> list[str]:
     return ["catch"]
 
 
-def env_spec(level_name: str, config: Config) -> EnvSpec | None:
+def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
     return Catch.spec if level_name == "catch" else None
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Catch | None:
+def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> Catch | None:
     return Catch(num_envs, seed) if level_name == "catch" else None
 
 
@@ -55,7 +55,7 @@ class Catch:
             observation=self._board(),
             reward=reward,
             discount=1 - over.astype(np.float32),
-            first=first,
+            is_first=first,
             last_action=np.where(first, 0, action).astype(np.int32),
             episode_return=np.where(over, reward, np.nan).astype(np.float32),
             episode_frames=np.where(over, ROWS - 1, 0).astype(np.int32),
@@ -68,7 +68,7 @@ class Catch:
         board[everyone, ROWS - 1, self._paddle] = 1
         return board.reshape(self.num_envs, -1)
 
-    def picture(self, i: int) -> Any:
+    def render(self, i: int) -> Any:
         """uint8 [H, W, 3]; the paddle and the ball are white."""
         board = self._board()[i].reshape(ROWS, COLUMNS, 1)
         return (40 + 200 * np.kron(board, np.ones((20, 20, 3)))).astype(np.uint8)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, TimeStep
 
 GOAL = 3
@@ -22,11 +22,11 @@ def level_names() -> list[str]:
     return ["corridor"]
 
 
-def env_spec(level_name: str, config: Config) -> EnvSpec | None:
+def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
     return Corridor.spec if level_name == "corridor" else None
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> Corridor | None:
+def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> Corridor | None:
     return Corridor(num_envs) if level_name == "corridor" else None
 
 
@@ -41,7 +41,7 @@ class Corridor:
     def reset(self) -> TimeStep:
         self._position = np.zeros(self.num_envs, np.int32)
         self._steps = np.zeros(self.num_envs, np.int32)
-        return self._timestep(first=np.ones(self.num_envs, bool), last_action=np.zeros(self.num_envs, np.int32))
+        return self._timestep(is_first=np.ones(self.num_envs, bool), last_action=np.zeros(self.num_envs, np.int32))
 
     def step(self, action: Any) -> TimeStep:
         action = np.asarray(action, np.int32)
@@ -52,13 +52,13 @@ class Corridor:
         self._steps = np.where(first, 0, self._steps + 1)
         return self._timestep(first, np.where(first, 0, action))
 
-    def _timestep(self, first: Any, last_action: Any) -> TimeStep:
+    def _timestep(self, is_first: Any, last_action: Any) -> TimeStep:
         over = self._position == GOAL
         return TimeStep(
             observation=np.ones((self.num_envs, 1), np.float32),
-            reward=np.where(first, 0, -1).astype(np.float32),
+            reward=np.where(is_first, 0, -1).astype(np.float32),
             discount=1 - over.astype(np.float32),
-            first=first,
+            is_first=is_first,
             last_action=last_action.astype(np.int32),
             episode_return=np.where(over, -self._steps, np.nan).astype(np.float32),
             episode_frames=np.where(over, self._steps, 0).astype(np.int32),

@@ -8,8 +8,6 @@ evaluations. Not here: scores (mlma/envs/reference_scores.py).
 
 from __future__ import annotations
 
-import csv
-import functools
 import hashlib
 import importlib.util
 import shutil
@@ -18,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, VectorEnv
+from mlma.envs.level_syntax import DMLAB30_FOLDER, train_to_test_levels
 from mlma.envs.spaces import MAX_WORDS, ObservationParts, hash_words
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv
 from mlma.utils.atomic_file import atomic_write
@@ -37,19 +36,11 @@ ACTIONS = {  # look left/right, look down/up, strafe left/right, move back/forwa
     "fire": (0, 0, 0, 0, 1, 0, 0),
 }
 EVALUATION_SEED = 0x600D5EED  # mixes what evaluation plays apart from what training plays
-DMLAB30_FOLDER = "contributed/dmlab30/"
 PREFIX = "dmlab/"
 MISSING_MODULE = (
     "needs the module deepmind_lab, which is not installed: build it from github.com/google-deepmind/lab, and put it on the "
     "path of this Python"
 )
-
-
-@functools.cache
-def train_to_test_levels() -> dict[str, str]:
-    """Train level -> the level that its evaluation plays, of all 30."""
-    with (Path(__file__).parents[1] / "published" / "dmlab30.csv").open(newline="") as file:
-        return {row["train_level"]: row["test_level"] for row in csv.DictReader(file)}
 
 
 def level_names() -> list[str]:
@@ -64,14 +55,14 @@ def level_script(level_name: str, evaluation: bool) -> str | None:
     return level_name.removeprefix(PREFIX) if level_name.startswith((PREFIX, DMLAB30_FOLDER)) else None
 
 
-def env_spec(level_name: str, config: Config) -> EnvSpec | None:
+def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
     """ValueError where the module is missing."""
     if level_script(level_name, False) is None:
         return None
     if missing_package_note():
         raise ValueError(f"--level_name={level_name}: {MISSING_MODULE}")
-    if config.colours == "grey":
-        raise ValueError(f"--colours=grey: {level_name} has only rgb")
+    if config.color_mode == "grey":
+        raise ValueError(f"--color_mode=grey: {level_name} has only rgb")
     shape = (config.height or HEIGHT, config.width or WIDTH, 3)
     return EnvSpec(
         ArraySpec(shape, "uint8"),
@@ -87,14 +78,17 @@ def missing_package_note() -> str:
     return "" if importlib.util.find_spec("deepmind_lab") else " (the module deepmind_lab is not installed)"
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> VectorEnv | None:
+def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> VectorEnv | None:
     if (spec := env_spec(level_name, config)) is None:
         return None
-    sticky, workers = max(0.0, config.sticky_actions), config.env_processes if config.env_processes > 0 else num_envs
+    sticky, workers = (
+        max(0.0, config.sticky_actions),
+        config.env_processes if config.env_processes > 0 else num_envs,
+    )
     return SubprocessVectorEnv(__name__, level_name, spec, num_envs, workers, seed, config, evaluation, sticky)
 
 
-def make_single(level_name: str, config: Config, evaluation: bool) -> Lab:
+def make_single(level_name: str, config: EnvironmentConfig, evaluation: bool) -> Lab:
     return Lab(level_name, config, evaluation)
 
 
@@ -103,7 +97,7 @@ class Lab:
 
     reward_scale = 1.0
 
-    def __init__(self, level_name: str, config: Config, evaluation: bool) -> None:
+    def __init__(self, level_name: str, config: EnvironmentConfig, evaluation: bool) -> None:
         import deepmind_lab
 
         spec = env_spec(level_name, config)

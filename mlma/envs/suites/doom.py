@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, VectorEnv
 from mlma.envs.spaces import ObservationParts
 from mlma.envs.suites.gym import fit_image
@@ -90,30 +90,30 @@ def level_names() -> list[str]:
     return list(SCENARIOS)
 
 
-def env_spec(level_name: str, config: Config) -> EnvSpec | None:
+def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
     """ValueError for a level of ours that cannot be played here."""
     if level_name not in SCENARIOS:
         return None
     find_scenario(level_name, config)
     actions = SCENARIOS[level_name].actions
-    channels = 1 if config.colours == "grey" else 3
+    channels = 1 if config.color_mode == "grey" else 3
     return EnvSpec(
         ArraySpec((config.height or HEIGHT, config.width or WIDTH, channels), "uint8"),
         num_actions=len(actions),
         action_repeats=config.num_action_repeats or ACTION_REPEATS,
-        more={"vector": ArraySpec((len(GAME_VARIABLES),), "float32")},
+        extras={"vector": ArraySpec((len(GAME_VARIABLES),), "float32")},
         action_names=tuple("+".join(combination) or "NOOP" for combination in actions),
     )
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> VectorEnv | None:
+def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> VectorEnv | None:
     if (spec := env_spec(level_name, config)) is None:
         return None
     sticky, workers = max(0.0, config.sticky_actions), abs(config.env_processes) or 1
     return SubprocessVectorEnv(__name__, level_name, spec, num_envs, workers, seed, config, evaluation, sticky)
 
 
-def make_for_video(level_name: str, num_envs: int, seed: int, config: Config) -> VectorEnv | None:
+def make_for_video(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig) -> VectorEnv | None:
     """The same games as `make` with `evaluation` and one worker, in the size that the engine draws."""
     if env_spec(level_name, config) is None:
         return None
@@ -122,7 +122,7 @@ def make_for_video(level_name: str, num_envs: int, seed: int, config: Config) ->
     )
 
 
-def find_scenario(level_name: str, config: Config) -> Path:
+def find_scenario(level_name: str, config: EnvironmentConfig) -> Path:
     """The scenario's file. ValueError that says what to install."""
     if missing_package_note():
         raise ValueError(f"--level_name={level_name}: needs VizDoom; install it with: make install-vizdoom")
@@ -162,14 +162,14 @@ def _remove_stale_memory() -> None:
                 memory.unlink()
 
 
-def make_single(level_name: str, config: Config, evaluation: bool) -> Doom:
+def make_single(level_name: str, config: EnvironmentConfig, evaluation: bool) -> Doom:
     return Doom(level_name, config)
 
 
 class Doom:
     """See mlma.envs.vector.sequential.SingleEnv."""
 
-    def __init__(self, level_name: str, config: Config) -> None:
+    def __init__(self, level_name: str, config: EnvironmentConfig) -> None:
         spec = env_spec(level_name, config)
         assert spec
         self.spec, self.reward_scale = spec, SCENARIOS[level_name].reward_scale
@@ -233,7 +233,7 @@ class Doom:
         told = [self._game.get_game_variable(variable) / 100 for variable in self._told]
         return {"observation": self._seen, "vector": np.array(told, np.float32)}
 
-    def picture(self) -> Any:
+    def render(self) -> Any:
         state = self._game.get_state()
         return np.zeros(SCREEN, np.uint8) if state is None else state.screen_buffer
 

@@ -12,7 +12,7 @@ import cv2
 import gymnasium
 import numpy as np
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, VectorEnv
 from mlma.envs.spaces import ObservationConverter, ObservationParts, list_actions
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv
@@ -23,7 +23,7 @@ def level_names() -> list[str]:
     return [name for name, spec in gymnasium.registry.items() if spec.namespace != "ALE" and "NoFrameskip" not in name]
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> VectorEnv | None:
+def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> VectorEnv | None:
     if not _is_registered(level_name):
         return None
     sticky = max(0.0, config.sticky_actions)
@@ -34,7 +34,7 @@ def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluati
     return SyncVectorEnv([make_single(level_name, config, evaluation) for _ in range(num_envs)], seed, sticky)
 
 
-def env_spec(level_name: str, config: Config) -> EnvSpec | None:
+def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
     if not _is_registered(level_name):
         return None
     env = make_single(level_name, config, evaluation=False)
@@ -42,7 +42,7 @@ def env_spec(level_name: str, config: Config) -> EnvSpec | None:
     return env.spec
 
 
-def make_for_video(level_name: str, num_envs: int, seed: int, config: Config) -> VectorEnv | None:
+def make_for_video(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig) -> VectorEnv | None:
     """The same games with pictures; None where the environment cannot draw."""
     if not _is_registered(level_name):
         return None
@@ -50,14 +50,14 @@ def make_for_video(level_name: str, num_envs: int, seed: int, config: Config) ->
     env = SyncVectorEnv(envs, seed, max(0.0, config.sticky_actions))
     try:
         env.reset()
-        env.picture(0)
+        env.render(0)
     except (gymnasium.error.Error, AttributeError):
         env.close()
         return None
     return env
 
 
-def make_single(level_name: str, config: Config, evaluation: bool) -> GymSingle:
+def make_single(level_name: str, config: EnvironmentConfig, evaluation: bool) -> GymSingle:
     _is_registered(level_name)  # a worker has not imported its module yet
     return GymSingle(level_name, config)
 
@@ -81,7 +81,7 @@ class GymSingle:
 
     reward_scale = 1.0
 
-    def __init__(self, level_name: str, config: Config, **options: Any) -> None:
+    def __init__(self, level_name: str, config: EnvironmentConfig, **options: Any) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # gymnasium warns of ids that have a newer version
@@ -99,9 +99,9 @@ class GymSingle:
         self._image = len(observation.shape) == 3
         if self._image:
             self._size = (config.width or observation.shape[1], config.height or observation.shape[0])
-            self._grey = config.colours == "grey" and observation.shape[2] == 3
+            self._grey = config.color_mode == "grey" and observation.shape[2] == 3
             observation = ArraySpec((*reversed(self._size), 1 if self._grey else observation.shape[2]), "uint8")
-        self.spec = EnvSpec(observation, len(self._actions), self._repeats, self._observations.more)
+        self.spec = EnvSpec(observation, len(self._actions), self._repeats, self._observations.extras)
 
     def reset(self, seed: int | None) -> ObservationParts:
         observation, _ = self._env.reset(seed=seed)
@@ -122,7 +122,7 @@ class GymSingle:
             parts["observation"] = fit_image(parts["observation"], self._size, self._grey)
         return parts
 
-    def picture(self) -> Any:
+    def render(self) -> Any:
         return None if self._env.render_mode is None else np.asarray(self._env.render())
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, TimeStep
 
 CORRIDOR = 8  # steps from the start to the junction
@@ -24,11 +24,11 @@ def level_names() -> list[str]:
     return ["tmaze"]
 
 
-def env_spec(level_name: str, config: Config) -> EnvSpec | None:
+def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
     return TMaze.spec if level_name == "tmaze" else None
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: Config, evaluation: bool) -> TMaze | None:
+def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> TMaze | None:
     return TMaze(num_envs, seed) if level_name == "tmaze" else None
 
 
@@ -63,7 +63,7 @@ class TMaze:
             observation=self._seen(first),
             reward=reward,
             discount=1 - self._over.astype(np.float32),
-            first=first,
+            is_first=first,
             last_action=np.where(first, 0, action).astype(np.int32),
             episode_return=np.where(self._over, reward, np.nan).astype(np.float32),
             episode_frames=np.where(self._over, self._steps, 0).astype(np.int32),

@@ -19,7 +19,7 @@ LEVEL_SPEC = {"level": ArraySpec((), "int32")}
 def merge_specs(specs: dict[str, EnvSpec]) -> EnvSpec:
     """One spec for levels by name: the actions of all, by their names. ValueError if one network cannot see them all."""
     (name, first), *others = specs.items()
-    more = dict(first.more)
+    more = dict(first.extras)
     for other, spec in others:
         for what, one, two in (
             ("observations", first.observation, spec.observation),
@@ -27,7 +27,7 @@ def merge_specs(specs: dict[str, EnvSpec]) -> EnvSpec:
         ):
             if one != two:
                 raise ValueError(f"--level_name: {what} differ: {name} has {_describe(one)}, {other} has {_describe(two)}")
-        for field, leaf in spec.more.items():
+        for field, leaf in spec.extras.items():
             if more.setdefault(field, leaf) != leaf:
                 raise ValueError(
                     f"--level_name: {field} differ: {name} has {_describe(more[field])}, {other} has {_describe(leaf)}"
@@ -52,25 +52,25 @@ class MultiLevelVectorEnv:
     def __init__(self, spec: EnvSpec, numbers: Sequence[int], make: Callable[[int, int, int], VectorEnv]) -> None:
         """`numbers` are the levels of the environments; `make` takes a level, how many, and how many were made before."""
         self.spec, self.num_envs = spec, len(numbers)
-        self.lost = np.zeros(self.num_envs, bool)
+        self.crashed = np.zeros(self.num_envs, bool)
         played = np.asarray(numbers)
         self._into = timestep_layout(spec).view(timestep_layout(spec).empty(self.num_envs))
-        self._into.more["level"][:] = played
+        self._into.extras["level"][:] = played
         self._groups: list[tuple[Any, Any, Any]] = []  # rows, environments, their actions in ours
         made = 0
         for number in np.unique(played).tolist():
             rows = np.flatnonzero(played == number)
-            self._groups.append((rows, make(number, len(rows), made), np.array(spec.actions_of[number])))
+            self._groups.append((rows, make(number, len(rows), made), np.array(spec.actions_by_level[number])))
             made += len(rows)
-        self._own = np.zeros((len(spec.actions_of), spec.num_actions), np.int32)  # ours -> a level's, 0 for what it lacks
-        for level, own in zip(self._own, spec.actions_of, strict=True):
+        self._own = np.zeros((len(spec.actions_by_level), spec.num_actions), np.int32)  # ours -> a level's, 0 for what it lacks
+        for level, own in zip(self._own, spec.actions_by_level, strict=True):
             level[list(own)] = range(len(own))
 
     def reset(self) -> TimeStep:
         return self._collect([env.reset() for _, env, _ in self._groups])
 
     def step(self, action: Any) -> TimeStep:
-        own = self._own[self._into.more["level"], np.asarray(action)]
+        own = self._own[self._into.extras["level"], np.asarray(action)]
         for rows, env, _ in self._groups:
             if hasattr(env, "send"):  # so that worker processes of different levels work at the same time
                 env.send(own[rows])
@@ -80,10 +80,10 @@ class MultiLevelVectorEnv:
         for (rows, env, ours), step in zip(self._groups, steps, strict=True):
             for field, values in zip(self._into[:-1], step[:-1], strict=True):
                 field[rows] = values
-            for name, values in step.more.items():
-                self._into.more[name][rows] = values
-            self._into.last_action[rows] = np.where(step.first, 0, ours[step.last_action])
-            self.lost[rows] = getattr(env, "lost", False)
+            for name, values in step.extras.items():
+                self._into.extras[name][rows] = values
+            self._into.last_action[rows] = np.where(step.is_first, 0, ours[step.last_action])
+            self.crashed[rows] = getattr(env, "crashed", False)
         return copy_timestep(self._into)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import EnvSpec, TimeStep
 from mlma.envs.vector.sequential import copy_timestep, timestep_layout
 from mlma.utils.child_process import PARENT_PID_ENV
@@ -44,14 +44,14 @@ class SubprocessVectorEnv:
         num_envs: int,
         workers: int,
         seed: int,
-        config: Config,
+        config: EnvironmentConfig,
         evaluation: bool,
         sticky: float,
     ) -> None:
         """`suite` is the module that has `single`."""
         self.spec, self.num_envs = spec, num_envs
-        self.lost = np.zeros(num_envs, bool)
-        self._seconds = config.env_seconds
+        self.crashed = np.zeros(num_envs, bool)
+        self._seconds = config.env_timeout_seconds
         lay = timestep_layout(spec)
         size = num_envs * (lay.dtype.itemsize + 4)
         self._file = os.memfd_create("mlma-environments")
@@ -74,7 +74,7 @@ class SubprocessVectorEnv:
 
     def send(self, action: Any) -> None:
         """The first half of `step`, or of `reset` without an action: others may be sent to before `receive`."""
-        self.lost[:] = False
+        self.crashed[:] = False
         if action is not None:
             self._actions[:] = action
         for worker in self._workers:
@@ -86,7 +86,7 @@ class SubprocessVectorEnv:
                 worker.wait(self._seconds)
             except WorkerLostError as problem:
                 print(f"environment {self.spec_name(worker)}: {problem}; it begins anew", file=sys.stderr, flush=True)
-                self.lost[worker.rows] = True
+                self.crashed[worker.rows] = True
                 self._replace(worker)
         return copy_timestep(self._into)
 
@@ -158,7 +158,7 @@ class WorkerProcess:
         try:
             answer = self._socket.recv(1)
         except TimeoutError:
-            raise WorkerLostError(f"no answer for {seconds:g} s (--env_seconds)") from None
+            raise WorkerLostError(f"no answer for {seconds:g} s (--env_timeout_seconds)") from None
         except OSError:
             answer = b""
         if answer != DONE:

@@ -71,7 +71,7 @@ class SyncVectorEnv:
 
     def _restart(self, i: int, seed: int | None) -> None:
         self._over[i], self._return[i], self._steps[i], self._done[i] = False, 0.0, 0, 0
-        self._write(i, self._singles[i].reset(seed), reward=0.0, discount=1.0, first=True, last_action=0)
+        self._write(i, self._singles[i].reset(seed), reward=0.0, discount=1.0, is_first=True, last_action=0)
 
     def _step(self, i: int, action: int) -> None:
         parts, reward, terminated, truncated = self._singles[i].step(int(self._done[i]))
@@ -79,12 +79,12 @@ class SyncVectorEnv:
         self._return[i] += reward
         self._steps[i] += 1
         scaled = reward * self._singles[i].reward_scale
-        self._write(i, parts, reward=scaled, discount=0.0 if terminated else 1.0, first=False, last_action=action)
+        self._write(i, parts, reward=scaled, discount=0.0 if terminated else 1.0, is_first=False, last_action=action)
 
     def _write(self, i: int, parts: ObservationParts, **values: float) -> None:
         into = self._into
         into.observation[i] = parts["observation"]
-        for name, array in into.more.items():
+        for name, array in into.extras.items():
             array[i] = parts[name]
         for name, value in values.items():
             getattr(into, name)[i] = value
@@ -94,9 +94,9 @@ class SyncVectorEnv:
     def _copy(self) -> TimeStep:
         return copy_timestep(self._into)
 
-    def picture(self, i: int) -> Any:
+    def render(self, i: int) -> Any:
         """uint8 [H, W, 3], or None."""
-        return self._singles[i].picture()  # type: ignore[attr-defined]
+        return self._singles[i].render()  # type: ignore[attr-defined]
 
     def close(self) -> None:
         for single in self._singles:
@@ -105,6 +105,6 @@ class SyncVectorEnv:
 
 def copy_timestep(view: TimeStep) -> TimeStep:
     """What the next step does not overwrite."""
-    more = {name: array.copy() for name, array in view.more.items()}
+    more = {name: array.copy() for name, array in view.extras.items()}
     fields: list[Any] = [*(field.copy() for field in view[:-1]), more]
     return TimeStep(*fields)

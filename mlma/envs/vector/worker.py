@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any
 
-from mlma.core.config.config import Config
+from mlma.core.config import EnvironmentConfig
 from mlma.core.types import TimeStep
 from mlma.envs.vector.multiprocess import DONE, RESET, shared_arrays
 from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv, timestep_layout
@@ -21,12 +21,12 @@ from mlma.utils.child_process import setup_child_process
 
 def run_worker(task: dict[str, Any]) -> None:
     channel = socket.socket(fileno=task["socket"])
-    suite, config = importlib.import_module(task["suite"]), Config(**task["config"])
+    suite, config = importlib.import_module(task["suite"]), EnvironmentConfig(**task["config"])
     start, stop = task["start"], task["stop"]
     singles: list[SingleEnv] = [suite.make_single(task["level_name"], config, task["evaluation"]) for _ in range(start, stop)]
     size = os.fstat(task["memory"]).st_size
     view, actions = shared_arrays(mmap.mmap(task["memory"], size), timestep_layout(singles[0].spec), task["envs"])
-    more = {name: field[start:stop] for name, field in view.more.items()}
+    more = {name: field[start:stop] for name, field in view.extras.items()}
     fields: list[Any] = [*(field[start:stop] for field in view[:-1]), more]
     mine = TimeStep(*fields)
     env = SyncVectorEnv(singles, task["seed"], task["sticky"], mine)

@@ -1,0 +1,80 @@
+"""The algorithms and networks that can be chosen by name, and what the rest of the system must know about each.
+
+A new algorithm is one file that implements `mlma.core.types.Agent`, and one line in `ALGORITHMS`. A new network is one function
+that builds it, and one line in `NETWORKS`. Nothing else compares their names. Imports nothing heavy: the classes are named here
+and imported where they are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlma.core.presets.apex import APEX
+from mlma.core.presets.common import Presets
+from mlma.core.presets.impala import IMPALA
+from mlma.core.presets.r2d2 import R2D2
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How an algorithm differs from others, apart from what its agent computes. The defaults fit an on-policy actor-critic."""
+
+    agent: str  # "module:Class", an mlma.core.types.Agent
+    presets: Presets = IMPALA
+    head: Literal["policy", "q_values"] = "policy"  # what the logits of its network are
+    uses_replay: bool = False  # learns from a prioritized replay instead of a queue
+    learns_sequences: bool = False  # the replay holds sequences of burn_in + sequence_length steps
+    has_epsilon_ladder: bool = False  # each environment has an epsilon of its own, from large to small
+    supports_deterministic: bool = True
+    supports_popart: bool = False
+    supports_gradient_shards: bool = True  # whether computing a batch in shards is faster
+    supports_life_loss: bool = True  # whether a return may end at the loss of a life
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """A network by name."""
+
+    build: str  # "module:function"
+    observations: Literal["image", "vector"]
+    recurrent: bool = False
+    deterministic_shards: bool = True  # whether shards computed in parallel give the same gradients each time
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "impala": Algorithm("agents.impala:Impala", IMPALA, supports_popart=True),
+    "apex": Algorithm(
+        "agents.apex:Apex",
+        APEX,
+        head="q_values",
+        uses_replay=True,
+        has_epsilon_ladder=True,
+        supports_deterministic=False,
+        supports_gradient_shards=False,
+    ),
+    "r2d2": Algorithm(
+        "agents.r2d2:R2D2",
+        R2D2,
+        head="q_values",
+        uses_replay=True,
+        learns_sequences=True,
+        has_epsilon_ladder=True,
+        supports_deterministic=False,
+        supports_life_loss=False,
+    ),
+}
+NETWORKS: dict[str, NetworkEntry] = {
+    "ShallowConvNetAgent": NetworkEntry("agents.networks.zoo:shallow", "image"),
+    "SimpleConvNetAgent": NetworkEntry("agents.networks.zoo:simple", "image"),
+    "ConvNetAgent": NetworkEntry("agents.networks.zoo:conv", "image"),
+    "ConvLSTMAgent": NetworkEntry("agents.networks.zoo:conv_lstm", "image", recurrent=True),
+    "ResNetLSTMAgent": NetworkEntry("agents.networks.zoo:resnet_lstm", "image", recurrent=True, deterministic_shards=False),
+    "MLPAgent": NetworkEntry("agents.networks.zoo:mlp", "vector"),
+    "MLPLSTMAgent": NetworkEntry("agents.networks.zoo:mlp_lstm", "vector", recurrent=True),
+}
+
+
+def networks_for(observations: str) -> list[str]:
+    """The networks for this kind of observations, image or vector."""
+    return [name for name, entry in NETWORKS.items() if entry.observations == observations]

@@ -1,0 +1,185 @@
+"""Command-line flags made from dataclass fields: parsing, bounds, help, suggestions for typos.
+
+A flag is a field declared with `option`: name, type and default are the field's own; help, bounds and former names are its
+metadata. Imports nothing heavy, so a typo is answered at once. Not here: which flags exist (mlma/core/config/sections.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import sys
+import textwrap
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar
+
+Parsed = TypeVar("Parsed")
+TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Iterable[str] = (),
+    former_names: tuple[str, ...] = (),
+    group: str = "",
+) -> Any:
+    """A dataclass field that is also a flag. `former_names` are accepted with a note for one release."""
+    metadata = {
+        "help": help, "minimum": minimum, "maximum": maximum, "choices": tuple(choices), "former_names": former_names,
+        "group": group,
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One flag, as the parser and the help text need it."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    group: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    former_names: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return ", ".join(self.choices) if self.choices else TYPE_NAMES[self.type]
+
+    def parse(self, text: str) -> Any:
+        """Converts `text` to the flag's type; ValueError in one line if that is impossible."""
+        if self.choices:
+            if text in self.choices:
+                return text
+            raise ValueError(f"--{self.name}={text}: must be one of {self.allowed}{did_you_mean(text, self.choices)}")
+        try:
+            if self.type is bool:
+                return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+            if self.type is int:
+                number = float(text)  # so that 1e9 is an integer too
+                if number == int(number):
+                    return int(number)
+            elif self.type is float:
+                if math.isfinite(number := float(text)):
+                    return number
+            else:
+                return text
+        except (ValueError, KeyError, OverflowError):
+            pass
+        raise ValueError(f"--{self.name}={text}: must be {self.allowed}")
+
+    def check_bounds(self, value: Any) -> None:
+        """ValueError in one line for a value below the minimum or above the maximum."""
+        if self.minimum is not None and not value >= self.minimum:
+            raise ValueError(f"--{self.name}={value}: must be at least {self.minimum}")
+        if self.maximum is not None and not value <= self.maximum:
+            raise ValueError(f"--{self.name}={value}: must be at most {self.maximum}")
+
+    def format(self, value: Any) -> str:
+        """The value as it is typed on a command line."""
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@functools.cache
+def flag_table(cls: type, group: str = "") -> dict[str, Flag]:
+    """The flags of a dataclass by name, in order; those of its fields that are dataclasses themselves, one after the other."""
+    types = typing.get_type_hints(cls)
+    found: dict[str, Flag] = {}
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(types[field.name]):
+            section = types[field.name]
+            found |= flag_table(section, section.__doc__.partition("\n")[0].rstrip("."))
+            continue
+        metadata, kind = dict(field.metadata), types[field.name]
+        group = metadata.pop("group") or group
+        if typing.get_origin(kind) is Literal:
+            metadata["choices"] = typing.get_args(kind)
+        found[field.name] = Flag(field.name, kind, field.default, group=group, **metadata)
+    return found
+
+
+def did_you_mean(word: str, words: Iterable[str], prefix: str = "") -> str:
+    """A hint that names the words closest to `word`; empty if none is close."""
+    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(prefix + each for each in near)}?" if near else ""
+
+
+def current_names(table: dict[str, Flag]) -> dict[str, str]:
+    """Former name -> current name."""
+    return {former: flag.name for flag in table.values() for former in flag.former_names}
+
+
+def split_arguments(argv: list[str], table: dict[str, Flag], others: tuple[str, ...] = ()) -> dict[str, str | None]:
+    """--name=value, --name value, --name and --noname as name -> text. `others` are names that are no flags of the table."""
+    renamed = current_names(table)
+    given: dict[str, str | None] = {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"{word}: not a flag; flags look like --level_name=PongNoFrameskip-v4")
+        name, equals, text = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name in renamed:
+            print(f"note: --{name} is now --{renamed[name]}; the former name goes away with 0.3", file=sys.stderr)
+            name = renamed[name]
+        negated = table.get(name[2:]) if name.startswith("no") and name not in table and not equals else None
+        if negated and negated.type is bool:
+            name, equals, text = name[2:], "=", "false"
+        if name not in table and name not in others:
+            raise ValueError(f"--{name}: no such flag{did_you_mean(name, table, '--')}")
+        if equals:
+            given[name] = text
+        elif rest and not rest[0].startswith("--"):
+            given[name] = rest.pop(0)
+        else:
+            given[name] = None
+    return given
+
+
+def parse_values(given: dict[str, str | None], table: dict[str, Flag]) -> dict[str, Any]:
+    """Name -> value, each within the bounds of its flag; ValueError in one line."""
+    values = {}
+    for name, text in given.items():
+        flag = table[name]
+        if text is None and flag.type is not bool:
+            raise ValueError(f"--{name}: needs a value, {flag.allowed}")
+        values[name] = flag.parse("true" if text is None else text)
+        flag.check_bounds(values[name])
+    return values
+
+
+def format_flags(table: dict[str, Flag], usage: tuple[str, ...]) -> str:
+    """The text of --help."""
+    lines, group = [*usage], ""
+    for flag in table.values():
+        if flag.group != group:
+            group = flag.group
+            lines += ["", f"{group}:"]
+        allowed = f" [{flag.allowed}]" if flag.choices else ""
+        lines.append(f"  --{flag.name}={flag.format(flag.default)}")
+        lines += textwrap.wrap(flag.help + allowed, width=110, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def run_parser(argv: list[str], parse: Callable[[list[str]], Parsed], help_text: Callable[[], str]) -> Parsed:
+    """For entry points: --help prints the flags and exits with 0; a mistake prints one line and exits with 2."""
+    if any(word in ("-h", "--help") for word in argv):
+        print(help_text())
+        sys.exit(0)
+    try:
+        return parse(argv)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,24 @@
+"""The shape of an algorithm's presets, and the values that several algorithms share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+Preset = Mapping[str, Any]  # flag -> value
+
+
+class Presets(NamedTuple):
+    """Preset values of one algorithm. The more specific goes over the more general: observations, suite, level."""
+
+    images: Preset  # for levels with image observations
+    vectors: Preset  # for levels with vector observations
+    suites: Mapping[str, Preset] = {}
+    levels: Mapping[str, Preset] = {}
+
+
+PONG_NAMES = ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")
+# VizDoom rewards are already scaled to about 1 (mlma/envs/suites/doom.py), and one frame shows everything that is visible.
+DOOM: Preset = dict(num_stacked_frames=1, reward_clipping="none", total_environment_frames=1e7)
+# What depends on DeepMind Lab and not on the algorithm.
+DMLAB: Preset = dict(num_stacked_frames=1, reward_clipping="soft_asymmetric", total_environment_frames=1e9, envs_per_actor=4)

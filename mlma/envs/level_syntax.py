@@ -1,0 +1,44 @@
+"""How level names are written, without any simulator: the game of an Atari name, train and test levels of DMLab-30."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+from pathlib import Path
+
+PUBLISHED_FOLDER = Path(__file__).parent / "published"
+DMLAB30_FOLDER = "contributed/dmlab30/"
+
+
+def to_snake_case(camel_case: str) -> str:
+    """SpaceInvaders -> space_invaders."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", camel_case).lower()
+
+
+def parse_atari_name(level_name: str) -> tuple[str, float] | None:
+    """(game, probability of a sticky action), or None if this is not an Atari name. The game need not exist."""
+    if match := re.fullmatch(r"atari_(\w+)", level_name):
+        return match[1], 0.0
+    if match := re.fullmatch(r"(\w+?)NoFrameskip-v4", level_name):
+        return to_snake_case(match[1]), 0.0
+    if match := re.fullmatch(r"ALE/(\w+)-v5", level_name):
+        return to_snake_case(match[1]), 0.25
+    return None
+
+
+def published_rows(table: str) -> list[dict[str, str]]:
+    """The rows of a table of published scores: atari57, dmlab30 or results."""
+    with (PUBLISHED_FOLDER / f"{table}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@functools.cache
+def train_to_test_levels() -> dict[str, str]:
+    """DMLab-30: train level -> the level that evaluations use."""
+    return {row["train_level"]: row["test_level"] for row in published_rows("dmlab30")}
+
+
+def atari57_games() -> list[str]:
+    """The games of Atari-57, as ROMs are named."""
+    return [to_snake_case(row["game"]) for row in published_rows("atari57")]
