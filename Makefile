@@ -6,7 +6,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom train evaluate test test-levels test-hosts test-slurm lint types manifests bench learn clean
+.PHONY: help install install-actor install-learner install-vizdoom train evaluate test test-levels test-hosts test-slurm lint types manifests bench learn docs clean
 
 help:  ## this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -57,6 +57,10 @@ types:  ## mypy
 	@tools/setup.sh dev
 	$(PY) -m mypy
 
+docs:  ## the documentation as a site: site/index.html; a warning is an error
+	@tools/setup.sh docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 manifests:  ## docker/compose.yaml and sandbox/kubernetes against published schemas
 	@tools/setup.sh
 	@test -e .tools/schemas/done || { .tools/uv/bin/python -m venv .tools/schemas \
@@ -64,6 +68,6 @@ manifests:  ## docker/compose.yaml and sandbox/kubernetes against published sche
 	    && .tools/schemas/bin/python -m pip install -q --no-deps docker-compose==1.29.2 && touch .tools/schemas/done; }
 	@.tools/schemas/bin/python tools/manifests.py
 
-clean:  ## remove .venv, .tools and caches; logdir stays
-	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache
+clean:  ## remove .venv, .tools, site and caches; logdir stays
+	rm -rf .venv .tools site .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv what pyproject.toml says: `tools/setup.sh [learner] [dev] [vizdoom] [cuda]`. How and why: docs/install.md.
+# Makes .venv what pyproject.toml says: `tools/setup.sh [learner] [dev] [vizdoom] [docs] [cuda]`. How and why: docs/install.md.
 # Answers in milliseconds when nothing has changed. A group asked for once stays, so `make train` takes nothing from `make test`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -93,8 +93,8 @@ use_cuda() { # the TensorFlow that uses GPUs takes the place of the one that doe
 main() {
     local group
     for group in "$@"; do
-        [[ $group == learner || $group == dev || $group == vizdoom || $group == cuda ]] ||
-            fail "$group: no such group; the groups are learner, dev, vizdoom, cuda"
+        [[ " learner dev vizdoom docs cuda " == *" $group "* ]] ||
+            fail "$group: no such group; the groups are learner, dev, vizdoom, docs, cuda"
     done
     up_to_date "$@" && return
     [[ $(uname -sm) == "Linux x86_64" ]] || fail "needs Linux on x86-64, this is $(uname -sm)"
