@@ -1,8 +1,8 @@
-"""What the measuring costs that is always on: runs with it and runs without it, in turn.
+"""Measures the cost of the always-on phase timers: runs with and without them, in alternation.
 
     python sandbox/scaling/overhead.py --rounds=6 -- --level_name=catch
 
-Only here can it be switched off: with MLMA_UNMEASURED in the environment this is experiment.py without it.
+The timers can be disabled only here: with MLMA_UNMEASURED in the environment, this script is experiment.py without them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OFF = "MLMA_UNMEASURED"
 
 
 def switch_off() -> None:
-    """What was measured here stays 0."""
+    """Replaces the timers by functions that do nothing; their metrics stay 0."""
     from mlma import learner, metrics, phases, quiet
 
     quiet.import_tensorflow()
@@ -41,7 +41,7 @@ def switch_off() -> None:
 
 
 def rate(measured: bool, words: list[str], seconds: float, warm_up: float) -> float:
-    """Frames per second of a run, after its first `warm_up` seconds of training."""
+    """Returns frames per second of a run after its first `warm_up` seconds of training."""
     with tempfile.TemporaryDirectory() as logdir:
         command = [sys.executable, __file__, *words, f"--logdir={logdir}", "--report_every_seconds=1"]
         environment = os.environ | ({} if measured else {OFF: "1"})
@@ -50,7 +50,7 @@ def rate(measured: bool, words: list[str], seconds: float, warm_up: float) -> fl
             table = rows(Path(logdir))
             while not table or table[-1][0] == 0 or table[-1][1] < table[0][1] + warm_up + seconds:
                 if run.poll() is not None:
-                    raise RuntimeError("the run ended")
+                    raise RuntimeError("the run ended before it was measured")
                 time.sleep(0.5)
                 table = rows(Path(logdir))
         finally:
@@ -61,7 +61,7 @@ def rate(measured: bool, words: list[str], seconds: float, warm_up: float) -> fl
 
 
 def rows(logdir: Path) -> list[tuple[float, float]]:
-    """(frames, seconds) of each report."""
+    """Returns (frames, seconds) of each report."""
     path = logdir / "metrics.csv"
     if not path.exists():
         return []
