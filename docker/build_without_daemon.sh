@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the images and trains in them on a machine without a container engine: a base by debootstrap, then buildah in a chroot.
+# Builds the images and trains in them on a machine without a container engine: debootstrap for the base, buildah in a chroot.
 #     sudo docker/build_without_daemon.sh [STEP...]        steps: base actor learner actor-test learner-test train sizes; default: all
-# Needs root, debootstrap and buildah. Everything lands in $BUILD (default /var/tmp/mlma-build), which may be removed afterwards.
-# The package indexes are those of this machine: pip's configuration files and certificates are mounted while building,
-# PIP_INDEX_URL is handed over; apt uses $MIRROR, or the mirror that debootstrap knows.
+# Needs root, debootstrap and buildah. All files are in $BUILD (default /var/tmp/mlma-build), which may be removed afterwards.
+# The package indexes are those of this machine: pip's configuration files and certificates are mounted during the build, and
+# PIP_INDEX_URL is passed on. apt uses $MIRROR, or debootstrap's default mirror.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 BUILD=${BUILD:-/var/tmp/mlma-build}
@@ -13,14 +13,14 @@ fail() {
     echo "build_without_daemon: $*" >&2
     exit 1
 }
-[[ $EUID == 0 ]] || fail "needs root, since it makes a file system (debootstrap) and enters it (chroot)"
+[[ $EUID == 0 ]] || fail "needs root to create a file system (debootstrap) and enter it (chroot)"
 for tool in debootstrap buildah; do
     command -v $tool >/dev/null || fail "needs $tool: apt-get install -y --no-install-recommends debootstrap buildah"
 done
 mkdir -p "$BUILD"/{tmp,uv}
 export TMPDIR=$BUILD/tmp BUILDAH_ISOLATION=chroot
 image_tool() { buildah --root "$BUILD/images" --runroot "$BUILD/run" "$@"; }
-leave() { # no processes, containers or mounts, so that $BUILD may be removed
+leave() { # end processes, containers and mounts, so that $BUILD can be removed
     jobs -p | xargs -r kill 2>/dev/null || true
     wait
     image_tool rm --all >/dev/null 2>&1 || true
@@ -28,19 +28,19 @@ leave() { # no processes, containers or mounts, so that $BUILD may be removed
 }
 trap leave EXIT
 
-machine=(--network host --volume "$BUILD/uv:/root/.cache/uv") # what was fetched or compiled once is there for the next attempt
+machine=(--network host --volume "$BUILD/uv:/root/.cache/uv") # keeps downloads and builds for the next attempt
 for file in /etc/pip.conf /root/.config/pip/pip.conf /root/.pip/pip.conf; do
     if [[ -r $file ]]; then machine+=(--volume "$file:$file:ro"); fi
 done
 settings=()
 if [[ -n ${PIP_INDEX_URL:-} ]]; then settings+=(--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL"); fi
 bundle=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}
-if [[ -r $bundle ]]; then # whom this machine trusts, at a place that no package writes to
+if [[ -r $bundle ]]; then # this machine's certificates, at a path that no package writes to
     machine+=(--volume "$bundle:/mnt/certificates.crt:ro")
     settings+=(--build-arg PIP_CERT=/mnt/certificates.crt)
 fi
 
-base() { # what docker.io/library/debian:bookworm-slim is: the smallest Debian, without documentation
+base() { # equivalent of docker.io/library/debian:bookworm-slim: a minimal Debian without documentation
     rm -rf "$BUILD/base"
     mkdir -p "$BUILD/debs"
     debootstrap --variant=minbase --cache-dir="$BUILD/debs" bookworm "$BUILD/base" ${MIRROR:-} >"$BUILD/debootstrap.log" ||
@@ -60,13 +60,13 @@ build() { # build TARGET
         --file docker/Dockerfile --target "$1" --tag "mlma-$1" .
 }
 
-inside() { # inside IMAGE COMMAND...: as its user, with the folder of this run
+inside() { # inside CONTAINER COMMAND...: as the image's user, with the folders of this run mounted
     local container=$1
     shift
     image_tool run --volume "$BUILD/srv:/srv/mlma" --volume "$BUILD/health-$container:/run/mlma" "$container" -- "$@"
 }
 
-train() { # 2 learners and 2 actors for each in the images; the corridor's best is p(right) = .586
+train() { # 2 learners with 2 actors each, in the images; the corridor's optimum is p(right) = .586
     local learner actors=() i
     rm -rf "$BUILD/srv" && install -d -o 1000 -g 1000 "$BUILD/srv"
     learner=$(image_tool from --pull-never mlma-learner)
@@ -81,7 +81,7 @@ train() { # 2 learners and 2 actors for each in the images; the corridor's best 
         inside "${actors[i]}" python experiment.py --job_name=actor --task=$((i / 2)) --learner_host=localhost:$((8001 + i % 2)) \
             --level_name=corridor --heartbeat_folder=/run/mlma >"$BUILD/actor-$i.log" 2>&1 &
     done
-    for i in $(seq 60); do # the health command, from inside
+    for i in $(seq 60); do # the health check, run inside the containers
         sleep 5
         inside "$learner" python -m mlma.monitoring.health_check --heartbeat_folder=/run/mlma &&
             inside "${actors[3]}" python -m mlma.monitoring.health_check --heartbeat_folder=/run/mlma && break
@@ -104,7 +104,7 @@ sizes() {
     container=$(image_tool from --pull-never mlma-actor)
     image_tool run "$container" -- sh -c 'for tool in gcc g++ cc make; do ! command -v $tool || exit 1; done
         ! python -c "import horovod" 2>/dev/null || exit 1
-        echo "actor: no compiler, no Horovod; runs as $(id -un)"' || fail "the actor image has what it should not"
+        echo "actor: no compiler, no Horovod; runs as $(id -un)"' || fail "the actor image contains a compiler or Horovod"
     image_tool rm "$container" >/dev/null
 }
 
@@ -114,7 +114,7 @@ for step in ${@:-base actor learner actor-test learner-test train sizes}; do
     case $step in
     base | train | sizes) $step ;;
     actor | learner | actor-test | learner-test) build "$step" ;;
-    *) fail "$step: no such step; allowed: base actor learner actor-test learner-test train sizes" ;;
+    *) fail "$step: unknown step; allowed: base actor learner actor-test learner-test train sizes" ;;
     esac
     echo "== $step: $((SECONDS - begun)) s"
 done

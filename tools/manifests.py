@@ -1,8 +1,8 @@
-"""Compares docker/compose.yaml and sandbox/kubernetes with published schemas: `make manifests`, which installs these.
+"""Validates docker/compose.yaml and sandbox/kubernetes against published schemas: `make manifests`, which installs them.
 
-Kubernetes: the schemas of its API, in the package kubernetes-validate, every field known (strict). MPIJob has no schema
-in a package: its own few fields are listed here, as in types.go of kubeflow/mpi-operator (v2beta1), and its pod templates are
-checked as the pods that they become. Compose: compose_spec.json of the package docker-compose. Nothing is contacted.
+Kubernetes: the API schemas in the package kubernetes-validate, in strict mode (unknown fields are errors). No package has a
+schema of MPIJob, so its few fields are listed here, as in types.go of kubeflow/mpi-operator (v2beta1), and its pod templates
+are validated as pods. Compose: compose_spec.json in the package docker-compose. No network access.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import kubernetes_validate
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-KUBERNETES = ("1.30", "1.37")  # the first has what actors.yaml asks for; the last is the newest that has schemas
+KUBERNETES = ("1.30", "1.37")  # the oldest that has what actors.yaml uses, and the newest with schemas
 MPIJOB = {
     "slotsPerWorker": int, "runLauncherAsWorker": bool, "runPolicy": dict, "mpiReplicaSpecs": dict, "sshAuthMountPath": str,
     "launcherCreationPolicy": str, "mpiImplementation": str,
@@ -31,13 +31,13 @@ RUN_POLICY = {
 
 
 def pods_of(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The pods that an MPIJob makes; ValueError if it is none."""
+    """Yields the pods that an MPIJob creates. ValueError if it is not a valid MPIJob."""
     spec = job["spec"]
     for name, value in spec.items():
         if not isinstance(value, MPIJOB.get(name, ())):
-            raise ValueError(f"spec.{name}: no such field, or of another type; allowed: {', '.join(MPIJOB)}")
+            raise ValueError(f"spec.{name}: unknown field or wrong type; allowed: {', '.join(MPIJOB)}")
     if unknown := set(spec["runPolicy"]) - RUN_POLICY:
-        raise ValueError(f"spec.runPolicy: {', '.join(unknown)}: no such field; allowed: {', '.join(sorted(RUN_POLICY))}")
+        raise ValueError(f"spec.runPolicy: {', '.join(unknown)}: unknown field; allowed: {', '.join(sorted(RUN_POLICY))}")
     if spec.get("mpiImplementation") not in ("OpenMPI", "Intel", "MPICH"):
         raise ValueError("spec.mpiImplementation: must be OpenMPI, Intel or MPICH")
     if set(spec["mpiReplicaSpecs"]) != {"Launcher", "Worker"}:
@@ -50,6 +50,7 @@ def pods_of(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def kubernetes() -> int:
+    """Validates every object; returns their number."""
     found = 0
     for path in sorted((ROOT / "sandbox/kubernetes").glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
@@ -67,11 +68,12 @@ def kubernetes() -> int:
 
 
 def compose() -> int:
+    """Validates compose.yaml; returns the number of services."""
     package = importlib.util.find_spec("compose")
     assert package is not None and package.submodule_search_locations
     schema = json.loads((Path(package.submodule_search_locations[0]) / "config/compose_spec.json").read_text())
     document = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
-    del document["name"]  # younger than that package
+    del document["name"]  # newer than the schema
     try:
         jsonschema.Draft7Validator(schema).validate(document)
     except jsonschema.ValidationError as error:
@@ -81,6 +83,6 @@ def compose() -> int:
 
 if __name__ == "__main__":
     try:
-        print(f"{kubernetes()} objects and pods of Kubernetes, {compose()} services of compose: as their schemas say")
+        print(f"{kubernetes()} Kubernetes objects and pods, {compose()} compose services: valid")
     except ValueError as problem:
         sys.exit(str(problem))

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes .venv what pyproject.toml says: `tools/setup.sh [learner] [dev] [vizdoom] [docs] [cuda]`. How and why: docs/install.md.
-# Answers in milliseconds when nothing has changed. A group asked for once stays, so `make train` takes nothing from `make test`.
+# Installs into .venv what pyproject.toml pins: `tools/setup.sh [learner] [dev] [vizdoom] [docs] [cuda]`. See docs/install.md.
+# Returns in milliseconds if nothing has changed. Installed groups stay, so `make train` removes nothing that `make test` needs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 UV_VERSION=0.13.8
-STAMP=.venv/installed # fingerprint and groups of the last set-up that finished
+STAMP=.venv/installed # fingerprint and groups of the last completed set-up
 
-say() { echo "setup: $*"; }
+log() { echo "setup: $*"; }
 fail() {
     echo "setup: $*" >&2
     exit 1
@@ -24,15 +24,15 @@ read_stamp() { # sets `stamped`, `groups`
 up_to_date() { # up_to_date GROUP...
     local group
     read_stamp
-    [[ $stamped == "$fingerprint" ]] && [[ -x .venv/bin/python ]] || return 1 # a Python that was removed leaves a dead link
+    [[ $stamped == "$fingerprint" ]] && [[ -x .venv/bin/python ]] || return 1 # if the base Python was removed, the link is dead
     for group in "$@"; do
         [[ " $groups " == *" $group "* ]] || return 1
     done
 }
 
-need_apt() { # need_apt PACKAGES "what is missing and why": installs them where we may, else says how
+need_apt() { # need_apt PACKAGES "what is missing and why": installs as root, otherwise prints the command
     if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
-        say "$2: running apt-get install -y $1"
+        log "$2: running apt-get install -y $1"
         # shellcheck disable=SC2086  # several packages are several words
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $1; } >/dev/null ||
             fail "apt-get install $1 did not work"
@@ -41,7 +41,7 @@ need_apt() { # need_apt PACKAGES "what is missing and why": installs them where 
     fi
 }
 
-find_python() { # sets `python`, the interpreter itself and not a venv's link to it; the one .venv already has is kept
+find_python() { # sets `python` to the interpreter itself, not a venv's link to it; prefers the one .venv already uses
     local candidate version others=""
     # shellcheck disable=SC2086
     for candidate in ${PYTHON:-.venv/bin/python python3.11 python3 /usr/bin/python3.11 /usr/bin/python3}; do
@@ -55,7 +55,7 @@ find_python() { # sets `python`, the interpreter itself and not a venv's link to
     fail "needs Python 3.11, ${others:-found no ${PYTHON:-python3}}: install python3.11, or name one with PYTHON=/path/to/python3.11"
 }
 
-make_uv() { # a venv that holds only uv, the installer, in the version that was tried
+make_uv() { # a venv with only the installer uv, in the tested version
     [[ $(.tools/uv/bin/uv --version 2>/dev/null) == "uv $UV_VERSION"* ]] && return
     "$python" -c 'import ensurepip, venv; ensurepip.version()' 2>/dev/null ||
         need_apt python3.11-venv "$python cannot make a virtual environment (Debian and Ubuntu keep that in a package of its own)"
@@ -65,15 +65,15 @@ make_uv() { # a venv that holds only uv, the installer, in the version that was 
         fail "pip could not install uv $UV_VERSION; its message is above"
 }
 
-pip_setting() { # pip_setting NAME: what pip's configuration files say
+pip_setting() { # pip_setting NAME: its value in pip's configuration files
     .tools/uv/bin/python -m pip config get "global.$1" 2>/dev/null || .tools/uv/bin/python -m pip config get "install.$1" 2>/dev/null || true
 }
 
 export_uv_settings() {
     unset VIRTUAL_ENV
-    export UV_COMPILE_BYTECODE=true # TensorFlow's import takes 3.6 s of CPU instead of 8.2, also where Python may not write it itself
+    export UV_COMPILE_BYTECODE=true # importing TensorFlow takes 3.6 s of CPU instead of 8.2, also where .venv is read-only
     export UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON=$python UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120}
-    # uv reads nothing of pip's: where this machine's pip uses a mirror or certificates of its own, hand them over.
+    # uv ignores pip's configuration: pass on a mirror or certificates that pip uses on this machine.
     if [[ -z ${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-} ]]; then
         local index=${PIP_INDEX_URL:-$(pip_setting index-url)}
         if [[ -n $index ]]; then export UV_DEFAULT_INDEX=$index; fi
@@ -83,7 +83,7 @@ export_uv_settings() {
     export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
 }
 
-use_cuda() { # the TensorFlow that uses GPUs takes the place of the one that does not, in the same version; CUDA comes with it as wheels
+use_cuda() { # replaces TensorFlow for CPUs with the same version for GPUs; CUDA comes as wheels
     local version
     version=$(sed -n 's/^ *"tensorflow-cpu==\([0-9.]*\)",$/\1/p' pyproject.toml)
     .tools/uv/bin/uv pip uninstall --quiet --python .venv/bin/python tensorflow-cpu &&
@@ -102,14 +102,14 @@ main() {
     mkdir -p .tools
     exec 9>.tools/lock
     if ! flock --nonblock 9; then
-        say "waiting for another set-up in this folder"
+        log "waiting for another set-up in this folder"
         flock 9
         up_to_date "$@" && return
     fi
 
     find_python
     local wanted
-    wanted=$(printf '%s\n' $groups "$@" | sort -u | xargs) # what is installed stays
+    wanted=$(printf '%s\n' $groups "$@" | sort -u | xargs) # installed groups stay
     if [[ " $wanted " == *" learner "* ]]; then
         command -v g++ >/dev/null && command -v make >/dev/null ||
             need_apt "g++ make" "no C++ compiler or no make (Horovod, for several learners, is compiled; \`make train\` needs neither)"
@@ -117,9 +117,9 @@ main() {
     local what="base${wanted:+, ${wanted// /, }}" size="60 packages, 1 to 3 minutes"
     [[ " $wanted " == *" learner "* ]] && size="85 packages, one of them compiled, 3 to 6 minutes"
     if [[ -n $stamped && -x .venv/bin/python ]]; then
-        say "updating .venv ($what)"
+        log "updating .venv ($what)"
     else
-        say "setting up .venv ($what) with $("$python" --version): about $size the first time"
+        log "setting up .venv ($what) with $("$python" --version): about $size the first time"
     fi
 
     SECONDS=0
@@ -133,7 +133,7 @@ main() {
     .tools/uv/bin/uv "${arguments[@]}" || fail "uv could not install the packages; its message is above, docs/install.md has a table of causes"
     if [[ " $wanted " == *" cuda "* ]]; then use_cuda || fail "uv could not install TensorFlow for GPUs; its message is above"; fi
     echo "$fingerprint $wanted" >$STAMP
-    say "done in $SECONDS s"
+    log "done in $SECONDS s"
 }
 
 main "$@"

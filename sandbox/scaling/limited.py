@@ -1,9 +1,9 @@
-"""Learners on hosts with a slow network, on one machine: network namespaces whose bandwidth `tc` limits,
-joined by a switch that adds latency. Needs root.
+"""Emulates learners on hosts with a slow network on one machine. Needs root.
 
     python sandbox/scaling/limited.py --hosts=4 --mbit=1000 --delay_ms=0.1 -- -m benchmarks.allreduce
 
-One rank runs in each namespace; Open MPI believes in as many hosts and speaks TCP between them. All is removed at the end.
+Each host is a network namespace whose bandwidth `tc` limits; a switch in this process connects them and adds latency. One rank
+runs in each namespace. Open MPI sees separate hosts and uses TCP between them. Everything is removed at the end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def ip(*words: str) -> None:
 
 
 class Switch:
-    """Carries packets between the hosts' tun devices, each `delay` seconds late, in a thread."""
+    """Forwards packets between the hosts' tun devices in a thread, each after `delay` seconds."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
@@ -73,7 +73,7 @@ def enter(namespace: int) -> None:
 
 
 class Hosts:
-    """Namespaces h0, h1, ... with addresses NET.1, NET.2, ..., each with its own host name."""
+    """Network namespaces h0, h1, ... with addresses NET.1, NET.2, ..., each with its own host name."""
 
     def __init__(self, count: int, mbit: float, delay_ms: float) -> None:
         self._prefix = f"mlma{os.getpid()}"
@@ -102,7 +102,7 @@ class Hosts:
             subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
 
     def agent(self, folder: Path) -> Path:
-        """Stands in for ssh: mpirun calls it with an address and a command."""
+        """Writes a replacement for ssh, which mpirun calls with an address and a command; returns its path."""
         path = folder / "agent"
         enter = f'ip netns exec {self._prefix}-h$((${{1##*.}} - 1)) unshare --uts sh -c \'hostname "h$0"; exec sh -c "$*"\''
         path.write_text(f'#!/bin/sh\nhost="${{1##*.}}"\nset -- "$@"\nexec {enter} "$host" "$(shift; echo "$*")"\n')
@@ -111,7 +111,7 @@ class Hosts:
 
 
 def run(hosts: Hosts, words: list[str]) -> int:
-    """`python WORDS` with one rank on each host."""
+    """Runs `python WORDS` under mpirun with one rank on each host; returns its exit code."""
     with tempfile.TemporaryDirectory() as folder:
         agent = str(hosts.agent(Path(folder)))
         every = ",".join(f"{NET}.{i + 1}:1" for i in range(len(hosts.names)))
@@ -125,11 +125,13 @@ def run(hosts: Hosts, words: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--hosts", type=int, default=2)
-    parser.add_argument("--mbit", type=float, default=0, help="bandwidth of each host in Mbit/s, each way; 0 is no limit")
-    parser.add_argument("--delay_ms", type=float, default=0, help="added to what leaves a host")
-    parser.add_argument("words", nargs="+", help="what python runs, after --")
+    parser.add_argument(
+        "--mbit", type=float, default=0, help="bandwidth of each host in Mbit/s, in each direction; 0: unlimited"
+    )
+    parser.add_argument("--delay_ms", type=float, default=0, help="latency added to packets that leave a host")
+    parser.add_argument("words", nargs="+", help="arguments of python, after --")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # raises SystemExit, so that the hosts are removed
     hosts = Hosts(arguments.hosts, arguments.mbit, arguments.delay_ms)
     try:
         hosts.make()

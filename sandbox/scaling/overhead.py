@@ -1,8 +1,8 @@
-"""What the measuring costs that is always on: runs with it and runs without it, in turn.
+"""Measures the cost of the always-on phase timers: runs with and without them, in alternation.
 
     python sandbox/scaling/overhead.py --rounds=6 -- --level_name=catch
 
-Only here can it be switched off: with MLMA_UNMEASURED in the environment this is experiment.py without it.
+The timers can be disabled only here: with MLMA_UNMEASURED in the environment, this script is experiment.py without them.
 """
 
 from __future__ import annotations
@@ -28,23 +28,22 @@ OFF = "MLMA_UNMEASURED"
 
 
 def switch_off() -> None:
-    """What was measured here stays 0."""
+    """Replaces the timers by functions that do nothing; their metrics stay 0."""
     from mlma.learning import learner
-    from mlma.monitoring.metrics import Metrics
     from mlma.monitoring.phase_timer import PhaseTimer
     from mlma.utils.tensorflow_setup import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf
 
-    PhaseTimer.end = lambda self, name: None  # type: ignore[method-assign]
-    Metrics.phase = lambda self, name: contextlib.nullcontext()  # type: ignore[method-assign,assignment,return-value]
-    Metrics.spent = lambda self, events: None  # type: ignore[method-assign]
+    PhaseTimer.lap = lambda self, name: None  # type: ignore[method-assign]
+    PhaseTimer.phase = lambda self, name: contextlib.nullcontext()  # type: ignore[method-assign,assignment,return-value]
+    PhaseTimer.add = lambda self, events: None  # type: ignore[method-assign]
     learner.timestamp_after = lambda tensors, timed: tf.constant(0.0, tf.float64)
 
 
 def rate(measured: bool, words: list[str], seconds: float, warm_up: float) -> float:
-    """Frames per second of a run, after its first `warm_up` seconds of training."""
+    """Returns frames per second of a run after its first `warm_up` seconds of training."""
     with tempfile.TemporaryDirectory() as logdir:
         command = [sys.executable, __file__, *words, f"--logdir={logdir}", "--report_every_seconds=1"]
         environment = os.environ | ({} if measured else {OFF: "1"})
@@ -53,7 +52,7 @@ def rate(measured: bool, words: list[str], seconds: float, warm_up: float) -> fl
             table = rows(Path(logdir))
             while not table or table[-1][0] == 0 or table[-1][1] < table[0][1] + warm_up + seconds:
                 if run.poll() is not None:
-                    raise RuntimeError("the run ended")
+                    raise RuntimeError("the run ended before it was measured")
                 time.sleep(0.5)
                 table = rows(Path(logdir))
         finally:
@@ -64,7 +63,7 @@ def rate(measured: bool, words: list[str], seconds: float, warm_up: float) -> fl
 
 
 def rows(logdir: Path) -> list[tuple[float, float]]:
-    """(frames, seconds) of each report."""
+    """Returns (frames, seconds) of each report."""
     path = logdir / "metrics.csv"
     if not path.exists():
         return []

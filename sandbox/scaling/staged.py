@@ -1,10 +1,10 @@
-"""Runs with one bottleneck each, made on purpose: does the sentence on where the time goes name it, and is its number right?
+"""Runs with one deliberate bottleneck each: does the diagnosis name it, and is its number of actors right?
 
     python sandbox/scaling/staged.py actors learner link allreduce
 
-The level sleeps instead of playing, so that actors cost hardly any CPU and a few cores can hold many. `link` and `allreduce`
-limit the network between namespaces (limited.py) and need root. With flags in place of cases this is experiment.py, which then
-knows that level.
+The level sleeps instead of simulating, so actors cost hardly any CPU and a few cores can run many. `link` and `allreduce`
+limit the network between namespaces (limited.py) and need root. With flags instead of cases, this script is experiment.py with
+that level registered.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ FLAGS = [
 ]  # fmt: skip
 SMALL = ["--level_name=sleepy", "--num_stacked_frames=4", "--agent_name=SimpleConvNetAgent", "--sample_reuse=2"]
 LARGE = ["--level_name=sleepy", "--num_stacked_frames=4", "--agent_name=ResNetLSTMAgent", "--sample_reuse=3"]
-# A learner that some ten actors saturate; each of them wants a twentieth of a core, so that the learner has one for itself.
+# About ten actors saturate this learner. Each needs a twentieth of a core, so the learner has a core to itself.
 RARE = ["--level_name=sleepy_long", "--num_stacked_frames=1", "--agent_name=ResNetLSTMAgent", "--sample_reuse=1"]
-SETTLED = 10.0  # seconds until the first trajectories have come from all
+SETTLED = 10.0  # seconds until all actors have sent their first trajectories
 
 
 class Sleepy(gymnasium.Env[Any, Any]):
-    """Pictures of noise; a game is 50 steps."""
+    """Images of noise; an episode has 50 steps."""
 
     observation_space: Any = gymnasium.spaces.Box(0, 255, (84, 84), np.uint8)
     action_space = gymnasium.spaces.Discrete(4)
-    sleep = 0.005  # seconds of a step
+    sleep = 0.005  # seconds per step
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -74,7 +74,7 @@ gymnasium.register("sleepy_long", SleepyLong)
 
 
 class Report:
-    """What a run said about itself, over the reports of `seconds`, after `warm_up` seconds of training."""
+    """Averages a run's metrics over `seconds`, after `warm_up` seconds of training, with the diagnosis and frames/s."""
 
     def __init__(self, logdir: Path, alive: Callable[[], bool], warm_up: float, seconds: float) -> None:
         end = time.monotonic() + 240
@@ -99,7 +99,7 @@ class Report:
 
 
 def report(logdir: Path, commands: list[list[str]], warm_up: float, seconds: float) -> Report:
-    """Of a run of these processes, the first of which is the learner; all are ended."""
+    """Runs these processes, of which the first is the learner, and ends them; returns the report."""
     logdir.mkdir(parents=True, exist_ok=True)
     environment = mpi_environment() | {"MLMA_TOKEN": "staged"}
     with (logdir / "console").open("ab") as out:
@@ -123,7 +123,7 @@ def local(logdir: Path, actors: int, *flags: str, warm_up: float = 6, seconds: f
 
 
 def behind_a_link(logdir: Path, actors: int, mbit: float, *flags: str, warm_up: float = 6, seconds: float = 12) -> Report:
-    """The learner on one host, its actors on another."""
+    """Runs the learner on one host and its actors on another."""
     hosts = limited.Hosts(2, mbit, delay_ms=0)
     inside = [["ip", "netns", "exec", name, *TRAIN, *FLAGS, *flags] for name in hosts.names]
     where = f"--learner_host={limited.NET}.1:8001"
@@ -138,19 +138,19 @@ def behind_a_link(logdir: Path, actors: int, mbit: float, *flags: str, warm_up: 
 
 
 def far_learners(logdir: Path, mbit: float, *flags: str, warm_up: float = 6, seconds: float = 12) -> Report:
-    """Two learners on two hosts, each with its actors beside it."""
+    """Runs two learners on two hosts, each with its actors on the same host."""
     words = [*TRAIN[1:], *FLAGS, *flags, "--num_actors=2", f"--logdir={logdir}"]
     command = [sys.executable, str(ROOT / "sandbox/scaling/limited.py"), "--hosts=2", f"--mbit={mbit}", "--", *words]
     return report(logdir, [command], warm_up, seconds)
 
 
 def follow(folder: Path, begin: int) -> str:
-    """Starts with too few actors, does what the sentence says, and looks how many would have been enough."""
+    """Starts with too few actors, follows the diagnosis, and measures how many would have been enough."""
     few = local(folder / "few", begin, *RARE, warm_up=SETTLED)
     print(f"| {begin} actors | {few.rate:,.0f} | {few.sentence} |", flush=True)
     predicted = begin + int(few.sentence.partition("about ")[2].split()[0])
     followed = local(folder / "followed", predicted, *RARE, warm_up=SETTLED)
-    print(f"| {predicted} actors, as it said | {followed.rate:,.0f} | {followed.sentence} |", flush=True)
+    print(f"| {predicted} actors, as diagnosed | {followed.rate:,.0f} | {followed.sentence} |", flush=True)
     many = math.ceil(1.5 * predicted)
     most = local(folder / "many", many, *RARE, warm_up=SETTLED)
     print(f"| {many} actors | {most.rate:,.0f} | {most.sentence} |", flush=True)
@@ -169,7 +169,7 @@ def main() -> int:
     }
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="+", choices=cases)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # raises SystemExit, so that everything is removed
     for name in parser.parse_args().cases:
         with tempfile.TemporaryDirectory() as folder:
             print(f"{name}: {cases[name](Path(folder) / name)}", flush=True)
