@@ -37,16 +37,28 @@ def pods_of(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not isinstance(value, MPIJOB.get(name, ())):
             raise ValueError(f"spec.{name}: unknown field or wrong type; allowed: {', '.join(MPIJOB)}")
     if unknown := set(spec["runPolicy"]) - RUN_POLICY:
-        raise ValueError(f"spec.runPolicy: {', '.join(unknown)}: unknown field; allowed: {', '.join(sorted(RUN_POLICY))}")
+        raise ValueError(
+            f"spec.runPolicy: {', '.join(unknown)}: unknown field; allowed: {', '.join(sorted(RUN_POLICY))}"
+        )
     if spec.get("mpiImplementation") not in ("OpenMPI", "Intel", "MPICH"):
         raise ValueError("spec.mpiImplementation: must be OpenMPI, Intel or MPICH")
     if set(spec["mpiReplicaSpecs"]) != {"Launcher", "Worker"}:
         raise ValueError("spec.mpiReplicaSpecs: must be Launcher and Worker")
     for role, replica in spec["mpiReplicaSpecs"].items():
-        if set(replica) != {"replicas", "restartPolicy", "template"} or replica["restartPolicy"] not in ("Never", "OnFailure"):
-            raise ValueError(f"spec.mpiReplicaSpecs.{role}: must have replicas, restartPolicy (Never or OnFailure), template")
+        if set(replica) != {"replicas", "restartPolicy", "template"} or replica["restartPolicy"] not in (
+            "Never",
+            "OnFailure",
+        ):
+            raise ValueError(
+                f"spec.mpiReplicaSpecs.{role}: must have replicas, restartPolicy (Never or OnFailure), template"
+            )
         template = replica["template"]
-        yield {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"] | {"name": role}, "spec": template["spec"]}
+        yield {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": template["metadata"] | {"name": role},
+            "spec": template["spec"],
+        }
 
 
 def kubernetes() -> int:

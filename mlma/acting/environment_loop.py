@@ -1,8 +1,8 @@
 """The actor's loop: steps E environments with one inference call for all; their trajectories go to the learner.
 
-An actor never initialises weights: it acts with weights that it fetched, or the learner acts for it. A lost learner is connected
-to again. Not here: the policies (mlma/acting/local_policy.py, remote_policy.py), the algorithm (agents/), the environments
-(mlma/envs/), the transport (mlma/transport/).
+An actor never initialises weights: it acts with weights that it fetched, or the learner acts for it. A lost learner is
+connected to again. Not here: the policies (mlma/acting/local_policy.py, remote_policy.py), the algorithm (agents/), the
+environments (mlma/envs/), the transport (mlma/transport/).
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def run_environment_loop(config: Config, spec: EnvSpec, agent: Agent, dependenci
         if config.actor.inference == "learner":
             return RemotePolicy(spec, num_envs, unroll_length, answer["session"], noise, client, instruments)
         actor_id, state = config.run.task, agent.initial_state(num_envs)
-        writer = TrajectoryWriter(layout, num_envs, unroll_length, actor_id, indices, answer["seed"], initial_priorities)
+        writer = TrajectoryWriter(
+            layout, num_envs, unroll_length, actor_id, indices, answer["seed"], initial_priorities
+        )
         lockstep = config.run.deterministic
         return LocalPolicy(actor_id, act, state, weights, writer, noise, client, instruments, lockstep)
 
@@ -116,7 +118,9 @@ def _connect(dependencies: ActorDependencies, request: dict[str, Any], seconds: 
             client.close()
             now = time.monotonic()
             if now - began > seconds:
-                raise LearnerLostError(f"no learner for {seconds:.0f} s (--reconnect_seconds); last error: {error}") from None
+                raise LearnerLostError(
+                    f"no learner for {seconds:.0f} s (--reconnect_seconds); last error: {error}"
+                ) from None
             if now - logged > LOG_INTERVAL_SECONDS:
                 logger.warning("no learner yet, tried for %.0f s of %.0f: %s", now - began, seconds, error)
                 logged = now

@@ -34,7 +34,9 @@ SESSION_TIMEOUT_SECONDS = 600.0  # seconds after which an actor that says nothin
 class ActorSession:
     """One life of one actor."""
 
-    def __init__(self, spec: EnvSpec, task: int, num_envs: int, agent_state: Any, trajectories: TrajectoryWriter) -> None:
+    def __init__(
+        self, spec: EnvSpec, task: int, num_envs: int, agent_state: Any, trajectories: TrajectoryWriter
+    ) -> None:
         self.task = task
         self.questions, self.replies = inference_layouts(spec, num_envs)
         self.state, self.trajectories = agent_state, trajectories
@@ -58,7 +60,11 @@ class InferenceServer:
         self._lock = threading.Lock()
         self.finished, self.actors_notified = False, 0
         self.rows, self.batches = 0, 0.0
-        one = (dummy_timestep(spec, 1).policy_inputs(), agent.initial_state(1), ActionNoise(tf.zeros([1]), tf.zeros([1])))
+        one = (
+            dummy_timestep(spec, 1).policy_inputs(),
+            agent.initial_state(1),
+            ActionNoise(tf.zeros([1]), tf.zeros([1])),
+        )
         self._nest, self._state = nest_builder(leaf_mask(one)), nest_builder(leaf_mask(one[1]))
         self._leaves = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves(one)]
         sizes = [int(size) for size in config.actor.inference_sizes.split(",") if size]

@@ -1,4 +1,5 @@
-"""`RemotePolicy` sends each observation to the learner's inference server and returns its actions (`--inference=learner`).
+"""`RemotePolicy` sends each observation to the learner's inference server and returns its actions
+(`--inference=learner`).
 
 The server writes the trajectories. Not here: the server (mlma/acting/inference_server.py), the messages
 (mlma/transport/inference_messages.py).

@@ -1,8 +1,8 @@
 """The algorithms and networks that can be chosen by name, and what the rest of the system must know about each.
 
-A new algorithm is one file that implements `mlma.core.types.Agent`, and one line in `ALGORITHMS`. A new network is one function
-that builds it, and one line in `NETWORKS`. Nothing else compares their names. Imports nothing heavy: the classes are named here
-and imported where they are used.
+A new algorithm is one file that implements `mlma.core.types.Agent`, and one line in `ALGORITHMS`. A new network is one
+function that builds it, and one line in `NETWORKS`. Nothing else compares their names. Imports nothing heavy: the
+classes are named here and imported where they are used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from mlma.core.presets.r2d2 import R2D2
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How an algorithm differs from others, apart from what its agent computes. The defaults fit an on-policy actor-critic."""
+    """How an algorithm differs from others, apart from what its agent computes. The defaults fit an on-policy
+    actor-critic."""
 
     agent: str  # "module:Class", an mlma.core.types.Agent
     presets: Presets = IMPALA
@@ -69,7 +70,9 @@ NETWORKS: dict[str, NetworkEntry] = {
     "SimpleConvNetAgent": NetworkEntry("agents.networks.zoo:simple", "image"),
     "ConvNetAgent": NetworkEntry("agents.networks.zoo:conv", "image"),
     "ConvLSTMAgent": NetworkEntry("agents.networks.zoo:conv_lstm", "image", recurrent=True),
-    "ResNetLSTMAgent": NetworkEntry("agents.networks.zoo:resnet_lstm", "image", recurrent=True, deterministic_shards=False),
+    "ResNetLSTMAgent": NetworkEntry(
+        "agents.networks.zoo:resnet_lstm", "image", recurrent=True, deterministic_shards=False
+    ),
     "MLPAgent": NetworkEntry("agents.networks.zoo:mlp", "vector"),
     "MLPLSTMAgent": NetworkEntry("agents.networks.zoo:mlp_lstm", "vector", recurrent=True),
 }

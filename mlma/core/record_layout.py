@@ -102,7 +102,9 @@ def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int, errors: 
 
 def trajectory_layout(env: EnvSpec, agent: Agent, unroll_length: int) -> RecordLayout:
     """How this agent's trajectories lie in memory."""
-    return RecordLayout(trajectory_spec(env, agent.initial_state(1), unroll_length, errors=agent.replay_windows is not None))
+    return RecordLayout(
+        trajectory_spec(env, agent.initial_state(1), unroll_length, errors=agent.replay_windows is not None)
+    )
 
 
 def check_extras(more: dict[str, Any], spec: EnvSpec) -> None:

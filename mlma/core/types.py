@@ -1,16 +1,16 @@
 """The records that travel through the system, and the interfaces of agents and environments.
 
-Alignment: index t holds the observation x_t, the reward that ARRIVED with x_t, and the action that was taken FROM x_t. Step 0
-of a trajectory is step T of the trajectory before it. Two flags describe ends:
+Alignment: index t holds the observation x_t, the reward that ARRIVED with x_t, and the action that was taken FROM x_t.
+Step 0 of a trajectory is step T of the trajectory before it. Two flags describe ends:
 
-* `discount` is 0 where the return ends (the episode terminated, or a life was lost), else 1. It belongs to the step that the
-  ending transition leads TO.
-* `is_first` marks the first observation of an episode. The transition that leads to it is not real, since the environment was
-  reset in between, and must not be learned from. Recurrent state and stacked frames reset there. A truncated episode thus
-  bootstraps: its last step has discount 1, and the transition after it is masked.
+* `discount` is 0 where the return ends (the episode terminated, or a life was lost), else 1. It belongs to the step
+  that the ending transition leads TO.
+* `is_first` marks the first observation of an episode. The transition that leads to it is not real, since the
+  environment was reset in between, and must not be learned from. Recurrent state and stacked frames reset there. A
+  truncated episode thus bootstraps: its last step has discount 1, and the transition after it is masked.
 
-The fields of a record are numpy arrays in an actor and tensors in a learner, hence `Any`. The comment after each field gives
-dtype and shape, where `...` is [] in an environment, [E] in an actor and [T+1, B] in a learner.
+The fields of a record are numpy arrays in an actor and tensors in a learner, hence `Any`. The comment after each field
+gives dtype and shape, where `...` is [] in an environment, [E] in an actor and [T+1, B] in a learner.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class TimeStep(NamedTuple):
     last_action: Any  # int32 [...], the action that led here; 0 where `is_first`
     episode_return: Any  # float32 [...], raw return of the episode at its last step, NaN elsewhere
     episode_frames: Any  # int32 [...], length of the episode in frames at its last step, 0 elsewhere
-    # Inputs that only some levels have: vector float32 [..., N], numbers next to an image; words int32 [..., W], hash buckets
-    # of the words of a text, padded with 0; level int32 [...], index into the levels of a run with several.
+    # Inputs that only some levels have: vector float32 [..., N], numbers next to an image; words int32 [..., W], hash
+    # buckets of the words of a text, padded with 0; level int32 [...], index into the levels of a run with several.
     extras: dict[str, Any] = {}  # noqa: RUF012  # never modified
 
     def policy_inputs(self) -> TimeStep:
@@ -103,8 +103,8 @@ class Sample(NamedTuple):
 class ReplayWindowSpec(NamedTuple):
     """Which windows a replay cuts out of consecutive trajectories.
 
-    A window has burn_in + length + 1 steps. Its first `burn_in` steps only warm up the recurrent state; in a window that starts
-    with an episode, where the state is known, they are zeros.
+    A window has burn_in + length + 1 steps. Its first `burn_in` steps only warm up the recurrent state; in a window
+    that starts with an episode, where the state is known, they are zeros.
     """
 
     every_step: bool  # a window starts at each real transition; else at each trajectory and at each episode start
@@ -135,7 +135,7 @@ class Agent(Protocol):
     """
 
     network: Any  # snt.Module whose variables are the weights
-    replay_windows: ReplayWindowSpec | None  # windows from a prioritized replay, or None: whole trajectories from a queue
+    replay_windows: ReplayWindowSpec | None  # windows from a replay, or None: whole trajectories from a queue
     batch_loss: str  # the loss of several learners is the "sum" or the "mean" of theirs
     target_variables: list[Any]  # variables without a gradient that a checkpoint must hold, such as a target network's
     num_statistics: int  # numbers per sample that are summed over all learners for `update_statistics`

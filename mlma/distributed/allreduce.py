@@ -1,7 +1,8 @@
 """Collective communication between learners: the only file that imports Horovod. A single learner needs none of it.
 
-All ranks make the same calls in the same order: one `allreduce_sum` in each learner step, and `gather` when the reduced flags ask
-for a report. Not here: what is averaged (mlma/learning/learner.py), hanging ranks (mlma/distributed/hang_detector.py).
+All ranks make the same calls in the same order: one `allreduce_sum` in each learner step, and `gather` when the reduced
+flags ask for a report. Not here: what is averaged (mlma/learning/learner.py), hanging ranks
+(mlma/distributed/hang_detector.py).
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class HorovodAllreduce:
             import horovod.tensorflow as hvd
         except ImportError as problem:
             raise ValueError(
-                f"several learners need Horovod, which {sys.executable} lacks ({problem}); install it with: make install"
+                f"several learners need Horovod, which {sys.executable} lacks ({problem}); "
+                "install it with: make install"
             ) from None
         with _warn_of_late_ranks(world):
             hvd.init()
@@ -108,7 +110,9 @@ class HorovodAllreduce:
             flat = self._hvd.allreduce(flat, op=self._hvd.Sum, name="gradients", ignore_name_scope=True)
             scalars = self._hvd.allreduce(scalars, op=self._hvd.Sum, name="scalars", ignore_name_scope=True)
         else:
-            flat, scalars = self._hvd.grouped_allreduce([flat, scalars], op=self._hvd.Sum, name="step", ignore_name_scope=True)
+            flat, scalars = self._hvd.grouped_allreduce(
+                [flat, scalars], op=self._hvd.Sum, name="step", ignore_name_scope=True
+            )
         parts = tf.split(tf.cast(flat, tf.float32), [int(np.prod(g.shape)) for g in gradients])
         return [tf.reshape(part, g.shape) for part, g in zip(parts, gradients, strict=True)], scalars
 

@@ -1,9 +1,11 @@
-"""Detects hanging learners: a collective call waits for all ranks forever; this names the rank that is missing and ends the run.
+"""Detects hanging learners: a collective call waits for all ranks forever; this names the rank that is missing and ends
+the run.
 
-Each rank answers on a port of its own which phase it is in and for how long, from a thread that lives while the main thread
-waits. A rank whose collective takes longer than `--hang_timeout_seconds` asks all others. A rank that does not answer is stopped
-or unreachable; a rank that is busy elsewhere reports with what. All ranks wait for the same one, so every console names the same
-culprit. The key that a query must present travels by MPI. Not here: what ends the other ranks (mpirun does when one exits).
+Each rank answers on a port of its own which phase it is in and for how long, from a thread that lives while the main
+thread waits. A rank whose collective takes longer than `--hang_timeout_seconds` asks all others. A rank that does not
+answer is stopped or unreachable; a rank that is busy elsewhere reports with what. All ranks wait for the same one, so
+every console names the same culprit. The key that a query must present travels by MPI. Not here: what ends the other
+ranks (mpirun does when one exits).
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ logger = logging.getLogger(__name__)
 ANSWER_TIMEOUT_SECONDS = 3.0
 EXIT_DELAY_SECONDS = 2.0  # between naming the culprit and exiting, so that every rank names it
 STUCK_SECONDS = 120.0  # minimum after which a call that all ranks have made counts as stuck: a first step takes long
-ADDRESS_ENV = "MLMA_ADDRESS"  # environment variable: this host's address for the others, if its name does not resolve there
+ADDRESS_ENV = (
+    "MLMA_ADDRESS"  # environment variable: this host's address for the others, if its name does not resolve there
+)
 COLLECTIVE_PHASES = ("train", "report")  # phases in which a rank waits for the others
 DESCRIPTIONS = {"": "starting", "wait": "waiting for a sample", "save": "saving a checkpoint", "end": "ending"}
 CurrentPhase = Callable[[], tuple[str, float]]  # the phase at the moment and for how many seconds: PhaseTimer.current
@@ -64,7 +68,9 @@ class HangDetector:
         """The phase of another rank and its seconds so far, or None if it does not answer."""
         peer = self._others[rank]
         try:
-            with socket.create_connection((peer["address"], peer["port"]), timeout=ANSWER_TIMEOUT_SECONDS) as connection:
+            with socket.create_connection(
+                (peer["address"], peer["port"]), timeout=ANSWER_TIMEOUT_SECONDS
+            ) as connection:
                 connection.settimeout(ANSWER_TIMEOUT_SECONDS)
                 connection.sendall(self._key.encode())
                 return dict(json.loads(connection.recv(1000)))
@@ -88,7 +94,9 @@ class HangDetector:
                 continue
             culprits = self._culprits()
             if not culprits and waited > max(STUCK_SECONDS, 3 * self._seconds):
-                culprits = ["all others, which are in the same call as this one: the network between them, or MPI, is stuck"]
+                culprits = [
+                    "all others, which are in the same call as this one: the network between them, or MPI, is stuck"
+                ]
             if culprits:
                 for culprit in culprits:
                     logger.warning("waits for %s, for %.0f s; ending the run (--hang_timeout_seconds)", culprit, waited)

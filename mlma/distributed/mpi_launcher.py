@@ -1,7 +1,7 @@
 """Starts several learners on this machine with mpirun, and restarts them when they fail.
 
-mpirun is a child that ends with this process; restarted learners resume from their last checkpoint. Learners on several hosts
-are started by hand or by the frontend. Imports nothing heavy. Not here: communication between learners
+mpirun is a child that ends with this process; restarted learners resume from their last checkpoint. Learners on several
+hosts are started by hand or by the frontend. Imports nothing heavy. Not here: communication between learners
 (mlma/distributed/allreduce.py).
 """
 
@@ -70,11 +70,15 @@ def supervise_learners(config: Config) -> int:
         signal.signal(number, forward)
     max_restarts = config.distributed.max_restarts
     for attempt in range(max_restarts + 1):
-        children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=mpi_environment(), preexec_fn=die_with_parent))
+        children.append(
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, env=mpi_environment(), preexec_fn=die_with_parent)
+        )
         code = children[-1].wait()
         if code in (0, EXIT_USAGE) or signals:
             break
-        print(f"the learners ended with code {code}; restarts left: {max_restarts - attempt} (--max_restarts)", flush=True)
+        print(
+            f"the learners ended with code {code}; restarts left: {max_restarts - attempt} (--max_restarts)", flush=True
+        )
         if attempt < max_restarts:
             time.sleep(RESTART_SECONDS)
     return code if code >= 0 else 128 - code

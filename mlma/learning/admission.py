@@ -67,7 +67,9 @@ class ActorAdmission:
         ]
         if not differences and self._deterministic:
             if task in self._admitted:  # the round would wait for trajectories that are lost
-                reason = f"actor {task} connected again, and its previous trajectories are lost, so the run is not reproducible"
+                reason = (
+                    f"actor {task} connected again and its previous trajectories are lost: the run is not reproducible"
+                )
                 self._on_failure(NotReproducibleError(f"--deterministic: {reason}"))
                 return reason
             self._admitted.add(task)

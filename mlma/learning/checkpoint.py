@@ -1,8 +1,8 @@
 """Checkpoints: everything that a run needs to go on, in one file that is written whole or not at all.
 
-A file holds the variables by name and a description in JSON (frames, learner step, level, network, shapes, random state).
-One .npz rather than TensorFlow's own format, because one file can be renamed into place, and names and shapes can be compared
-before anything is changed. See docs/decisions/checkpoints.md.
+A file holds the variables by name and a description in JSON (frames, learner step, level, network, shapes, random
+state). One .npz rather than TensorFlow's own format, because one file can be renamed into place, and names and shapes
+can be compared before anything is changed. See docs/decisions/checkpoints.md.
 """
 
 from __future__ import annotations

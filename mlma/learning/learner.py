@@ -1,7 +1,7 @@
 """The learner: computes gradients from samples, averages them with the other learners', and updates the weights.
 
-Not here: the loop around it (mlma/learning/training_loop.py), the loss (agents/), where samples come from (mlma/replay/), how
-gradients are averaged (mlma/distributed/allreduce.py).
+Not here: the loop around it (mlma/learning/training_loop.py), the loss (agents/), where samples come from
+(mlma/replay/), how gradients are averaged (mlma/distributed/allreduce.py).
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Learner:
                 "learning_rate": float(self._learning_rate),
             }
         if not finite:
-            raise NonFiniteLossError(f"loss or gradient is not finite at learner step {self.step + 1}, {self.frames} frames")
+            raise NonFiniteLossError(
+                f"loss or gradient is not finite at learner step {self.step + 1}, {self.frames} frames"
+            )
         contributors, stops, reports, steps = (int(total) for total in totals.numpy())
         if contributors:
             self.step += 1
@@ -131,8 +133,8 @@ class Learner:
     ) -> tuple[tf.Tensor, ...]:
         """The one collective call of a step, and the update that follows.
 
-        Where losses are sums over the batch, the gradient of all learners is the sum of theirs, and the average of the others
-        stands in for a learner without data. Where they are means, it is the mean over those that have data.
+        Where losses are sums over the batch, the gradient of all learners is the sum of theirs, and the average of the
+        others stands in for a learner without data. Where they are means, it is the mean over those that have data.
         """
         scalars = [local_flags, [loss], statistics] if self._agent.num_statistics else [local_flags, [loss]]
         ready = timestamp_after(gradients, self._timed)

@@ -27,7 +27,8 @@ def clip_gradients(gradients: list[tf.Tensor], norm: float) -> tuple[list[tf.Ten
 
 
 def decayed_learning_rate(config: OptimizerConfig, progress: float, num_learners: int) -> float:
-    """Linear from learning_rate to end_learning_rate while `progress` goes from 0 to 1; scaled with the number of learners."""
+    """Linear from learning_rate to end_learning_rate while `progress` goes from 0 to 1; scaled with the number of
+    learners."""
     left = max(0.0, 1.0 - progress)
     scale = {"none": 1.0, "linear": float(num_learners), "sqrt": num_learners**0.5}[config.learning_rate_scaling]
     return scale * (config.end_learning_rate + (config.learning_rate - config.end_learning_rate) * left)

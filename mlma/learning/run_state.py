@@ -1,4 +1,5 @@
-"""The state of a run that outlives its process: counters, variables, best return, allocated seeds. Saved and restored here."""
+"""The state of a run that outlives its process: counters, variables, best return, allocated seeds. Saved and restored
+here."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from mlma.core.config import Config
+from mlma.core.flat_weights import build_variables
+from mlma.core.types import Agent, EnvSpec
 from mlma.distributed.allreduce import Allreduce
 from mlma.learning.checkpoint import Checkpoints, check_compatible, load_checkpoint
 from mlma.learning.learner import Learner
@@ -23,6 +26,12 @@ IDENTITY_FLAGS = ("level_name", "algorithm", "agent_name", "num_stacked_frames")
 def run_identity(config: Config) -> dict[str, Any]:
     """The flags that a checkpoint must share with the run that loads it."""
     return {name: config.get(name) for name in IDENTITY_FLAGS}
+
+
+def build_learner(config: Config, spec: EnvSpec, agent: Agent, allreduce: Allreduce) -> Learner:
+    """A learner with initial weights, which `RunState.resume` may replace."""
+    build_variables(agent, spec)
+    return Learner(config, agent, spec.action_repeats, allreduce)
 
 
 class SeedAllocator:
@@ -66,7 +75,9 @@ class RunState:
             self._restore()
         own = [self._learner.step, self._learner.frames, self.seeds.base, self.seeds.allocated, self.seconds]
         ranks = self._allreduce.gather(json.dumps(own).encode())
-        self._learner.step, self._learner.frames, self.seeds.base, self.seeds.allocated, self.seconds = json.loads(ranks[0])
+        self._learner.step, self._learner.frames, self.seeds.base, self.seeds.allocated, self.seconds = json.loads(
+            ranks[0]
+        )
         self._allreduce.broadcast(list(self._learner.variables().values()))
 
     def _restore(self) -> None:

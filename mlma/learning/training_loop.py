@@ -15,14 +15,15 @@ import tensorflow as tf
 
 from mlma.core.config import Config
 from mlma.core.types import Sample
-from mlma.learning.learner import Learner
+from mlma.learning.learner import Learner, NonFiniteLossError
 from mlma.monitoring.heartbeat import Heartbeat
-from mlma.monitoring.metrics import Metrics
+from mlma.monitoring.metrics import Metrics, WeightsDivergedError
 from mlma.monitoring.phase_timer import PhaseTimer
 from mlma.replay.base import TrajectoryBuffer
 
 logger = logging.getLogger(__name__)
 
+FATAL_ERRORS = (NonFiniteLossError, WeightsDivergedError)  # end a run; the last good weights are saved
 POLL_SECONDS = 0.1  # a wait for a sample is interrupted this often to look at everything else
 
 
@@ -89,8 +90,8 @@ def training_loop(
 class SampleWaiter:
     """Waits for the learner's next sample.
 
-    With other learners, it waits `sample_timeout_seconds`, since they wait too; after that it does not wait until it has data
-    again. A single learner waits indefinitely. Periodically logs which actors are silent.
+    With other learners, it waits `sample_timeout_seconds`, since they wait too; after that it does not wait until it
+    has data again. A single learner waits indefinitely. Periodically logs which actors are silent.
     """
 
     def __init__(self, config: Config, alone: bool, silent_actors: Callable[[], str], heartbeat: Heartbeat) -> None:

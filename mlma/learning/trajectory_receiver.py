@@ -1,4 +1,5 @@
-"""The learner's receiver: takes messages from the transport, checks them, counts episodes, inserts trajectories into the buffer."""
+"""The learner's receiver: takes messages from the transport, checks them, counts episodes, inserts trajectories into
+the buffer."""
 
 from __future__ import annotations
 
@@ -33,9 +34,9 @@ class TrajectoryReceiver:
         first_greedy_env: float = float("inf"),
         lockstep_round_size: int = 0,
     ) -> None:
-        """Environments with an index of at least `first_greedy_env` have a small epsilon: their returns are also reported
-        separately. With `lockstep_round_size`, the number of trajectories that all actors collect with one version of the
-        weights, these are inserted together, ordered by actor."""
+        """Environments with an index of at least `first_greedy_env` have a small epsilon: their returns are also
+        reported separately. With `lockstep_round_size`, the number of trajectories that all actors collect with one
+        version of the weights, these are inserted together, ordered by actor."""
         self._receive, self._insert, self._layout = receive, insert, layout
         self._spec, self._metrics, self._on_failure = spec, metrics, on_failure
         self._first_greedy_env, self._round_size = first_greedy_env, lockstep_round_size
@@ -52,7 +53,7 @@ class TrajectoryReceiver:
         self._actor_events = events
 
     def silent_actors(self, expected: int, within: float) -> str:
-        """Which of the actors 0 .. expected-1, and of any others seen, have sent nothing in the last `within` seconds."""
+        """Which of actors 0 .. expected-1, and of others seen, have sent nothing in the last `within` seconds."""
         now = time.monotonic()
         actors = sorted({*range(expected), *self.last_seen})
         lines = []
@@ -84,7 +85,9 @@ class TrajectoryReceiver:
         actor, part, parts = int(header["task"]), int(header["part"]), int(header["parts"])
         phases = {name: float(header["phases"][name]) for name in ACTOR_PHASES}
         if self._actor_events is not None and part == 0:
-            self._actor_events += [(str(name), float(began), float(took)) for name, began, took in header.get("events", [])]
+            self._actor_events += [
+                (str(name), float(began), float(took)) for name, began, took in header.get("events", [])
+            ]
         if parts > 1:
             payload = self._join(actor, part, parts, payload)
             if not payload:
@@ -127,7 +130,8 @@ class TrajectoryReceiver:
         return b"".join(self._parts.pop(actor))
 
     def _check(self, trajectories: Any) -> None:
-        """Refuses values that would crash or poison training. The checksum is right, so this is about versions and bugs."""
+        """Refuses values that would crash or poison training. The checksum is right, so this is about versions and
+        bugs."""
         acted = trajectories.act_outputs
         check_extras(trajectories.timesteps.extras, self._spec)
         if acted.action.min() < 0 or acted.action.max() >= self._spec.num_actions:

@@ -12,7 +12,9 @@ class ActorStatistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._actors: dict[int, dict[str, Any]] = {}  # actor -> last_seen, seconds by phase, steps since the last summary
+        self._actors: dict[
+            int, dict[str, Any]
+        ] = {}  # actor -> last_seen, seconds by phase, steps since the last summary
         self._hosts: dict[int, str] = {}
         self._phases_before: dict[int, dict[str, float]] = {}  # seconds by phase at the last summary
 
@@ -33,7 +35,7 @@ class ActorStatistics:
             known |= {"last_seen": time.monotonic(), "phases": phases, "steps": known["steps"] + steps}
 
     def summarize(self, elapsed: float) -> list[dict[str, Any]]:
-        """One entry per actor; shares of its time by phase if it was heard of both before and after the last summary."""
+        """One entry per actor; shares of its time by phase if it reported before and after the last summary."""
         with self._lock:
             return [self._summary(actor, elapsed) for actor in self._actors]
 

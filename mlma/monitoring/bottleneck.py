@@ -75,7 +75,9 @@ def _starved(row: Mapping[str, float], who: str, wait: float, actors: float, wai
     if row.get("host/busy", 0.0) >= BUSY_SHARE:
         return f"cpu-bound: {waits} while this machine's cores are {_percent(row['host/busy'])} busy; more of them would help"
     more = max(1, math.ceil(actors * (1 - waiting) / max(1 - wait, 0.01) - actors))
-    return f"actor-bound: {waits}; about {more} more actor{'s' if more > 1 else ''} would saturate it ({actors:.0f} now)"
+    return (
+        f"actor-bound: {waits}; about {more} more actor{'s' if more > 1 else ''} would saturate it ({actors:.0f} now)"
+    )
 
 
 def _percent(share: float) -> str:

@@ -77,7 +77,9 @@ class ConsoleDisplay:
         self._recent: collections.deque[Row] = collections.deque(maxlen=RECENT_REPORTS)
         self._verdict, self._shown_at = "", -math.inf  # of the bottleneck, as last printed
         self._console = Console(stderr=False, highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal and not plain else None
+        self._live = (
+            Live(console=self._console, auto_refresh=False) if self._console.is_terminal and not plain else None
+        )
 
     def __enter__(self) -> ConsoleDisplay:
         if self._live:
@@ -137,7 +139,11 @@ class ConsoleDisplay:
     def _table(self, row: Row) -> Group:
         wide = self._console.width >= WIDE_COLUMNS
         titles = list(SECTIONS)
-        tables = [_section_table(titles, row)] if wide else [_section_table(titles[:2], row), _section_table(titles[2:], row)]
+        tables = (
+            [_section_table(titles, row)]
+            if wide
+            else [_section_table(titles[:2], row), _section_table(titles[2:], row)]
+        )
         head = Text(
             f"{self._title}   {format_duration(row['seconds'])} elapsed, {format_duration(row['eta_seconds'])} left",
             style="bold",
@@ -157,7 +163,9 @@ def _section_table(titles: list[str], row: Row) -> Table:
         table.add_column(justify="right", min_width=9, no_wrap=True)
     table.add_row(*[cell for title in titles for cell in (Text(title, style="bold not dim"), "")])
     for entries in zip(*(SECTIONS[title] for title in titles), strict=True):
-        table.add_row(*[text for label, name in entries for text in (label, format_number(name, row.get(name, math.nan)))])
+        table.add_row(
+            *[text for label, name in entries for text in (label, format_number(name, row.get(name, math.nan)))]
+        )
     return table
 
 

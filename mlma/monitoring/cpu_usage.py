@@ -6,7 +6,7 @@ import os
 
 
 class CpuUsage:
-    """The share of time that the cores available to this process were busy, with any process, since the previous call."""
+    """The share of time that the cores of this process were busy, with any process, since the previous call."""
 
     def __init__(self) -> None:
         self._cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}

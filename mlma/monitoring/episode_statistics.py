@@ -19,7 +19,8 @@ MIN_EPISODES_PER_LEVEL = 5  # episodes of each of several levels before their me
 
 
 class EpisodeStatistics:
-    """Collects the episodes that end at this learner; windows over those of all learners. One thread adds, another reports."""
+    """Collects the episodes that end at this learner; windows over those of all learners. One thread adds, another
+    reports."""
 
     def __init__(self, levels: Sequence[str] = ()) -> None:
         """With several levels, each has statistics of its own too."""
@@ -27,7 +28,9 @@ class EpisodeStatistics:
         self._new: list[list[float]] = []  # [return, frames, level], since the last `drain`
         self._new_greedy: list[float] = []
         self._window: collections.deque[list[float]] = collections.deque(maxlen=EPISODE_WINDOW)
-        self._greedy: collections.deque[float] = collections.deque(maxlen=EPISODE_WINDOW)  # returns of the smallest epsilons
+        self._greedy: collections.deque[float] = collections.deque(
+            maxlen=EPISODE_WINDOW
+        )  # returns of the smallest epsilons
         self._levels = list(levels) if len(levels) > 1 else []
         self._by_level = [collections.deque[float](maxlen=EPISODE_WINDOW) for _ in self._levels]  # returns
         self._count = 0
@@ -59,8 +62,8 @@ class EpisodeStatistics:
             self._greedy.extend(part.get("greedy", []))
 
     def mean_return(self) -> float:
-        """Mean return over the window, as last reported: of greedy episodes where there are any; for several levels their mean
-        score, or the mean over their means if some have no published score."""
+        """Mean return over the window, as last reported: of greedy episodes where there are any; for several levels
+        their mean score, or the mean over their means if some have no published score."""
         if self._levels:
             row = self._level_row()
             return row.get("score/mean", row.get("return/mean_of_levels", math.nan))
@@ -69,7 +72,8 @@ class EpisodeStatistics:
         return float(np.mean([r for r, *_ in self._window])) if self._window else math.nan
 
     def full_window(self) -> bool:
-        """Whether enough episodes ended to compare their mean: a full window, and for several levels some episodes of each."""
+        """Whether enough episodes ended to compare their mean: a full window, and for several levels some episodes of
+        each."""
         return len(self._window) == EPISODE_WINDOW and all(len(r) >= MIN_EPISODES_PER_LEVEL for r in self._by_level)
 
     def row(self) -> Row:
@@ -87,7 +91,7 @@ class EpisodeStatistics:
         return row | ({"return/greedy": float(np.mean(self._greedy))} if self._greedy else {})
 
     def _level_row(self) -> Row:
-        """Mean return and human-normalised score of each level; the scores over all levels if each has a published one."""
+        """Mean return and score of each level; the scores over all levels if each has a published one."""
         means = {name: float(np.mean(r)) for name, r in zip(self._levels, self._by_level, strict=True) if r}
         if not means:
             return {}

@@ -56,7 +56,9 @@ def assess(path: Path, seconds: float) -> WorkerHealth:
             )
         ago = time.monotonic() - progressed
         said = f"{frames:,} frames, the last {ago:.1f} s ago"
-        return WorkerHealth(path.stem, "progresses" if ago <= seconds else "starved", said + (waiting if ago > seconds else ""))
+        return WorkerHealth(
+            path.stem, "progresses" if ago <= seconds else "starved", said + (waiting if ago > seconds else "")
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         return WorkerHealth(path.stem, "not started", f"{path} is not whole: {error!r}")
 
@@ -65,9 +67,12 @@ def assess(path: Path, seconds: float) -> WorkerHealth:
 class HealthFlags:
     """Health."""
 
-    worker: str = option("", "one worker, such as learner-0 or actor-3; default: all with a heartbeat in --heartbeat_folder")
+    worker: str = option(
+        "", "one worker, such as learner-0 or actor-3; default: all with a heartbeat in --heartbeat_folder"
+    )
     seconds: float = option(
-        60.0, "seconds within which a worker must have made progress; without a heartbeat for that long, it counts as hung"
+        60.0,
+        "seconds within which a worker must have made progress; without a heartbeat for that long, it counts as hung",
     )
     live: bool = option(
         False,
@@ -95,7 +100,9 @@ def parse_flags(argv: list[str]) -> tuple[Config, HealthFlags]:
 
 
 def main() -> int:
-    config, question = run_parser(sys.argv[1:], parse_flags, lambda: format_flags(flag_table(HealthFlags, "Health"), USAGE))
+    config, question = run_parser(
+        sys.argv[1:], parse_flags, lambda: format_flags(flag_table(HealthFlags, "Health"), USAGE)
+    )
     found = check_workers(Path(config.distributed.heartbeat_folder), question.worker, question.seconds)
     for health in found:
         print(f"{health.worker}: {health.state}: {health.why}")

@@ -1,8 +1,8 @@
 """Heartbeat: a small file in which a worker records its progress (`--heartbeat_folder`).
 
-The worker's own loop writes it, not a thread: a worker that hangs for any reason goes silent. A worker that waits for another
-worker records that, and does not count as hung. Times come from the kernel's monotonic clock, which all processes of a host
-share, including those in containers. Not here: reading the files (mlma/monitoring/health_check.py).
+The worker's own loop writes it, not a thread: a worker that hangs for any reason goes silent. A worker that waits for
+another worker records that, and does not count as hung. Times come from the kernel's monotonic clock, which all
+processes of a host share, including those in containers. Not here: reading the files (mlma/monitoring/health_check.py).
 """
 
 from __future__ import annotations

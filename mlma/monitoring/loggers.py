@@ -109,7 +109,8 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Weights & Biases. Its own environment variables (WANDB_MODE, WANDB_PROJECT, ...) configure it. One run per logdir."""
+    """Weights & Biases. Its own environment variables (WANDB_MODE, WANDB_PROJECT, ...) configure it. One run per
+    logdir."""
 
     def __init__(self, wandb: Any, folder: Path, config: dict[str, Any]) -> None:
         self._run = wandb.init(dir=str(folder), name=folder.name, id=_wandb_id(folder), resume="allow", config=config)
@@ -192,7 +193,8 @@ def make_loggers(names: str, folder: Path, config: dict[str, Any]) -> list[Repor
             package = importlib.import_module(name)
         except ImportError:
             raise ValueError(
-                f"--writers={names}: the package {name} is not installed; pip install {name}, or remove it from the list"
+                f"--writers={names}: the package {name} is not installed; "
+                f"pip install {name}, or remove it from the list"
             ) from None
         made.append(BestEffortLogger(name, OPTIONAL_LOGGERS[name](package, folder, config)))
     return made

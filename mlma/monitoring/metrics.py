@@ -1,8 +1,8 @@
 """The metrics of a run: collected at every step, reported every few seconds to console, TensorBoard and CSV.
 
-One row per report; its names are the columns of metrics.csv and the tags of TensorBoard (docs/reference/metrics.md). Not here:
-how a row looks on a terminal (mlma/monitoring/console.py), where else it goes (mlma/monitoring/loggers.py), what the phases mean
-(mlma/monitoring/bottleneck.py).
+One row per report; its names are the columns of metrics.csv and the tags of TensorBoard (docs/reference/metrics.md).
+Not here: how a row looks on a terminal (mlma/monitoring/console.py), where else it goes (mlma/monitoring/loggers.py),
+what the phases mean (mlma/monitoring/bottleneck.py).
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Metrics:
         every_steps: int = 0,
         record_workers: Callable[[list[Any]], None] | None = None,
     ) -> None:
-        """Reports `every_seconds`, or `every_steps` if that is given. `timer` is the learner loop's; `record_workers` receives
-        a summary of all workers at each report."""
+        """Reports `every_seconds`, or `every_steps` if that is given. `timer` is the learner loop's; `record_workers`
+        receives a summary of all workers at each report."""
         self.episodes, self.actors = EpisodeStatistics(levels), ActorStatistics()
         self._timer, self._listeners = timer, list(listeners)
         self._every_seconds, self._every_steps, self._total_frames = every_seconds, every_steps, total_frames
@@ -130,7 +130,7 @@ class Metrics:
         return bool(self._listeners) and time.monotonic() - self._since >= self._every_seconds
 
     def report(self, step: int, frames: int, checksum: Callable[[], int]) -> None:
-        """Gathers, checks that all learners have the same weights, and passes the row on. All ranks call it together."""
+        """Gathers, checks that all learners have equal weights, and passes the row on. A collective call."""
         elapsed = time.monotonic() - self._since
         own_part = self._part(elapsed) | {"step": step, "frames": frames, "checksum": checksum()}
         parts = [json.loads(data) for data in self._gather(json.dumps(own_part).encode())]
@@ -207,7 +207,9 @@ class Metrics:
 
 def _actor_row(actors: list[dict[str, Any]], elapsed: float) -> Row:
     shares = [actor["shares"] for actor in actors if "shares" in actor]
-    row = {f"actors/{name}": float(np.mean([s[name] for s in shares])) if shares else float("nan") for name in ACTOR_PHASES}
+    row = {
+        f"actors/{name}": float(np.mean([s[name] for s in shares])) if shares else float("nan") for name in ACTOR_PHASES
+    }
     row["actors/count"] = sum(actor["silent"] < max(ACTOR_TIMEOUT_SECONDS, elapsed) for actor in actors)
     return row
 
@@ -236,5 +238,6 @@ def check_equal_weights(parts: list[dict[str, Any]]) -> None:
         values = [part[name] for part in parts]
         if len(set(values)) > 1:
             raise WeightsDivergedError(
-                f"learners differ in {name} at step {parts[0]['step']}: {values}, by rank; restart from the last checkpoint"
+                f"learners differ in {name} at step {parts[0]['step']}: {values}, by rank; "
+                "restart from the last checkpoint"
             )

@@ -69,7 +69,7 @@ class PhaseTimer:
         self.seconds[other] = self.seconds.get(other, 0.0) + seconds
 
     def record_events(self, events: list[Event] | None, clock_offset: float = 0.0) -> None:
-        """Appends each phase to `events` from now on, with its start shifted by `clock_offset`; None stops recording."""
+        """Appends each phase to `events` from now on, its start shifted by `clock_offset`; None stops it."""
         self._events = events
         self._clock_offset += clock_offset
 

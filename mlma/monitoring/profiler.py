@@ -1,8 +1,8 @@
 """--profile: a TensorFlow profile of the learner, and a trace of the learner and actor 0 on one time axis.
 
-The trace is logdir/profile/trace.json in Chrome's format, for ui.perfetto.dev or chrome://tracing. TensorBoard with the plug-in
-xprof shows the profile. The actor sends the phases of each trajectory with it, in the learner's time: the handshake measures
-the difference between their clocks to within half of its round trip.
+The trace is logdir/profile/trace.json in Chrome's format, for ui.perfetto.dev or chrome://tracing. TensorBoard with the
+plug-in xprof shows the profile. The actor sends the phases of each trajectory with it, in the learner's time: the
+handshake measures the difference between their clocks to within half of its round trip.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The log of a run: messages of all modules on the console and in logdir/events.log, and the workers in logdir/workers.json.
+"""The log of a run: messages of all modules on the console and in logdir/events.log, and the workers in
+logdir/workers.json.
 
-Modules log with `logging.getLogger(__name__)`; a role decides once where the lines go. Levels: info for the course of a run,
-warning for what should not happen.
+Modules log with `logging.getLogger(__name__)`; a role decides once where the lines go. Levels: info for the course of a
+run, warning for what should not happen.
 """
 
 from __future__ import annotations

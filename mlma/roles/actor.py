@@ -20,8 +20,8 @@ from mlma.transport.handshake import handshake_request
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
-# Niceness of actors that share a host with their learner, so the learner gets CPU time first. Otherwise actors fill the queue
-# and then idle during the phases of a learner step that only one core can compute.
+# Niceness of actors that share a host with their learner, so the learner gets CPU time first. Otherwise actors fill the
+# queue and then idle during the phases of a learner step that only one core can compute.
 ACTOR_NICENESS = 10
 
 
@@ -36,7 +36,9 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     set_tensorflow_threads(config.actor.actor_threads)
     if config.run.deterministic:
         tf.config.experimental.enable_op_determinism()
-        tf.random.set_seed(config.run.seed)  # required to create variables, although actors never use their initial values
+        tf.random.set_seed(
+            config.run.seed
+        )  # required to create variables, although actors never use their initial values
     identity = {"task": config.run.task, "host": os.uname().nodename, "envs": config.actor.envs_per_actor}
     num_levels = len(spec.actions_by_level) or 1
     dependencies = ActorDependencies(

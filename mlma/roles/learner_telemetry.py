@@ -18,8 +18,14 @@ from mlma.monitoring.console import ConsoleDisplay
 from mlma.monitoring.cpu_usage import CpuUsage
 from mlma.monitoring.metrics import Metrics, ReportListener
 from mlma.monitoring.phase_timer import PhaseTimer
-from mlma.monitoring.run_log import write_workers
+from mlma.monitoring.run_log import setup_logging, write_workers
 from mlma.replay.base import TrajectoryBuffer
+
+
+def start_logging(config: Config, allreduce: Allreduce, display: ConsoleDisplay) -> None:
+    """Sends the log to the console and to logdir/events.log; lines of several learners name theirs."""
+    worker = "" if allreduce.size == 1 else f"learner {allreduce.rank}"
+    setup_logging(worker, display.show, Path(config.run.logdir) / "events.log")
 
 
 def make_metrics(config: Config, timer: PhaseTimer, allreduce: Allreduce, listeners: list[ReportListener]) -> Metrics:

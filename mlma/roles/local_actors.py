@@ -1,6 +1,7 @@
 """Actors of local training: child processes that end with this one, and are restarted when they crash.
 
-Each child asks the kernel to end it when its parent ends, so no orphan is left even after kill -9. Not here: remote workers.
+Each child asks the kernel to end it when its parent ends, so no orphan is left even after kill -9. Not here: remote
+workers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ TERMINATE_SECONDS = 5.0  # for an actor to end before it is killed
 
 
 class LocalActors:
-    """Starts `count` actors and keeps them running until `stop`. One thread, since the kernel ties a child to its thread."""
+    """Starts `count` actors and keeps them running until `stop`. One thread, since the kernel ties a child to its
+    thread."""
 
     def __init__(
         self,
@@ -77,7 +79,9 @@ class LocalActors:
                 due[task] = now + pause[task]
                 self._on_restart()
                 last_line = self._last_line(task)
-                logger.warning("actor %d ended with code %d; restarting it in %.0f s%s", task, code, pause[task], last_line)
+                logger.warning(
+                    "actor %d ended with code %d; restarting it in %.0f s%s", task, code, pause[task], last_line
+                )
                 pause[task] = min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])
             for task in [t for t, when in due.items() if when <= now]:
                 del due[task]
@@ -101,7 +105,9 @@ class LocalActors:
     def _start(self, task: int) -> subprocess.Popen[bytes]:
         with self._log(task).open("ab") as log:
             environment = os.environ | {PARENT_PID_ENV: str(os.getpid())}
-            return subprocess.Popen(self._command(task), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+            return subprocess.Popen(
+                self._command(task), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
 
     def _last_line(self, task: int) -> str:
         lines = self._log(task).read_text(errors="replace").strip().splitlines()

@@ -14,13 +14,11 @@ from mlma.core.config.config import (
     to_argv,
 )
 from mlma.core.config.flags import did_you_mean, format_flags, option, run_parser
+from mlma.core.config.learning_sections import LearnerConfig, OptimizerConfig, ReplayConfig
 from mlma.core.config.sections import (
     ActorConfig,
     DistributedConfig,
     EnvironmentConfig,
-    LearnerConfig,
-    OptimizerConfig,
-    ReplayConfig,
     ReportsConfig,
     RunConfig,
 )

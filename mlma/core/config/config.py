@@ -14,13 +14,11 @@ from typing import Any
 
 from mlma.core.config import flags
 from mlma.core.config.flags import Flag, did_you_mean
+from mlma.core.config.learning_sections import LearnerConfig, OptimizerConfig, ReplayConfig
 from mlma.core.config.sections import (
     ActorConfig,
     DistributedConfig,
     EnvironmentConfig,
-    LearnerConfig,
-    OptimizerConfig,
-    ReplayConfig,
     ReportsConfig,
     RunConfig,
 )
@@ -39,14 +37,14 @@ USAGE = (
 class Config:
     """All flags of a run, in sections. A flag's name is unique over all sections."""
 
-    run: RunConfig = RunConfig()
-    environment: EnvironmentConfig = EnvironmentConfig()
-    actor: ActorConfig = ActorConfig()
-    learner: LearnerConfig = LearnerConfig()
-    replay: ReplayConfig = ReplayConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    distributed: DistributedConfig = DistributedConfig()
-    reports: ReportsConfig = ReportsConfig()
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    environment: EnvironmentConfig = dataclasses.field(default_factory=EnvironmentConfig)
+    actor: ActorConfig = dataclasses.field(default_factory=ActorConfig)
+    learner: LearnerConfig = dataclasses.field(default_factory=LearnerConfig)
+    replay: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
+    reports: ReportsConfig = dataclasses.field(default_factory=ReportsConfig)
 
     @classmethod
     def from_flags(cls, **values: Any) -> Config:
@@ -72,12 +70,6 @@ class Config:
         return {name: self.get(name) for name in flag_table()}
 
 
-SECTIONS: dict[str, type] = {
-    "run": RunConfig, "environment": EnvironmentConfig, "actor": ActorConfig, "learner": LearnerConfig, "replay": ReplayConfig,
-    "optimizer": OptimizerConfig, "distributed": DistributedConfig, "reports": ReportsConfig,
-}  # fmt: skip
-
-
 def flag_table() -> dict[str, Flag]:
     """All flags of a run by name, in order."""
     return flags.flag_table(Config)
@@ -86,7 +78,8 @@ def flag_table() -> dict[str, Flag]:
 @functools.cache
 def section_of() -> dict[str, str]:
     """Flag -> name of the section that has it."""
-    names = {name: section for section, cls in SECTIONS.items() for name in flags.flag_table(cls)}
+    sections: dict[str, Any] = {f.name: type(getattr(Config(), f.name)) for f in dataclasses.fields(Config)}
+    names = {name: section for section, cls in sections.items() for name in flags.flag_table(cls)}
     assert len(names) == len(flag_table())
     return names
 
@@ -126,7 +119,9 @@ def _check(config: Config) -> None:
             f"--sample_timeout_seconds={distributed.sample_timeout_seconds}"
         )
     if config.actor.inference == "learner" and config.run.deterministic:
-        raise ValueError("--inference=learner: not with --deterministic, since batches depend on timing; allowed: actor")
+        raise ValueError(
+            "--inference=learner: not with --deterministic, since batches depend on timing; allowed: actor"
+        )
     _check_inference_sizes(config.actor)
     for name in config.reports.writers.split(","):
         if name not in ("", *LOGGERS):
@@ -178,7 +173,9 @@ def save(config: Config, path: Path) -> None:
 def to_argv(config: Config) -> list[str]:
     """The command line that gives this configuration: only flags that differ from their defaults."""
     return [
-        f"--{name}={flag.format(config.get(name))}" for name, flag in flag_table().items() if config.get(name) != flag.default
+        f"--{name}={flag.format(config.get(name))}"
+        for name, flag in flag_table().items()
+        if config.get(name) != flag.default
     ]
 
 

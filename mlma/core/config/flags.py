@@ -1,7 +1,8 @@
 """Command-line flags made from dataclass fields: parsing, bounds, help, suggestions for typos.
 
-A flag is a field declared with `option`: name, type and default are the field's own; help, bounds and former names are its
-metadata. Imports nothing heavy, so a typo is answered at once. Not here: which flags exist (mlma/core/config/sections.py).
+A flag is a field declared with `option`: name, type and default are the field's own; help, bounds and former names are
+its metadata. Imports nothing heavy, so a typo is answered at once. Not here: which flags exist
+(mlma/core/config/sections.py).
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Flag:
 
 @functools.cache
 def flag_table(cls: type, group: str = "") -> dict[str, Flag]:
-    """The flags of a dataclass by name, in order; those of its fields that are dataclasses themselves, one after the other."""
+    """The flags of a dataclass by name, in order; those of its fields that are dataclasses themselves, one after the
+    other."""
     types = typing.get_type_hints(cls)
     found: dict[str, Flag] = {}
     for field in dataclasses.fields(cls):
@@ -121,7 +123,8 @@ def current_names(table: dict[str, Flag]) -> dict[str, str]:
 
 
 def split_arguments(argv: list[str], table: dict[str, Flag], others: tuple[str, ...] = ()) -> dict[str, str | None]:
-    """--name=value, --name value, --name and --noname as name -> text. `others` are names that are no flags of the table."""
+    """--name=value, --name value, --name and --noname as name -> text. `others` are names that are no flags of the
+    table."""
     renamed = current_names(table)
     given: dict[str, str | None] = {}
     rest = list(argv)

@@ -1,4 +1,7 @@
-"""Every flag of experiment.py, in sections: name, type, default, bounds and help text.
+"""The flags of a run and its processes: run, environment, actors, distribution, reports.
+
+Each flag is a field with name, type, default, bounds and help text; those of learning are in
+mlma/core/config/learning_sections.py.
 
 A value of 0, -1 or "auto" that stands for a preset is replaced in mlma/core/presets/resolve.py. Not here: parsing
 (mlma/core/config/flags.py), the whole configuration (mlma/core/config/config.py).
@@ -17,7 +20,9 @@ from mlma.core.config.flags import option
 class RunConfig:
     """Run."""
 
-    logdir: str = option("/tmp/agent", "folder of the run: configuration, checkpoints, metrics; a run found there is resumed")
+    logdir: str = option(
+        "/tmp/agent", "folder of the run: configuration, checkpoints, metrics; a run found there is resumed"
+    )
     mode: Literal["train", "test"] = option(
         "train", "train, or test: evaluate a checkpoint of logdir for test_num_episodes episodes"
     )
@@ -25,15 +30,16 @@ class RunConfig:
     agent_name: str = option("auto", "the network; auto is the preset of the level", choices=("auto", *NETWORKS))
     total_environment_frames: float = option(
         0.0,
-        "frames to train for, summed over all learners; a frame is an emulator frame, so a step is num_action_repeats frames; "
-        "0 is the preset of the level",
+        "frames to train for, summed over all learners; a frame is an emulator frame, so a step is num_action_repeats"
+        " frames; 0 is the preset of the level",
         minimum=0,
     )
     seed: int = option(1, "seed of the initial weights and of the environments", minimum=0, maximum=2**31 - 1)
     deterministic: bool = option(
         False,
-        "actors and learners take turns, and all random numbers follow from the seed and the actor, so the same flags give the "
-        "same numbers in logdir/curve.csv; slower; only algorithms without a replay; one actor unless num_actors is given",
+        "actors and learners take turns, and all random numbers follow from the seed and the actor, so the same flags"
+        " give the same numbers in logdir/curve.csv; slower; only algorithms without a replay; one actor unless "
+        "num_actors is given",
     )
     job_name: Literal["learner", "actor"] = option("learner", "role of this process if task is 0 or more")
     task: int = option(
@@ -56,15 +62,15 @@ class EnvironmentConfig:
 
     level_name: str = option(
         "PongNoFrameskip-v4",
-        "level to train on: atari_pong, PongNoFrameskip-v4, ALE/Pong-v5 (sticky actions), doom_basic, a DeepMind Lab level, any "
-        "gymnasium id, module:Id, catch, corridor, tmaze; several separated by commas; the sets atari57 and dmlab30; help lists "
-        "all names",
+        "level to train on: atari_pong, PongNoFrameskip-v4, ALE/Pong-v5 (sticky actions), doom_basic, a DeepMind Lab "
+        "level, any gymnasium id, module:Id, catch, corridor, tmaze; several separated by commas; the sets atari57 "
+        "and dmlab30; help lists all names",
     )
     env_threads: int = option(1, "threads that step the environments of one actor; Atari only", minimum=1)
     env_processes: int = option(
         0,
-        "worker processes that step the environments of one actor; 0 is none for gymnasium, one for VizDoom, one per environment "
-        "for DeepMind Lab",
+        "worker processes that step the environments of one actor; 0 is none for gymnasium, one for VizDoom, one per "
+        "environment for DeepMind Lab",
         minimum=0,
     )
     env_timeout_seconds: float = option(
@@ -75,15 +81,19 @@ class EnvironmentConfig:
     )
     num_action_repeats: int = option(
         0,
-        "frames for which each action is repeated (Atari takes the maximum of the last two); 0 is the default of the level: 4, "
-        "or 1 for gymnasium",
+        "frames for which each action is repeated (Atari takes the maximum of the last two); 0 is the default of the "
+        "level: 4, or 1 for gymnasium",
         minimum=0,
     )
     width: int = option(
-        0, "width of the image; 0 is the default of the level: 84 for Atari, 128 for VizDoom, 96 for DeepMind Lab", minimum=0
+        0,
+        "width of the image; 0 is the default of the level: 84 for Atari, 128 for VizDoom, 96 for DeepMind Lab",
+        minimum=0,
     )
     height: int = option(
-        0, "height of the image; 0 is the default of the level: 84 for Atari, 72 for VizDoom and DeepMind Lab", minimum=0
+        0,
+        "height of the image; 0 is the default of the level: 84 for Atari, 72 for VizDoom and DeepMind Lab",
+        minimum=0,
     )
     color_mode: Literal["auto", "grey", "rgb"] = option(
         "auto",
@@ -92,7 +102,8 @@ class EnvironmentConfig:
     )
     sticky_actions: float = option(
         -1.0,
-        "probability that the previous action is repeated instead; -1 is the default of the level: 0.25 for ALE/*-v5, else 0",
+        "probability that the previous action is repeated instead; -1 is the default of the level: 0.25 for ALE/*-v5,"
+        " else 0",
         maximum=1,
     )
     noop_max: int = option(30, "maximum number of no-op actions at the start of an episode; Atari only", minimum=0)
@@ -102,7 +113,8 @@ class EnvironmentConfig:
     full_action_space: bool = option(False, "all 18 actions of the console instead of those the game uses; Atari only")
     doom_scenarios: str = option("", "folder of VizDoom scenario files, searched before those of installed packages")
     level_cache: str = option(
-        "~/.cache/mlma/dmlab", "folder of compiled DeepMind Lab maps, shared by all actors of a host; empty disables the cache"
+        "~/.cache/mlma/dmlab",
+        "folder of compiled DeepMind Lab maps, shared by all actors of a host; empty disables the cache",
     )
     dataset_path: str = option("", "folder of the images that DeepMind Lab's psychlab levels show")
     dmlab_renderer: Literal["software", "hardware"] = option("software", "renderer of DeepMind Lab")
@@ -131,8 +143,8 @@ class ActorConfig:
     exploration_exponent: float = option(7.0, "see exploration_base", minimum=0)
     inference: Literal["actor", "learner"] = option(
         "actor",
-        "where actions are computed: by each actor, with weights that it fetches; or by the learner for all of its actors in "
-        "batches, for learners with a GPU or networks too deep for the actors' cores",
+        "where actions are computed: by each actor, with weights that it fetches; or by the learner for all of its "
+        "actors in batches, for learners with a GPU or networks too deep for the actors' cores",
     )
     inference_batch: int = option(
         0,
@@ -144,131 +156,8 @@ class ActorConfig:
     )
     inference_sizes: str = option(
         "",
-        "sizes that inference batches are padded to: ascending numbers separated by commas, the last one inference_batch; empty is "
-        "no padding",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class LearnerConfig:
-    """Learner."""
-
-    batch_size: int = option(
-        0,
-        "trajectories in a sample of each learner; with apex transitions, with r2d2 sequences; 0 is the preset of the level",
-        minimum=0,
-    )
-    unroll_length: int = option(0, "steps of a trajectory; 0 is the preset of the level", minimum=0)
-    num_stacked_frames: int = option(0, "frames that the network sees at once; 0 is the preset of the level", minimum=0)
-    sample_reuse: int = option(
-        0, "times that each trajectory is trained on; 0 is the preset of the level, 1 is the paper's value; impala", minimum=0
-    )
-    queue_capacity: int = option(0, "trajectories that wait in the learner's queue; 0 is one batch; impala", minimum=0)
-    reward_clipping: str = option(
-        "auto",
-        "how rewards are clipped before learning: abs_one, soft_asymmetric or none; one for each level, separated by commas; metrics "
-        "show raw rewards; auto is none for r2d2 and VizDoom, soft_asymmetric for DeepMind Lab, else abs_one",
-    )
-    discounting: float = option(-1.0, "discount factor gamma; -1 is the preset of the algorithm", minimum=-1, maximum=1)
-    entropy_cost: float = option(-1.0, "weight of the entropy bonus; -1 is the preset of the level; impala")
-    baseline_cost: float = option(-1.0, "weight of the value loss; -1 is the preset of the level; impala", minimum=-1)
-    vtrace_lambda: float = option(
-        -1.0, "lambda of V-trace; -1 is the preset of the level, 1 is the paper's value", minimum=-1, maximum=1
-    )
-    clip_rho_threshold: float = option(1.0, "rho_bar of V-trace", minimum=0)
-    clip_pg_rho_threshold: float = option(1.0, "rho_bar of the policy gradient", minimum=0)
-    policy_clip: float = option(
-        -1.0,
-        "how far a sample may move the probability of an action away from the behaviour policy's, as a ratio minus one; -1 is "
-        "the preset of the level, 0 is no limit, as in the paper; impala",
-        minimum=-1,
-    )
-    popart: bool = option(False, "PopArt: normalise values and advantages for each level; impala")
-    learner_threads: int = option(0, "TensorFlow threads of the learner; 0 is all cores", minimum=0)
-    gradient_shards: int = option(
-        0,
-        "shards of the batch that the learner computes in parallel, a divisor of batch_size; 0 is two per thread, one per thread "
-        "with an LSTM, and a single one for vector observations, for apex and with inference=learner; always 1 on a GPU",
-        minimum=0,
-        former_names=("learner_parts",),
-    )
-    starvation_warning_seconds: float = option(
-        60.0,
-        "seconds without a sample after which the learner logs which actors are silent",
-        minimum=0.1,
-        former_names=("starved_seconds",),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class ReplayConfig:
-    """Replay: apex and r2d2."""
-
-    replay_capacity: int = option(0, "steps that the replay of each learner holds; 0 is the preset of the level", minimum=0)
-    replay_min_fill: int = option(
-        0, "steps in the replay of each learner when learning begins; 0 is the preset of the level", minimum=0
-    )
-    replay_ratio: float = option(
-        0.0,
-        "steps trained on per step inserted; actors or the learner wait to keep this ratio; 0 is the preset of the level",
-        minimum=0,
-    )
-    replay_compression: bool = option(False, "compress frames in the replay, without loss")
-    checkpoint_replay: bool = option(
-        False, "save the replay with each checkpoint and restore it; otherwise a resumed run fills it again"
-    )
-    priority_exponent: float = option(
-        -1.0, "alpha, the exponent of priorities in sampling; -1 is the preset of the level", minimum=-1
-    )
-    importance_exponent: float = option(
-        -1.0, "beta, the exponent of importance weights in the loss; -1 is the preset of the level", minimum=-1
-    )
-    priority_eta: float = option(
-        0.9,
-        "eta, the weight of the maximum TD error of a sequence in its priority; the mean has the rest; r2d2",
-        minimum=0,
-        maximum=1,
-    )
-    n_step: int = option(0, "steps of an n-step return; 0 is the preset of the level", minimum=0)
-    target_period: int = option(
-        0, "learner steps between copies of the weights to the target network; 0 is the preset of the level", minimum=0
-    )
-    burn_in: int = option(
-        -1,
-        "steps that warm up the recurrent state of a sequence, without gradient; -1 is the preset of the level; r2d2",
-        minimum=-1,
-    )
-    sequence_length: int = option(
-        0,
-        "transitions of a sequence that are learned from; sequences start every unroll_length steps and overlap by the rest; 0 is "
-        "the preset of the level; r2d2",
-        minimum=0,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """Optimizer."""
-
-    optimizer: Literal["auto", "rmsprop", "rmsprop_centered", "adam"] = option(
-        "auto", "the optimizer; auto is the preset of the level"
-    )
-    learning_rate: float = option(0.0, "learning rate at the start; 0 is the preset of the level", minimum=0)
-    end_learning_rate: float = option(
-        -1.0,
-        "learning rate after total_environment_frames, reached linearly; -1 is the preset of the level",
-        minimum=-1,
-    )
-    learning_rate_scaling: Literal["none", "linear", "sqrt"] = option(
-        "none", "how the learning rate grows with the number of learners"
-    )
-    decay: float = option(-1.0, "decay of RMSProp's mean square; -1 is the preset of the algorithm", minimum=-1, maximum=1)
-    momentum: float = option(0.0, "momentum of RMSProp, beta_1 of Adam", minimum=0, maximum=1)
-    epsilon: float = option(
-        0.0, "epsilon of the optimizer, inside the square root for RMSProp; 0 is the preset of the level", minimum=0
-    )
-    gradients_clipping: float = option(
-        0.0, "global norm to which gradients are clipped; -1 disables clipping, 0 is the preset of the level"
+        "sizes that inference batches are padded to: ascending numbers separated by commas, the last one "
+        "inference_batch; empty is no padding",
     )
 
 
@@ -278,19 +167,21 @@ class DistributedConfig:
 
     learner_host: str = option(
         "auto",
-        "address of the learner: host:port, unix:/path, or auto: a private socket in local training, else localhost:8001",
+        "address of the learner: host:port, unix:/path, or auto: a private socket in local training, else "
+        "localhost:8001",
     )
     actor_hosts: str = option(
         "localhost:9001,localhost:9002", "one host:port per actor; only their number matters, since actors open no port"
     )
     token_file: str = option(
         "",
-        "file with the secret shared by learner and actors (mode 0600); the environment variable MLMA_TOKEN takes precedence",
+        "file with the secret shared by learner and actors (mode 0600); the environment variable MLMA_TOKEN takes "
+        "precedence",
     )
     num_learners: int = option(
         0,
-        "learners of the run: with task -1 mpirun starts them here, each with num_actors actors of its own; 0 is as many as "
-        "mpirun has started, or one",
+        "learners of the run: with task -1 mpirun starts them here, each with num_actors actors of its own; 0 is as "
+        "many as mpirun has started, or one",
         minimum=0,
     )
     max_restarts: int = option(
@@ -316,7 +207,8 @@ class DistributedConfig:
     )
     heartbeat_folder: str = option(
         "",
-        "folder on this host for the heartbeat of this worker, read by `python -m mlma.monitoring.health_check`; empty is none",
+        "folder on this host for the heartbeat of this worker, read by `python -m mlma.monitoring.health_check`; "
+        "empty is none",
         former_names=("health_folder",),
     )
 
@@ -329,27 +221,32 @@ class ReportsConfig:
         5.0, "seconds between reports on the console, to TensorBoard and to metrics.csv", minimum=0.1
     )
     report_every_steps: int = option(
-        0, "learner steps between reports, instead of seconds; 0 uses seconds, or 100 steps with deterministic", minimum=0
+        0,
+        "learner steps between reports, instead of seconds; 0 uses seconds, or 100 steps with deterministic",
+        minimum=0,
     )
     checkpoint_every_seconds: float = option(300.0, "seconds between checkpoints", minimum=0)
     keep_checkpoints: int = option(3, "number of checkpoints to keep, in addition to the best", minimum=1)
     evaluate_every: float = option(
         0.0,
-        "frames between evaluations during training, each in a process of its own, with the flags of test mode; 0 is never",
+        "frames between evaluations during training, each in a process of its own, with the flags of test mode; 0 is "
+        "never",
         minimum=0,
     )
     video_every_episodes: int = option(
         0,
-        "episodes between videos of the first environment of actor 0, in logdir/videos/training on its host; 0 is never",
+        "episodes between videos of the first environment of actor 0, in logdir/videos/training on its host; 0 is "
+        "never",
         minimum=0,
     )
     writers: str = option(
         "tensorboard",
-        "loggers in addition to console and CSV: tensorboard, wandb, mlflow, separated by commas; the last two need their package",
+        "loggers in addition to console and CSV: tensorboard, wandb, mlflow, separated by commas; the last two need "
+        "their package",
     )
     profile: float = option(
         0.0,
-        "seconds of a TensorFlow profile of the learner and a trace of the learner and actor 0, taken early in the run, in "
-        "logdir/profile; 0 is none",
+        "seconds of a TensorFlow profile of the learner and a trace of the learner and actor 0, taken early in the "
+        "run, in logdir/profile; 0 is none",
         minimum=0,
     )

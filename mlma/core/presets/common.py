@@ -21,4 +21,6 @@ PONG_NAMES = ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")
 # VizDoom rewards are already scaled to about 1 (mlma/envs/suites/doom.py), and one frame shows everything that is visible.
 DOOM: Preset = dict(num_stacked_frames=1, reward_clipping="none", total_environment_frames=1e7)
 # What depends on DeepMind Lab and not on the algorithm.
-DMLAB: Preset = dict(num_stacked_frames=1, reward_clipping="soft_asymmetric", total_environment_frames=1e9, envs_per_actor=4)
+DMLAB: Preset = dict(
+    num_stacked_frames=1, reward_clipping="soft_asymmetric", total_environment_frames=1e9, envs_per_actor=4
+)

@@ -25,7 +25,8 @@ def resolve(config: Config, spec: EnvSpec, cores: int) -> Config:
     shards, batch_size = config.learner.gradient_shards, config.learner.batch_size
     if shards and batch_size % shards:
         raise ValueError(f"--gradient_shards={shards}: must divide --batch_size={batch_size}")
-    # Local training (task -1) makes a private socket; a learner and actors that are started separately need a fixed address.
+    # Local training (task -1) makes a private socket; a learner and actors that are started separately need a fixed
+    # address.
     needs_address = config.distributed.learner_host == "auto" and config.run.task >= 0
     num_envs = config.actor.num_actors * config.actor.envs_per_actor
     return config.replace(
@@ -45,16 +46,18 @@ def _apply_presets(config: Config, spec: EnvSpec, cores: int) -> Config:
     local_actors = 1 if config.run.deterministic else cores
     remote_actors = len(config.distributed.actor_hosts.split(","))
     num_actors = config.actor.num_actors or (local_actors if config.run.task < 0 else remote_actors)
-    preset["envs_per_actor"] = max(preset["envs_per_actor"], -(-len(spec.actions_by_level) // num_actors))  # covers all levels
+    preset["envs_per_actor"] = max(
+        preset["envs_per_actor"], -(-len(spec.actions_by_level) // num_actors)
+    )  # covers all levels
     defaults = Config()
     chosen = {name: value for name, value in preset.items() if config.get(name) == defaults.get(name)}
     return config.replace(num_actors=num_actors, **chosen)
 
 
 def _gradient_shards(config: Config) -> int:
-    """Threads that each compute a shard of the batch finish a learner step in half the time of one thread, with the same CPU
-    time. Threads that share each operation need up to 38 % more CPU time (docs/benchmarks/throughput.md). Graphs of recurrent
-    networks are large already, so they get fewer shards."""
+    """Threads that each compute a shard of the batch finish a learner step in half the time of one thread, with the
+    same CPU time. Threads that share each operation need up to 38 % more CPU time (docs/benchmarks/throughput.md).
+    Graphs of recurrent networks are large already, so they get fewer shards."""
     network, threads = NETWORKS[config.run.agent_name], config.learner.learner_threads
     supported = ALGORITHMS[config.run.algorithm].supports_gradient_shards and network.observations == "image"
     if not supported or config.actor.inference == "learner" or threads == 1:
@@ -90,7 +93,8 @@ def _check_network(config: Config, spec: EnvSpec) -> None:
 
 
 def _lockstep(config: Config) -> Config:
-    """Actors and learner take turns: what all actors collect with one version of the weights, a round, is trained on whole."""
+    """Actors and learner take turns: what all actors collect with one version of the weights, a round, is trained on
+    whole."""
     supporting = [name for name, algorithm in ALGORITHMS.items() if algorithm.supports_deterministic]
     if config.run.algorithm not in supporting:
         raise ValueError(

@@ -1,0 +1,141 @@
+"""The flags of learning: learner, replay, optimizer. See mlma/core/config/sections.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from mlma.core.config.flags import option
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnerConfig:
+    """Learner."""
+
+    batch_size: int = option(
+        0,
+        "trajectories in a sample of each learner; with apex transitions, with r2d2 sequences; 0 is the preset of the"
+        " level",
+        minimum=0,
+    )
+    unroll_length: int = option(0, "steps of a trajectory; 0 is the preset of the level", minimum=0)
+    num_stacked_frames: int = option(0, "frames that the network sees at once; 0 is the preset of the level", minimum=0)
+    sample_reuse: int = option(
+        0,
+        "times that each trajectory is trained on; 0 is the preset of the level, 1 is the paper's value; impala",
+        minimum=0,
+    )
+    queue_capacity: int = option(0, "trajectories that wait in the learner's queue; 0 is one batch; impala", minimum=0)
+    reward_clipping: str = option(
+        "auto",
+        "how rewards are clipped before learning: abs_one, soft_asymmetric or none; one for each level, separated by "
+        "commas; metrics show raw rewards; auto is none for r2d2 and VizDoom, soft_asymmetric for DeepMind Lab, else "
+        "abs_one",
+    )
+    discounting: float = option(-1.0, "discount factor gamma; -1 is the preset of the algorithm", minimum=-1, maximum=1)
+    entropy_cost: float = option(-1.0, "weight of the entropy bonus; -1 is the preset of the level; impala")
+    baseline_cost: float = option(-1.0, "weight of the value loss; -1 is the preset of the level; impala", minimum=-1)
+    vtrace_lambda: float = option(
+        -1.0, "lambda of V-trace; -1 is the preset of the level, 1 is the paper's value", minimum=-1, maximum=1
+    )
+    clip_rho_threshold: float = option(1.0, "rho_bar of V-trace", minimum=0)
+    clip_pg_rho_threshold: float = option(1.0, "rho_bar of the policy gradient", minimum=0)
+    policy_clip: float = option(
+        -1.0,
+        "how far a sample may move the probability of an action away from the behaviour policy's, as a ratio minus "
+        "one; -1 is the preset of the level, 0 is no limit, as in the paper; impala",
+        minimum=-1,
+    )
+    popart: bool = option(False, "PopArt: normalise values and advantages for each level; impala")
+    learner_threads: int = option(0, "TensorFlow threads of the learner; 0 is all cores", minimum=0)
+    gradient_shards: int = option(
+        0,
+        "shards of the batch that the learner computes in parallel, a divisor of batch_size; 0 is two per thread, one"
+        " per thread with an LSTM, and a single one for vector observations, for apex and with inference=learner; "
+        "always 1 on a GPU",
+        minimum=0,
+        former_names=("learner_parts",),
+    )
+    starvation_warning_seconds: float = option(
+        60.0,
+        "seconds without a sample after which the learner logs which actors are silent",
+        minimum=0.1,
+        former_names=("starved_seconds",),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayConfig:
+    """Replay: apex and r2d2."""
+
+    replay_capacity: int = option(
+        0, "steps that the replay of each learner holds; 0 is the preset of the level", minimum=0
+    )
+    replay_min_fill: int = option(
+        0, "steps in the replay of each learner when learning begins; 0 is the preset of the level", minimum=0
+    )
+    replay_ratio: float = option(
+        0.0,
+        "steps trained on per step inserted; actors or the learner wait to keep this ratio; 0 is the preset of the "
+        "level",
+        minimum=0,
+    )
+    replay_compression: bool = option(False, "compress frames in the replay, without loss")
+    checkpoint_replay: bool = option(
+        False, "save the replay with each checkpoint and restore it; otherwise a resumed run fills it again"
+    )
+    priority_exponent: float = option(
+        -1.0, "alpha, the exponent of priorities in sampling; -1 is the preset of the level", minimum=-1
+    )
+    importance_exponent: float = option(
+        -1.0, "beta, the exponent of importance weights in the loss; -1 is the preset of the level", minimum=-1
+    )
+    priority_eta: float = option(
+        0.9,
+        "eta, the weight of the maximum TD error of a sequence in its priority; the mean has the rest; r2d2",
+        minimum=0,
+        maximum=1,
+    )
+    n_step: int = option(0, "steps of an n-step return; 0 is the preset of the level", minimum=0)
+    target_period: int = option(
+        0, "learner steps between copies of the weights to the target network; 0 is the preset of the level", minimum=0
+    )
+    burn_in: int = option(
+        -1,
+        "steps that warm up the recurrent state of a sequence, without gradient; -1 is the preset of the level; r2d2",
+        minimum=-1,
+    )
+    sequence_length: int = option(
+        0,
+        "transitions of a sequence that are learned from; sequences start every unroll_length steps and overlap by "
+        "the rest; 0 is the preset of the level; r2d2",
+        minimum=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer."""
+
+    optimizer: Literal["auto", "rmsprop", "rmsprop_centered", "adam"] = option(
+        "auto", "the optimizer; auto is the preset of the level"
+    )
+    learning_rate: float = option(0.0, "learning rate at the start; 0 is the preset of the level", minimum=0)
+    end_learning_rate: float = option(
+        -1.0,
+        "learning rate after total_environment_frames, reached linearly; -1 is the preset of the level",
+        minimum=-1,
+    )
+    learning_rate_scaling: Literal["none", "linear", "sqrt"] = option(
+        "none", "how the learning rate grows with the number of learners"
+    )
+    decay: float = option(
+        -1.0, "decay of RMSProp's mean square; -1 is the preset of the algorithm", minimum=-1, maximum=1
+    )
+    momentum: float = option(0.0, "momentum of RMSProp, beta_1 of Adam", minimum=0, maximum=1)
+    epsilon: float = option(
+        0.0, "epsilon of the optimizer, inside the square root for RMSProp; 0 is the preset of the level", minimum=0
+    )
+    gradients_clipping: float = option(
+        0.0, "global norm to which gradients are clipped; -1 disables clipping, 0 is the preset of the level"
+    )

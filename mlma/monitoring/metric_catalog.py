@@ -1,0 +1,159 @@
+"""What each metric means: the columns of metrics.csv, which are also the tags of TensorBoard.
+
+The reference page docs/reference/metrics.md is generated from here. A column without an entry fails the tests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class MetricGroup(NamedTuple):
+    """Metrics with a heading of their own. A name may have one placeholder, such as <level>."""
+
+    title: str
+    note: str
+    metrics: dict[str, str]  # name -> description
+
+
+GROUPS = (
+    MetricGroup(
+        "Progress",
+        "Counters are over all learners, and include earlier sessions of a resumed run.",
+        {
+            "frames": "emulator frames, the x axis of all curves; not a tag of TensorBoard, where it is the step",
+            "learner_step": "updates of the weights",
+            "seconds": "seconds of training",
+            "frames_per_second": "frames per second since the last report",
+            "learner_steps_per_second": "updates per second since the last report",
+            "eta_seconds": "seconds left until `total_environment_frames` at the current speed",
+        },
+    ),
+    MetricGroup(
+        "Episodes",
+        "Raw returns and lengths of the last 100 episodes of all actors.",
+        {
+            "episodes": "episodes that ended in this session",
+            "return/mean": "mean return",
+            "return/median": "median return",
+            "return/max": "maximum return",
+            "return/greedy": "mean return of the last 100 episodes with a small epsilon (last quarter of the ladder); "
+            "Ape-X and R2D2",
+            "episode_frames": "mean length in frames",
+        },
+    ),
+    MetricGroup(
+        "Levels",
+        "Only for runs with several levels. Scores are human-normalised: 0 is random play, 100 a human.",
+        {
+            "level_return/<level>": "mean return of the last 100 episodes of this level",
+            "level_score/<level>": "the same as a score, for levels with published scores",
+            "return/mean_of_levels": "mean over the levels' mean returns",
+            "score/mean": "mean score over the levels, if all have published scores",
+            "score/median": "median score over the levels",
+            "score/capped": "mean over the scores, each at most 100: the DMLab-30 score",
+            "score/levels": "number of levels with a score so far",
+        },
+    ),
+    MetricGroup(
+        "Learning",
+        "Means over the samples since the last report.",
+        {
+            "loss/total": "the loss that is minimised; per step for IMPALA, per sample for Ape-X and R2D2",
+            "loss/policy": "policy gradient loss per step; IMPALA",
+            "loss/value": "value loss per step, before `baseline_cost`; IMPALA",
+            "policy/entropy": "entropy of the policy in nats, before `entropy_cost`; IMPALA",
+            "policy/p_action_1": "mean probability of action 1, for levels with two actions; IMPALA",
+            "value/mean": "mean value estimate; IMPALA",
+            "q/mean": "mean q-value of the actions taken; Ape-X and R2D2",
+            "q/max": "maximum q-value; Ape-X and R2D2",
+            "gradient_norm": "global norm of the gradient before clipping",
+            "learning_rate": "current learning rate",
+        },
+    ),
+    MetricGroup(
+        "Off-policy",
+        "How far the data is from the current policy.",
+        {
+            "lag/mean": "learner steps between the weights that acted and those that learn, mean",
+            "lag/max": "the same, maximum",
+            "vtrace/rho_mean": "mean importance weight, before clipping; IMPALA",
+            "vtrace/rho_clipped": "share of importance weights above `clip_rho_threshold`; IMPALA",
+        },
+    ),
+    MetricGroup(
+        "Queue and replay",
+        "Where trajectories wait in the learner.",
+        {
+            "queue/fill": "how full the queue or the replay is, 0 to 1",
+            "replay/steps": "steps in the replay",
+            "replay/windows": "windows that can be sampled",
+            "replay/ratio": "steps trained on per step inserted so far; `replay_ratio` is the target",
+            "replay/bytes_per_step": "memory per step",
+            "replay/drawn_anew": "samples drawn again because a trajectory was overwritten meanwhile",
+            "replay/error": "mean absolute TD error",
+            "replay/weight": "mean importance weight of the samples",
+            "replay/learned_from": "share of the sequences' steps that are learned from; R2D2",
+        },
+    ),
+    MetricGroup(
+        "Time of the learner",
+        "Shares of the time since the last report, 0 to 1; mean over learners.",
+        {
+            "learner/wait": "waiting for a sample",
+            "learner/stack": "assembling a sample from the replay",
+            "learner/train": "the whole update: gradient, allreduce and apply",
+            "learner/gradient": "computing the gradient",
+            "learner/allreduce": "averaging gradients, including the wait for slower learners",
+            "learner/apply": "applying the optimizer",
+            "learner/publish": "offering weights to actors",
+            "learner/report": "reporting",
+            "learner/save": "saving checkpoints",
+            "slowest/rank": "with several learners, the one that waits least in the allreduce",
+            "slowest/<phase>": "its share of time in this phase",
+            "receiver/wait": "the receiver waiting for messages",
+            "receiver/full": "the receiver waiting for room in the queue or replay",
+            "receiver/stack": "the receiver checking and inserting trajectories",
+            "host/busy": "how busy the cores are, if learner and actors share one host",
+            "inference/batch": "mean number of environments in an inference batch; `--inference=learner`",
+        },
+    ),
+    MetricGroup(
+        "Time of the actors",
+        "Shares of the time since the last report, 0 to 1; mean over actors.",
+        {
+            "actors/simulate": "stepping environments",
+            "actors/infer": "computing actions, or waiting for them with `--inference=learner`",
+            "actors/send": "filling and packing trajectories",
+            "actors/wait": "waiting for the learner to accept the previous message: back-pressure",
+            "actors/fetch": "fetching weights",
+            "actors/count": "actors that sent something in the last minute",
+        },
+    ),
+    MetricGroup(
+        "Evaluation",
+        "With `--evaluate_every`.",
+        {"evaluation/mean": "mean return of the last evaluation"},
+    ),
+    MetricGroup(
+        "Faults",
+        "Counts in this session. A column appears with its first fault.",
+        {
+            "faults/actors_restarted": "actors of local training that crashed and were restarted",
+            "faults/messages_refused": "malformed messages",
+            "faults/trajectories_dropped": "trajectories dropped because an environment crashed",
+            "faults/saves_failed": "checkpoints that could not be saved",
+        },
+    ),
+)
+
+
+def undocumented(columns: Iterable[str]) -> list[str]:
+    """The columns without an entry."""
+    names = [name for group in GROUPS for name in group.metrics]
+    patterns = [
+        re.compile(re.sub("<[a-z]+>", ".+", re.escape(name).replace(r"\<", "<").replace(r"\>", ">"))) for name in names
+    ]
+    return [column for column in columns if not any(pattern.fullmatch(column) for pattern in patterns)]
