@@ -6,7 +6,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom train evaluate test test-levels test-hosts test-slurm lint types manifests bench learn docs clean
+.PHONY: help install install-actor install-learner install-vizdoom train evaluate test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs clean
 
 help:  ## print this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -35,6 +35,9 @@ test: install  ## run the default tests; ARGS: arguments of pytest
 
 test-levels: install install-vizdoom  ## run every game of Atari-57 for 1,000 steps, then learn all at once: minutes
 	$(PY) -m pytest -m levels $(ARGS)
+
+test-commands: install install-vizdoom  ## run every command of the documentation that can run here: minutes
+	$(PY) -m pytest -m commands tests/integration/test_documented_commands.py $(ARGS)
 
 test-hosts: install  ## run the commands of docker/compose.yaml unchanged, outside containers
 	$(PY) -m pytest -m hosts --timeout=900 $(ARGS)
