@@ -32,8 +32,8 @@ NOT_RUN = {
     "tests/cluster runs every command of the frontend on hosts of its own",
     r"health_check": "needs a worker's heartbeat folder; tests/integration/test_health.py runs it",
     r"^\(echo|^for ": "writes the CSV of a lab",
-    r"--algorithm=a2c": "needs the file of the guide; tests/integration/test_own_algorithm.py runs it",
-    r"my_levels:|WideMLPLSTM": "needs the file of the guide",
+    r"--algorithm=a2c": "needs the file of the guide; tests/integration/test_own_code.py runs it",
+    r"my_levels:|WideMLPLSTM": "needs the file of the guide; tests/integration/test_own_code.py runs it",
     r"atari57": "57 games at once take minutes to start on two cores; tests/integration/test_atari57.py runs them",
 }
 READ_BY_PEOPLE = "README.md"
