@@ -1,4 +1,7 @@
-"""How level names are written, without any simulator: the game of an Atari name, train and test levels of DMLab-30."""
+"""Syntax of level names: the game of an Atari name, train and test levels of DMLab-30. Imports no simulator.
+
+Not here: the suites that provide the levels (mlma/envs/registry.py).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def to_snake_case(camel_case: str) -> str:
 
 
 def parse_atari_name(level_name: str) -> tuple[str, float] | None:
-    """(game, probability of a sticky action), or None if this is not an Atari name. The game need not exist."""
+    """(game, probability of a sticky action), or None for any other name. Does not check that the game exists."""
     if match := re.fullmatch(r"atari_(\w+)", level_name):
         return match[1], 0.0
     if match := re.fullmatch(r"(\w+?)NoFrameskip-v4", level_name):
@@ -28,17 +31,17 @@ def parse_atari_name(level_name: str) -> tuple[str, float] | None:
 
 
 def published_rows(table: str) -> list[dict[str, str]]:
-    """The rows of a table of published scores: atari57, dmlab30 or results."""
+    """Rows of a table in mlma/envs/published/: `atari57`, `dmlab30` or `results`."""
     with (PUBLISHED_FOLDER / f"{table}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 @functools.cache
 def train_to_test_levels() -> dict[str, str]:
-    """DMLab-30: train level -> the level that evaluations use."""
+    """DMLab-30: train level -> the level to evaluate on."""
     return {row["train_level"]: row["test_level"] for row in published_rows("dmlab30")}
 
 
 def atari57_games() -> list[str]:
-    """The games of Atari-57, as ROMs are named."""
+    """The games of Atari-57 as ROM names."""
     return [to_snake_case(row["game"]) for row in published_rows("atari57")]

@@ -1,8 +1,8 @@
-"""Human-normalised scores: 100 (return - random) / (human - random), of a level and of a suite of levels.
+"""Human-normalised scores, 100 (return - random) / (human - random), of levels and suites.
 
-The tables in mlma/envs/published/ are the papers': Atari-57 as in Wang et al. 2016 (arXiv 1511.06581), DMLab-30 as in the code
-of the IMPALA paper, with test levels next to train levels. Knows no simulator. Not here: evaluation
-(mlma/evaluation/evaluation.py).
+The tables in mlma/envs/published/ come from the papers: Atari-57 from Wang et al. 2016 (arXiv 1511.06581), DMLab-30
+from the code of the IMPALA paper (arXiv 1802.01561), which maps train levels to test levels. Imports no simulator. Not
+here: evaluation (mlma/evaluation/evaluation.py).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from mlma.envs.level_syntax import (
     train_to_test_levels,
 )
 
-SCORE_CAP = 100.0
+SCORE_CAP = 100.0  # of a level in a capped mean
 
 
 class ScoreRange(NamedTuple):
-    """Mean returns of random play and of a human."""
+    """Mean returns of a random policy and of a human on one level."""
 
     random: float
     human: float
 
-    def normalised(self, value: float) -> float:
-        """0 for random play, 100 for a human."""
-        return 100 * (value - self.random) / (self.human - self.random)
+    def normalised(self, mean_return: float) -> float:
+        """The human-normalised score: 0 for the random policy, 100 for the human."""
+        return 100 * (mean_return - self.random) / (self.human - self.random)
 
 
 @functools.cache
 def score_table(suite: str) -> dict[str, ScoreRange]:
-    """atari57: by game, as ROMs are named; dmlab30: by train level."""
+    """Score ranges of a suite. Keys are ROM names for `atari57`, train levels for `dmlab30`."""
     return {
         to_snake_case(row["game"]) if suite == "atari57" else row["train_level"]: ScoreRange(
             float(row["random"]), float(row["human"])
@@ -46,7 +46,7 @@ def score_table(suite: str) -> dict[str, ScoreRange]:
 
 
 def table_key(level_name: str) -> str:
-    """The name of a level in the tables; its own name if it is in none."""
+    """The key of a level in the tables; unchanged if no table has it."""
     if atari := parse_atari_name(level_name):
         return atari[0]
     name = level_name.removeprefix(DMLAB30_FOLDER)
@@ -54,50 +54,50 @@ def table_key(level_name: str) -> str:
 
 
 def level_range(level_name: str) -> ScoreRange | None:
-    """None for a level without published scores."""
+    """The score range of a level under any of its names, or None if no scores are published."""
     return {**score_table("atari57"), **score_table("dmlab30")}.get(table_key(level_name))
 
 
 def published_returns(level_name: str) -> dict[str, float]:
-    """Source -> published return of this level, including a human's and random play's where they are known."""
+    """Label -> published return on this level: algorithms, and `human` and `random` where known."""
     key = table_key(level_name)
-    found = {row["who"]: float(row["return"]) for row in published_rows("results") if row["level"] == key}
-    if known := level_range(level_name):
-        found |= {"human": known.human, "random": known.random}
-    return found
+    returns = {row["label"]: float(row["return"]) for row in published_rows("results") if row["level"] == key}
+    if score_range := level_range(level_name):
+        returns |= {"human": score_range.human, "random": score_range.random}
+    return returns
 
 
 class SuiteScore(NamedTuple):
-    """Over all levels of a suite, or of a list."""
+    """Human-normalised scores over several levels."""
 
     mean: float
     median: float
-    mean_capped: float  # each level at most 100: the DMLab-30 score
-    levels: dict[str, float]
+    mean_capped: float  # with each level capped at SCORE_CAP: the DMLab-30 score
+    levels: dict[str, float]  # by table key
 
 
 def suite_score(suite: str, returns: Mapping[str, float]) -> SuiteScore:
-    """From the mean return of each level, under any of its names. ValueError that names the levels that are missing."""
-    known = score_table(suite)
-    by_key = {table_key(name) for name in returns}
-    if strange := [name for name in returns if table_key(name) not in known]:
-        raise ValueError(f"{suite}: not a level of it: {', '.join(strange)}")
-    if missing := sorted(known.keys() - by_key):
-        raise ValueError(f"{suite}: {len(missing)} of {len(known)} levels are missing: {', '.join(missing)}")
+    """The score of a whole suite from mean returns by level name. ValueError that lists missing or foreign levels."""
+    table = score_table(suite)
+    keys = {table_key(name) for name in returns}
+    if foreign := [name for name in returns if table_key(name) not in table]:
+        raise ValueError(f"{suite}: has no level {', '.join(foreign)}")
+    if missing := sorted(table.keys() - keys):
+        raise ValueError(f"{suite}: {len(missing)} of {len(table)} levels are missing: {', '.join(missing)}")
     score = mean_over_levels(returns)
     assert score
     return score
 
 
 def mean_over_levels(returns: Mapping[str, float]) -> SuiteScore | None:
-    """Over these levels, by their names in the tables; None if nobody has published scores of one of them."""
-    known = {table_key(name): (level_range(name), value) for name, value in returns.items()}
-    levels = {name: span.normalised(value) for name, (span, value) in known.items() if span}
-    return aggregate(levels) if len(levels) == len(returns) else None
+    """The score over any levels from mean returns by level name; None if one of them has no published scores."""
+    ranges = {table_key(name): (level_range(name), mean_return) for name, mean_return in returns.items()}
+    scores = {key: score_range.normalised(value) for key, (score_range, value) in ranges.items() if score_range}
+    return aggregate(scores) if len(scores) == len(returns) else None
 
 
-def aggregate(levels: dict[str, float]) -> SuiteScore:
-    """Over levels whose normalised scores are known."""
-    values = list(levels.values())
+def aggregate(scores: dict[str, float]) -> SuiteScore:
+    """Mean, median and capped mean of human-normalised scores by table key."""
+    values = list(scores.values())
     capped = statistics.mean(min(SCORE_CAP, value) for value in values)
-    return SuiteScore(statistics.mean(values), statistics.median(values), capped, levels)
+    return SuiteScore(statistics.mean(values), statistics.median(values), capped, scores)

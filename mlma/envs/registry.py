@@ -1,7 +1,7 @@
-"""Level names -> environments. One suite per file; a suite is a module with the functions of `Suite`.
+"""Maps level names to environments. Each suite is one module in mlma/envs/suites/ with the functions of `Suite`.
 
-`--level_name` is one name, several with commas between, or the name of a set. Not here: who plays which of them
-(mlma/envs/vector/multi_level.py).
+`--level_name` is one name, several separated by commas, or the name of a set. Not here: several levels in one vector
+environment (mlma/envs/vector/multi_level.py), which environments get which level (mlma/roles/actor.py).
 """
 
 from __future__ import annotations
@@ -19,110 +19,124 @@ from mlma.envs.vector.multi_level import MultiLevelVectorEnv, merge_specs
 
 
 class Suite(Protocol):
-    """May also have `film(level_name, num_envs, seed, config)`: the games that `make` plays with `evaluation`, made to be seen.
+    """The functions of a suite module. All but `level_names` return None for a name that belongs to another suite.
 
-    What it makes, or else what `make` makes, may have `picture(i)`, uint8 [H, W, 3].
+    Optional: `make_for_video(level_name, num_envs, seed, settings)` makes environments that run the same episodes as
+    `make_env` with `evaluation`, but can render images for videos. An environment that can render has `render(i)`: the
+    image of environment i, uint8 [H, W, 3], or None.
     """
 
     def level_names(self) -> list[str]:
-        """The level names it answers to, as a user would type them; it may accept more than it lists."""
+        """The names of its levels as a user types them. The suite may accept more names than it lists."""
         ...
 
-    def env_spec(self, level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
-        """What the level looks like, or None if the name is not of this suite; ValueError if it cannot be played here."""
+    def env_spec(self, level_name: str, settings: EnvironmentConfig) -> EnvSpec | None:
+        """The level's spec. ValueError if the level cannot run here, e.g. because a package is missing."""
         ...
 
     def make_env(
-        self, level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool
+        self, level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig, evaluation: bool
     ) -> VectorEnv | None:
-        """`num_envs` environments with seeds that follow from `seed`, or None if the name is not of this suite.
+        """`num_envs` environments whose seeds derive from `seed`.
 
-        `evaluation` plays whole games as they are scored: no return ends before its game does.
+        With `evaluation`, episodes run as they are scored in papers: no return ends before its episode does.
         """
         ...
 
 
 SUITES: dict[str, Suite] = {
-    "corridor": corridor, "catch": catch, "tmaze": tmaze, "atari": atari, "doom": doom, "dmlab": dmlab, "gymnasium": gym,
-}  # fmt: skip
-# What the lists of the papers are called.
+    "corridor": corridor,
+    "catch": catch,
+    "tmaze": tmaze,
+    "atari": atari,
+    "doom": doom,
+    "dmlab": dmlab,
+    "gymnasium": gym,
+}
 LEVEL_SETS = {"atari57": atari.atari57(), "dmlab30": list(train_to_test_levels())}
 HELP = "help"
 
 
 def level_names(level_name: str) -> list[str]:
-    """The levels of a run, in order."""
-    named = [part.strip() for part in level_name.split(",")]
-    found = [level for part in named for level in LEVEL_SETS.get(part, [part])]
-    if twice := sorted({level for level in found if found.count(level) > 1}):
-        raise ValueError(f"--level_name={level_name}: {', '.join(twice)} twice")
-    return found
+    """The levels of a run in order, with sets expanded. ValueError if a level occurs twice."""
+    names = [part.strip() for part in level_name.split(",")]
+    levels = [level for name in names for level in LEVEL_SETS.get(name, [name])]
+    if duplicates := sorted({level for level in levels if levels.count(level) > 1}):
+        raise ValueError(f"--level_name={level_name}: {', '.join(duplicates)} twice")
+    return levels
 
 
 def suite_of(level_name: str) -> str:
-    """The suite of the first level, "" if none lists it."""
+    """The suite of the first level, or "" if no suite lists it."""
     first = level_names(level_name)[0]
     if dmlab.level_script(first, evaluation=False):
         return "dmlab"
     return next((name for name, suite in SUITES.items() if first in suite.level_names()), "")
 
 
-def env_spec(config: EnvironmentConfig) -> EnvSpec:
-    """What the run's levels look like, to one agent."""
-    names = level_names(config.level_name)
-    specs = {name: _level_spec(name, config) for name in names}
+def env_spec(settings: EnvironmentConfig) -> EnvSpec:
+    """The spec of the run's level, or merged over its levels. ValueError if one is unknown or cannot run here."""
+    names = level_names(settings.level_name)
+    specs = {name: _level_spec(name, settings) for name in names}
     spec = merge_specs(specs) if len(names) > 1 else specs[names[0]]
-    return spec._replace(suite=suite_of(config.level_name))
+    return spec._replace(suite=suite_of(settings.level_name))
 
 
-def _level_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec:
+def _level_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec:
     for suite in SUITES.values():
-        if (spec := suite.env_spec(level_name, config)) is not None:
+        if (spec := suite.env_spec(level_name, settings)) is not None:
             return spec
     raise _unknown_level(level_name)
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool = False) -> VectorEnv:
-    """Environments of one level."""
+def make_env(
+    level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig, evaluation: bool = False
+) -> VectorEnv:
+    """`num_envs` environments of one level; see `Suite.make_env`. ValueError if no suite has the level."""
     for suite in SUITES.values():
-        if (env := suite.make_env(level_name, num_envs, seed, config, evaluation)) is not None:
+        if (env := suite.make_env(level_name, num_envs, seed, settings, evaluation)) is not None:
             return env
     raise _unknown_level(level_name)
 
 
 def make_for_levels(
-    config: EnvironmentConfig, spec: EnvSpec, numbers: Sequence[int], seed: int, evaluation: bool = False
+    settings: EnvironmentConfig, spec: EnvSpec, levels: Sequence[int], seed: int, evaluation: bool = False
 ) -> VectorEnv:
-    """An environment for each number, of the level of the run that it is the number of; `spec` is the run's."""
-    names = level_names(config.level_name)
+    """One environment per entry of `levels`, an index into the levels of the run; `spec` is the spec of the run."""
+    names = level_names(settings.level_name)
     if len(names) == 1:
-        return make_env(names[0], len(numbers), seed, config, evaluation)
+        return make_env(names[0], len(levels), seed, settings, evaluation)
     return MultiLevelVectorEnv(
         spec,
-        numbers,
-        lambda number, count, first: make_env(names[number], count, seed + first, config, evaluation),
+        levels,
+        lambda level, count, offset: make_env(names[level], count, seed + offset, settings, evaluation),
     )
 
 
-def make_for_video(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig) -> VectorEnv:
-    """The same games as with `evaluation`, in pictures where the level has any."""
+def make_for_video(level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig) -> VectorEnv:
+    """Environments that run the same episodes as `make_env` with `evaluation`, and render images if the level can."""
     for suite in SUITES.values():
-        if hasattr(suite, "make_for_video") and (env := suite.make_for_video(level_name, num_envs, seed, config)) is not None:
+        if (
+            hasattr(suite, "make_for_video")
+            and (env := suite.make_for_video(level_name, num_envs, seed, settings)) is not None
+        ):
             return env
-    return make_env(level_name, num_envs, seed, config, evaluation=True)
+    return make_env(level_name, num_envs, seed, settings, evaluation=True)
 
 
 def _unknown_level(level_name: str) -> ValueError:
-    known = {*LEVEL_SETS, *(name for suite in SUITES.values() for name in suite.level_names())}
-    near = difflib.get_close_matches(level_name, sorted(known), n=4, cutoff=0.5)
-    hint = f"; nearest: {', '.join(near)}" if near else ""
+    known_names = {*LEVEL_SETS, *(name for suite in SUITES.values() for name in suite.level_names())}
+    nearest = difflib.get_close_matches(level_name, sorted(known_names), n=4, cutoff=0.5)
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
     return ValueError(f"--level_name={level_name}: no such level{hint}; --level_name={HELP} lists them")
 
 
 def level_help() -> str:
-    """All names, by suite."""
-    lines = ["--level_name is one of these, or several with commas between; docs/levels.md says more.", "", "sets:"]
-    lines += [f"  {name}: {len(members)} levels, {members[0]}, ..., {members[-1]}" for name, members in LEVEL_SETS.items()]
+    """The text of --level_name=help: all names by suite."""
+    lines = ["--level_name is one of these, or several separated by commas; see docs/guides/levels.md.", "", "sets:"]
+    lines += [
+        f"  {name}: {len(members)} levels, {members[0]}, ..., {members[-1]}" for name, members in LEVEL_SETS.items()
+    ]
     wrap = textwrap.TextWrapper(
         110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
     )
@@ -133,13 +147,13 @@ def level_help() -> str:
 
 
 def _names_by_suite() -> dict[str, list[str]]:
-    lists = {name: suite.level_names() for name, suite in SUITES.items()}
-    built_in = [name for suite in ("corridor", "catch", "tmaze") for name in lists[suite]]
-    games = [name for name in lists["atari"] if name.startswith("atari_")]
+    names = {suite_name: suite.level_names() for suite_name, suite in SUITES.items()}
+    built_in = [name for suite in ("corridor", "catch", "tmaze") for name in names[suite]]
+    atari_names = [name for name in names["atari"] if name.startswith("atari_")]
     return {
         "built in": built_in,
-        "atari (also <Game>NoFrameskip-v4, and ALE/<Game>-v5 with sticky actions)": games,
-        f"VizDoom{doom.missing_package_note()}": lists["doom"],
-        f"DeepMind Lab, also dmlab/LEVEL for any other{dmlab.missing_package_note()}": lists["dmlab"],
-        "gymnasium": lists["gymnasium"],
+        "atari (also <Game>NoFrameskip-v4, and ALE/<Game>-v5 with sticky actions)": atari_names,
+        f"VizDoom{doom.missing_package_note()}": names["doom"],
+        f"DeepMind Lab, also dmlab/LEVEL for any other{dmlab.missing_package_note()}": names["dmlab"],
+        "gymnasium": names["gymnasium"],
     }

@@ -1,8 +1,8 @@
-"""gymnasium's spaces as what agents know: one image or vector, numbers beside it, words; one list of actions.
+"""Converts gymnasium spaces to what networks take: one image or vector, extra numbers and words, and a list of actions.
 
-Dict and Tuple are taken apart: images are joined along their channels, all other numbers are joined in one vector (a Discrete
-as one-hot), texts are joined in one. MultiDiscrete, MultiBinary and Tuple actions become the list of their combinations. Not
-here: stepping (mlma/envs/suites/gym.py).
+Dict and Tuple spaces are flattened: images are concatenated along their channels, all other numbers form one vector
+(Discrete as one-hot), and texts are joined. MultiDiscrete, MultiBinary, Tuple and Dict actions become the list of their
+combinations. Not here: stepping (mlma/envs/suites/gym.py).
 """
 
 from __future__ import annotations
@@ -18,62 +18,64 @@ from gymnasium import spaces
 
 from mlma.core.types import WORD_BUCKETS, ArraySpec
 
-MAX_WORDS = 24  # of a text; what is longer is cut
-MIN_IMAGE_SIDE = 20  # side of an image in pixels: what is smaller is a board, and taken as numbers
+MAX_WORDS = 24  # longer texts are truncated
+MIN_IMAGE_SIDE = 20  # pixels; a smaller uint8 array is a board and becomes numbers
 MAX_ACTIONS = 1024
-ObservationParts = dict[str, Any]  # "observation", and of TimeStep.extras what there is
+ObservationParts = dict[str, Any]  # "observation", and the entries of TimeStep.extras that the level has
 
 
 def hash_words(text: str) -> Any:
-    """int32 [WORDS], the same on every machine."""
-    found = np.zeros(MAX_WORDS, np.int32)
+    """int32 [MAX_WORDS], hash buckets of the words, padded with 0; the same on every machine."""
+    buckets = np.zeros(MAX_WORDS, np.int32)
     for i, word in enumerate(text.lower().split()[:MAX_WORDS]):
-        found[i] = 1 + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % WORD_BUCKETS
-    return found
+        buckets[i] = 1 + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % WORD_BUCKETS
+    return buckets
 
 
 class ObservationConverter:
-    """How observations of a space become parts."""
+    """Converts observations of one space to ObservationParts; `observation` and `extras` are the specs of the parts."""
 
     def __init__(self, space: Any) -> None:
-        """ValueError, without the name of the level, for what no agent here can see."""
+        """ValueError for an unsupported space; the caller adds the name of the level to the message."""
         self._space = space
-        shapes = [_image_shape(leaf) for leaf in _leaves(space)]
-        images = [shape for shape in shapes if shape]
-        if len({shape[:2] for shape in images}) > 1:
-            raise ValueError(f"has images of different sizes: {', '.join('x'.join(map(str, shape)) for shape in images)}")
         leaves = list(_leaves(space))
+        images = [shape for leaf in leaves if (shape := _image_shape(leaf))]
+        if len({shape[:2] for shape in images}) > 1:
+            raise ValueError(
+                f"has images of different sizes: {', '.join('x'.join(map(str, shape)) for shape in images)}"
+            )
         self._has_text = any(_is_text(leaf) for leaf in leaves)
-        numbers = sum(_flat_size(leaf) for leaf in leaves)
-        vector = ArraySpec((max(1, numbers),), "float32")  # nothing but text is seen beside a constant
-        self._has_image, self._numbers = bool(images), numbers
+        num_numbers = sum(_flat_size(leaf) for leaf in leaves)
+        vector = ArraySpec((max(1, num_numbers),), "float32")  # a constant if the space is only text
+        self._has_image, self._has_numbers = bool(images), num_numbers > 0
         self.observation = vector
         self.extras: dict[str, ArraySpec] = {}
         if images:
             self.observation = ArraySpec((*images[0][:2], sum(shape[2] for shape in images)), "uint8")
-            if numbers:
+            if self._has_numbers:
                 self.extras["vector"] = vector
         if self._has_text:
             self.extras["words"] = ArraySpec((MAX_WORDS,), "int32")
 
-    def parts(self, value: Any) -> ObservationParts:
+    def convert(self, value: Any) -> ObservationParts:
+        """The parts of one observation."""
         images, numbers, texts = [], [], []
-        for leaf, part in _leaf_values(self._space, value):
+        for leaf, leaf_value in _leaf_values(self._space, value):
             if shape := _image_shape(leaf):
-                images.append(np.asarray(part).reshape(shape))
+                images.append(np.asarray(leaf_value).reshape(shape))
             elif _is_text(leaf):
-                texts.append(str(part))
+                texts.append(str(leaf_value))
             else:
-                numbers.append(_flatten(leaf, part))
-        vector = np.concatenate(numbers) if self._numbers else np.zeros(1, np.float32)
-        found: ObservationParts = {"observation": vector}
+                numbers.append(_flatten(leaf, leaf_value))
+        vector = np.concatenate(numbers) if self._has_numbers else np.zeros(1, np.float32)
+        parts: ObservationParts = {"observation": vector}
         if self._has_image:
-            found = {"observation": np.concatenate(images, axis=-1) if len(images) > 1 else images[0]}
-            if self._numbers:
-                found["vector"] = vector
+            parts = {"observation": np.concatenate(images, axis=-1) if len(images) > 1 else images[0]}
+            if self._has_numbers:
+                parts["vector"] = vector
         if self._has_text:
-            found["words"] = hash_words(" ".join(texts))
-        return found
+            parts["words"] = hash_words(" ".join(texts))
+        return parts
 
 
 def _leaves(space: Any) -> Iterator[Any]:
@@ -92,7 +94,7 @@ def _leaves(space: Any) -> Iterator[Any]:
 
 
 def _leaf_values(space: Any, value: Any) -> Iterator[tuple[Any, Any]]:
-    """Leaves in the order of `_leaves`, each with its part of the value."""
+    """Leaves in the order of `_leaves`, each with its value."""
     if isinstance(space, spaces.Dict):
         for name, part in space.spaces.items():
             yield from _leaf_values(part, value[name])
@@ -108,7 +110,7 @@ def _is_text(space: Any) -> bool:
 
 
 def _image_shape(space: Any) -> tuple[int, int, int] | None:
-    """(H, W, C) of pixels, or None for anything else."""
+    """(H, W, C) of a space of images, or None for any other space."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
         return None
     if min(space.shape[:2]) < MIN_IMAGE_SIDE:
@@ -128,7 +130,7 @@ def _flat_size(space: Any) -> int:
 
 
 def _flatten(space: Any, value: Any) -> Any:
-    """float32 [N]; a choice among n is one-hot."""
+    """Numbers [N] of a leaf; a choice among n is one-hot."""
     if isinstance(space, spaces.Discrete):
         return np.arange(space.n) == value - space.start
     if isinstance(space, spaces.MultiDiscrete):
@@ -138,19 +140,19 @@ def _flatten(space: Any, value: Any) -> Any:
 
 
 def list_actions(space: Any) -> list[Any]:
-    """Every action, as the environment takes it. ValueError for what cannot be listed, or is too long a list."""
+    """Every action as `env.step` takes it. ValueError if they cannot be listed or are more than MAX_ACTIONS."""
     return list(_actions(space))
 
 
 def _actions(space: Any) -> Any:
     count = _count_actions(space)
     if count > MAX_ACTIONS:
-        raise ValueError(f"has {count:,} combinations of actions; at most {MAX_ACTIONS:,} can be told apart")
+        raise ValueError(f"has {count:,} combinations of actions; at most {MAX_ACTIONS:,} are supported")
     if isinstance(space, spaces.Discrete):
         return [space.dtype.type(space.start + i) for i in range(space.n)]
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         start = space.start if isinstance(space, spaces.MultiDiscrete) else np.zeros(space.shape, space.dtype)
-        rows = itertools.product(*(range(n) for n in _choices_per_part(space)))
+        rows = itertools.product(*(range(n) for n in _choices_per_dimension(space)))
         return [(np.reshape(row, space.shape) + start).astype(space.dtype) for row in rows]
     if isinstance(space, spaces.Tuple):
         return itertools.product(*(_actions(part) for part in space.spaces))
@@ -158,7 +160,7 @@ def _actions(space: Any) -> Any:
     return (dict(zip(names, row, strict=True)) for row in itertools.product(*(_actions(space[name]) for name in names)))
 
 
-def _choices_per_part(space: Any) -> list[int]:
+def _choices_per_dimension(space: Any) -> list[int]:
     if isinstance(space, spaces.MultiBinary):
         return [2] * math.prod(space.shape)
     return [int(n) for n in space.nvec.ravel()]
@@ -168,7 +170,7 @@ def _count_actions(space: Any) -> int:
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
-        return math.prod(_choices_per_part(space))
+        return math.prod(_choices_per_dimension(space))
     if isinstance(space, spaces.Tuple):
         return math.prod(_count_actions(part) for part in space.spaces)
     if isinstance(space, spaces.Dict):

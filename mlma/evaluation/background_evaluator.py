@@ -1,7 +1,7 @@
 """Evaluation during training: every `evaluate_every` frames, a separate process evaluates the last checkpoint.
 
-It runs `experiment.py --mode=test` at low priority on the host of the first learner. Results are in logdir/evaluation, and in
-the reports as evaluation/mean. Not here: evaluation itself (mlma/evaluation/evaluation.py).
+It runs `experiment.py --mode=test` at low priority on the host of the first learner. Results are in logdir/evaluation,
+and in the reports as evaluation/mean. Not here: evaluation itself (mlma/evaluation/evaluation.py).
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class BackgroundEvaluator:
         self._before = set(self._folder.glob("*.json"))
         environment = os.environ | {PARENT_PID_ENV: str(os.getpid()), "CUDA_VISIBLE_DEVICES": "-1"}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # in a session of its own: mpirun's signals are for all that a learner started
+            # A session of its own, since mpirun forwards signals to all processes that a learner started.
+            self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
 

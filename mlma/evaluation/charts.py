@@ -1,12 +1,12 @@
-"""Pictures of runs: `python -m mlma.evaluation.plot RUN [RUN ...] --out=curve.png`, an entry point; `--report` writes a page of each run.
+"""Charts of runs with matplotlib: training curves as PNG, and the charts of the report page as SVG.
 
-RUN is a logdir or a metrics.csv. Draws a return against frames and wall-clock, one line per run; runs with one label are seeds
-of one line: their mean, in a band from the lowest to the highest. Not here: the page around the pictures (mlma/evaluation/html_report.py).
+Not here: the command line (mlma/evaluation/plot.py), which charts a report has (mlma/evaluation/report_charts.py).
 """
 
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,23 @@ from mlma.evaluation.run_table import read_run
 
 matplotlib.use("Agg")
 
-MAX_POINTS = 600  # of a curve: more than a picture has columns are averaged
-FIGURE_INCHES = (5.0, 2.9)  # of a picture in a report, inches; readable on a phone
-FAULT_COLOR = "#d62728"
+MAX_POINTS = 600  # of a curve; longer curves are averaged, since a chart has no more columns of pixels
+REPORT_CHART_INCHES = (5.0, 2.9)  # readable on a phone
+FAULT_COLOR = "#d62728"  # red
 
 
 def downsample(x: Any, y: Any) -> tuple[Any, Any]:
-    """Where both are numbers; averaged to at most POINTS."""
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
+    """The points where both are finite, averaged to at most MAX_POINTS."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
     if len(x) <= MAX_POINTS:
         return x, y
-    parts = np.array_split(np.arange(len(x)), MAX_POINTS)
-    return np.array([x[p].mean() for p in parts]), np.array([y[p].mean() for p in parts])
+    chunks = np.array_split(np.arange(len(x)), MAX_POINTS)
+    return np.array([x[chunk].mean() for chunk in chunks]), np.array([y[chunk].mean() for chunk in chunks])
 
 
 def draw_band(axis: Any, curves: Sequence[tuple[Any, Any]], label: str) -> None:
-    """One line of one or several curves (x, y): their mean where all have values, in a band from the lowest to the highest."""
+    """Draws the mean of curves (x, y) over the range of x that all cover, with a band from minimum to maximum."""
     curves = [downsample(x, y) for x, y in curves]
     curves = [(x, y) for x, y in curves if len(x)]
     if len(curves) < 2:
@@ -43,43 +43,59 @@ def draw_band(axis: Any, curves: Sequence[tuple[Any, Any]], label: str) -> None:
             axis.plot(x, y, label=label)
         return
     x = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), MAX_POINTS)
-    every = np.stack([np.interp(x, *curve) for curve in curves])
-    (line,) = axis.plot(x, every.mean(axis=0), label=f"{label} ({len(curves)} runs)")
-    axis.fill_between(x, every.min(axis=0), every.max(axis=0), color=line.get_color(), alpha=0.2, linewidth=0)
+    values = np.stack([np.interp(x, *curve) for curve in curves])  # [curves, points]
+    (line,) = axis.plot(x, values.mean(axis=0), label=f"{label} ({len(curves)} runs)")
+    axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def draw_reference_lines(axis: Any, known: dict[str, float]) -> list[str]:
-    """Draws published results as lines where they do not squeeze the curves; the others, in words. To be called last."""
+def draw_reference_lines(axis: Any, published: dict[str, float]) -> list[str]:
+    """Draws published returns as lines, unless they are so far away that they would squeeze the curves.
+
+    Returns the ones that were left out, as text. Call it after everything else is drawn.
+    """
     low, high = axis.get_ylim()
-    near = {who: value for who, value in known.items() if low - 0.6 * (high - low) <= value <= high + 0.6 * (high - low)}
+    margin = 0.6 * (high - low)
+    near = {name: value for name, value in published.items() if low - margin <= value <= high + margin}
     low, high = min([low, *near.values()]), max([high, *near.values()])
     axis.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-    ranked = sorted(near.items(), key=lambda each: each[1])
-    apart, places = 0.06 * (high - low), [value for _, value in ranked]
-    for i in range(1, len(places)):  # labels must not overlap, nor leave the picture
-        places[i] = max(places[i], places[i - 1] + apart)
-    for i in reversed(range(len(places))):
-        places[i] = min(places[i], high - (len(places) - 1 - i) * apart)
-    for (who, value), place in zip(ranked, places, strict=True):
+    ranked = sorted(near.items(), key=operator.itemgetter(1))
+    spacing, heights = 0.06 * (high - low), [value for _, value in ranked]
+    for i in range(1, len(heights)):  # labels must neither overlap nor leave the chart
+        heights[i] = max(heights[i], heights[i - 1] + spacing)
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], high - (len(heights) - 1 - i) * spacing)
+    for (name, value), height in zip(ranked, heights, strict=True):
         axis.axhline(value, color="gray", linestyle=":", linewidth=1)
         axis.annotate(
-            f" {who} {value:g}", (1.0, place), xycoords=("axes fraction", "data"), fontsize=7.5, color="#555555", va="center"
+            f" {name} {value:g}",
+            (1.0, height),
+            xycoords=("axes fraction", "data"),
+            fontsize=7.5,
+            color="#555555",
+            va="center",
         )
-    return [f"{who} {value:,g}" for who, value in known.items() if who not in near]
+    return [f"{name} {value:,g}" for name, value in published.items() if name not in near]
 
 
 def plot_runs(
-    runs: list[Path], out: Path, title: str, labels: list[str], goal: float | None, column: str, known: dict[str, float]
+    runs: list[Path],
+    out: Path,
+    title: str,
+    labels: list[str],
+    goal: float | None,
+    column: str,
+    published: dict[str, float],
 ) -> None:
+    """Draws a column of metrics.csv against frames and wall-clock time. Runs with the same label share a line."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, constrained_layout=True)
     tables = [read_run(run) for run in runs]
     for table, run in zip(tables, runs, strict=True):
         if column not in table:
-            raise ValueError(f"{run}: has no column {column}; allowed: {', '.join(table)}")
+            raise ValueError(f"--column={column}: {run} has no such column; allowed: {', '.join(table)}")
     for label in dict.fromkeys(labels):
-        same = [table for table, its in zip(tables, labels, strict=True) if its == label]
-        draw_band(axes[0], [(table["frames"] / 1e6, table[column]) for table in same], label)
-        draw_band(axes[1], [(table["seconds"] / 60, table[column]) for table in same], label)
+        seeds = [table for table, other in zip(tables, labels, strict=True) if other == label]
+        draw_band(axes[0], [(table["frames"] / 1e6, table[column]) for table in seeds], label)
+        draw_band(axes[1], [(table["seconds"] / 60, table[column]) for table in seeds], label)
     axes[0].set_xlabel("million frames")
     axes[1].set_xlabel("minutes")
     axes[0].set_ylabel("mean return of the last 100 episodes" if column.startswith("return/") else column)
@@ -87,9 +103,9 @@ def plot_runs(
         axis.grid(alpha=0.3)
         if goal is not None:
             axis.axhline(goal, color="gray", linestyle=":", label=f"goal {goal:g}")
-    if known:
+    if published:
         axes[1].set_ylim(axes[0].get_ylim())
-        draw_reference_lines(axes[1], known)
+        draw_reference_lines(axes[1], published)
         axes[0].set_ylim(axes[1].get_ylim())
     if axes[0].get_legend_handles_labels()[1]:
         axes[0].legend()
@@ -98,18 +114,18 @@ def plot_runs(
     plt.close(figure)
 
 
-# -- pictures of a report: each returns SVG
+# -- charts of a report
 
 
-def render_svg(paint: Callable[[Any], None], x: str, y: str, faults: Sequence[float] = ()) -> str:
-    """`paint` draws on the axes; `faults` are the x of thin red lines."""
+def render_svg(draw: Callable[[Any], None], x_label: str, y_label: str, faults: Sequence[float] = ()) -> str:
+    """An SVG of what `draw` draws on the axes; `faults` are the x positions of thin red lines."""
     with plt.rc_context({"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axis = plt.subplots(figsize=FIGURE_INCHES, constrained_layout=True)
-        paint(axis)
+        figure, axis = plt.subplots(figsize=REPORT_CHART_INCHES, constrained_layout=True)
+        draw(axis)
         for fault in faults:
             axis.axvline(fault, color=FAULT_COLOR, linewidth=0.8, alpha=0.7)
-        axis.set_xlabel(x)
-        axis.set_ylabel(y)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[1]:
             axis.legend(fontsize=8, frameon=False)
@@ -120,28 +136,38 @@ def render_svg(paint: Callable[[Any], None], x: str, y: str, faults: Sequence[fl
 
 
 def line_plot(x: Any, *curves: tuple[str, Any]) -> Callable[[Any], None]:
-    def paint(axis: Any) -> None:
+    """Draws lines (label, y), for `render_svg`."""
+
+    def draw(axis: Any) -> None:
         for label, y in curves:
             axis.plot(*downsample(x, y), label=label if len(curves) > 1 else None, linewidth=1.4)
 
-    return paint
+    return draw
 
 
 def stacked_shares(x: Any, *curves: tuple[str, Any]) -> Callable[[Any], None]:
-    """Stacked, in percent; the legend above, since there is no empty place."""
+    """Draws shares (label, y) stacked, in percent, for `render_svg`; the legend is above the chart, which is full."""
 
-    def paint(axis: Any) -> None:
-        known = np.isfinite(x) & np.all([np.isfinite(y) for _, y in curves], axis=0)
-        if not known.any():
+    def draw(axis: Any) -> None:
+        finite = np.isfinite(x) & np.all([np.isfinite(y) for _, y in curves], axis=0)
+        if not finite.any():
             return
-        thinned = [downsample(x[known], 100 * y[known])[1] for _, y in curves]
-        axis.stackplot(downsample(x[known], x[known])[0], *thinned, labels=[label for label, _ in curves], alpha=0.85)
+        percents = [downsample(x[finite], 100 * y[finite])[1] for _, y in curves]
+        axis.stackplot(
+            downsample(x[finite], x[finite])[0], *percents, labels=[label for label, _ in curves], alpha=0.85
+        )
         axis.set_ylim(0, 100)
         handles, labels = axis.get_legend_handles_labels()
         axis.figure.legend(
-            handles, labels, loc="outside upper center", ncols=min(4, len(labels)), fontsize=8, frameon=False, handlelength=1
+            handles,
+            labels,
+            loc="outside upper center",
+            ncols=min(4, len(labels)),
+            fontsize=8,
+            frameon=False,
+            handlelength=1,
         )
         for handle in handles:
             handle.set_label("_")
 
-    return paint
+    return draw

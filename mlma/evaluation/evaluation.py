@@ -1,6 +1,8 @@
-"""Plays whole games under evaluation settings: no return ends at a life loss, up to 30 no-ops, rewards as they are.
+"""Runs whole episodes under evaluation settings: no return ends at a life loss, up to 30 no-ops, raw rewards.
 
-What came out goes to a JSON file with everything that is needed to do it again, and to a CSV with a line for each episode.
+Results are written to a JSON file, with everything needed to reproduce them, and to a CSV file with one row per
+episode. Not here: the role around it (mlma/roles/evaluator.py), evaluation during training
+(mlma/evaluation/background_evaluator.py).
 """
 
 from __future__ import annotations
@@ -23,29 +25,34 @@ from mlma.envs.reference_scores import SCORE_CAP, level_range, mean_over_levels
 from mlma.envs.registry import level_names, make_for_levels
 from mlma.utils.provenance import git_commit, package_versions
 
-SEED_OFFSET = 1_000_003  # other games than those of training
+SEED_OFFSET = 1_000_003  # keeps the seeds of evaluation episodes apart from those of training
 
 
 class EpisodeRecording(NamedTuple):
-    """What was done and thought in each step of an evaluation of E episodes; each entry [E, ...]."""
+    """Actions and network outputs at each step of E episodes, from which mlma/evaluation/video.py renders videos."""
 
-    actions: list[Any]
-    logits: list[Any]
-    values: list[Any]
+    actions: list[Any]  # of int32 [E]
+    logits: list[Any]  # of float32 [E, A]
+    values: list[Any]  # of float32 [E]
 
 
 class Episode(NamedTuple):
-    number: int  # of its environment
-    value: float  # the return
+    """The result of one episode."""
+
+    env_index: int  # index of its environment in the evaluation
+    episode_return: float
     frames: int
     level: str
 
 
 def evaluate(
-    config: Config, spec: EnvSpec, agent: Agent, act: Any, level: int = 0, tape: EpisodeRecording | None = None
+    config: Config, spec: EnvSpec, agent: Agent, act: Any, level: int = 0, recording: EpisodeRecording | None = None
 ) -> Iterator[Episode]:
-    """`test_num_episodes` episodes of one level of the run as they end: the first of each environment, so that short ones are
-    not favoured. `act` is the agent's, as a graph."""
+    """Yields `test_num_episodes` episodes of one level as they end.
+
+    Only the first episode of each environment counts; otherwise short episodes would be overrepresented. `act` is
+    `agent.act` as a graph. `recording` is filled, if given.
+    """
     name = level_names(config.environment.level_name)[level]
     env = make_for_levels(
         config.environment, spec, [level] * config.run.test_num_episodes, evaluation_seed(config), evaluation=True
@@ -58,9 +65,9 @@ def evaluate(
         logits, action = output.logits.numpy(), output.action.numpy()
         if config.run.test_actions == "greedy":
             action = logits.argmax(axis=-1).astype(np.int32)
-        if tape is not None:
-            for track, values in zip(tape, (action, logits, output.value.numpy()), strict=True):
-                track.append(values)
+        if recording is not None:
+            for steps, values in zip(recording, (action, logits, output.value.numpy()), strict=True):
+                steps.append(values)
         timestep = env.step(action)
         for i in np.flatnonzero(~np.isnan(timestep.episode_return) & ~done):
             yield Episode(int(i), float(timestep.episode_return[i]), int(timestep.episode_frames[i]), name)
@@ -69,12 +76,13 @@ def evaluate(
 
 
 def evaluation_seed(config: Config) -> int:
+    """The seed of evaluation episodes, which a video needs again."""
     return config.run.seed + SEED_OFFSET
 
 
 def summarize(level_name: str, returns: list[float]) -> dict[str, float]:
-    """The figures that papers report; the human-normalised score where a human's is published."""
-    found = {
+    """The statistics that papers report; with human-normalised scores if the level has published ones."""
+    summary = {
         "episodes": len(returns),
         "mean": statistics.mean(returns),
         "median": statistics.median(returns),
@@ -82,34 +90,36 @@ def summarize(level_name: str, returns: list[float]) -> dict[str, float]:
         "min": min(returns),
         "max": max(returns),
     }
-    if known := level_range(level_name):
-        found["human_normalised"] = known.normalised(found["mean"])
-        found["human_normalised_capped"] = min(SCORE_CAP, found["human_normalised"])
-    return found
+    if score_range := level_range(level_name):
+        summary["human_normalised"] = score_range.normalised(summary["mean"])
+        summary["human_normalised_capped"] = min(SCORE_CAP, summary["human_normalised"])
+    return summary
 
 
-def actions_of_level(tape: EpisodeRecording, spec: EnvSpec, level: int) -> EpisodeRecording:
-    """The same in the actions that this level of several has."""
+def actions_of_level(recording: EpisodeRecording, spec: EnvSpec, level: int) -> EpisodeRecording:
+    """Converts actions of a run with several levels to those of one level; unchanged in a run with one."""
     if not spec.actions_by_level:
-        return tape
-    own = list(spec.actions_by_level[level])
-    actions = [np.array([own.index(action) for action in step]) for step in tape.actions]
-    return EpisodeRecording(actions, [logits[:, own] for logits in tape.logits], tape.values)
+        return recording
+    level_actions = list(spec.actions_by_level[level])
+    actions = [np.array([level_actions.index(action) for action in step]) for step in recording.actions]
+    return EpisodeRecording(actions, [logits[:, level_actions] for logits in recording.logits], recording.values)
 
 
 def summarize_levels(level_name: str, episodes: list[Episode]) -> dict[str, Any]:
-    """`summary`, and where there are several levels that of each, and the score over all."""
-    found: dict[str, Any] = summarize(level_name, [episode.value for episode in episodes])
+    """`summarize` over all episodes; with several levels also of each level, and the score over all levels."""
+    summary: dict[str, Any] = summarize(level_name, [episode.episode_return for episode in episodes])
     names = list(dict.fromkeys(episode.level for episode in episodes))
     if len(names) > 1:
-        found["levels"] = {name: summarize(name, [e.value for e in episodes if e.level == name]) for name in names}
-        score = mean_over_levels({name: each["mean"] for name, each in found["levels"].items()})
-        found["score"] = score and {"mean": score.mean, "median": score.median, "capped": score.mean_capped}
-    return found
+        summary["levels"] = {
+            name: summarize(name, [e.episode_return for e in episodes if e.level == name]) for name in names
+        }
+        score = mean_over_levels({name: level["mean"] for name, level in summary["levels"].items()})
+        summary["score"] = score and {"mean": score.mean, "median": score.median, "capped": score.mean_capped}
+    return summary
 
 
 def save_evaluation(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: list[Episode]) -> Path:
-    """Writes evaluation-<learner step>-<time>.json and .csv; the path of the first."""
+    """Writes evaluation-<learner step>-<time>.json and .csv; returns the path of the JSON file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"evaluation-{checkpoint.stem.removeprefix('checkpoint-')}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     record = {
@@ -127,14 +137,14 @@ def save_evaluation(folder: Path, config: Config, checkpoint: Path, frames: int,
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["episode", "return", "frames", "level"])
-        writer.writerows(sorted(episodes, key=operator.attrgetter("number")))
+        writer.writerows(sorted(episodes, key=operator.attrgetter("env_index")))
     return path
 
 
-def format_summary(found: dict[str, float], name: str) -> str:
-    """A summary on the console."""
+def format_summary(summary: dict[str, float], name: str) -> str:
+    """A summary as one line for the console."""
     text = f"{name}: " if name else ""
-    text += "mean {mean:.2f} +- {standard_error:.2f}  median {median:g}  min {min:g}  max {max:g}".format(**found)
-    if "human_normalised" in found:
-        text += f"  human-normalised {found['human_normalised']:.1f} % (100 % is a human, 0 % random play)"
+    text += "mean {mean:.2f} +- {standard_error:.2f}  median {median:g}  min {min:g}  max {max:g}".format(**summary)
+    if "human_normalised" in summary:
+        text += f"  human-normalised {summary['human_normalised']:.1f} % (100 % is a human, 0 % a random policy)"
     return text

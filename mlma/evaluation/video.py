@@ -1,8 +1,8 @@
-"""Pictures of what an agent plays: the best, the median and the worst episode of an evaluation as MP4 and as a small GIF.
+"""Videos of episodes as MP4 and a small GIF: best, median and worst episode of an evaluation, and episodes of training.
 
-Nothing is filmed while it is played. The actions are kept, and the chosen episodes are played once more with the same seeds in
-environments that show full-size colour pictures (`mlma.envs.film`); what the agent thought stands beside them. Not here:
-playing itself (mlma/evaluation/evaluation.py).
+An evaluation records only actions and network outputs. Afterwards the chosen episodes run again with the same seeds and
+actions in environments that render images (mlma.envs.registry.make_for_video); a panel next to the image shows what the
+network computed. Not here: running the evaluation (mlma/evaluation/evaluation.py).
 """
 
 from __future__ import annotations
@@ -25,55 +25,61 @@ from mlma.evaluation.evaluation import EpisodeRecording
 
 logger = logging.getLogger(__name__)
 
-FRAME_HEIGHT, PANEL_WIDTH = 420, 300  # of the picture, and width of what stands beside it
-GIF_BYTES = 900_000
+FRAME_HEIGHT, PANEL_WIDTH = 420, 300
+GIF_BYTES = 900_000  # maximum size
 GIF_HEIGHT = 240
-GIF_FRAMES = 120  # at most, from the end of the episode
+GIF_FRAMES = 120  # maximum, from the end of the episode
 WHITE, GRAY, BLUE, DARK = (235, 235, 235), (140, 140, 140), (235, 150, 60), (28, 28, 28)  # BGR
 
 
 def choose_episodes(returns: Sequence[float]) -> dict[str, int]:
-    """name -> environment; one episode may be all three."""
+    """The environments with the best, median and worst return; they may be the same one."""
     order = np.argsort(returns, kind="stable")
     return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
 
 
-def render_episodes(config: Config, seed: int, tape: EpisodeRecording, returns: Sequence[float], folder: Path) -> list[Path]:
-    """Plays the chosen episodes again and writes their videos; `returns` is by environment."""
+def render_episodes(
+    config: Config, seed: int, recording: EpisodeRecording, returns: Sequence[float], folder: Path
+) -> list[Path]:
+    """Repeats the recorded evaluation and writes videos of the chosen episodes; `returns` are by environment.
+
+    Returns the paths of the MP4 files: none if the episodes do not have the same returns again.
+    """
     chosen = choose_episodes(returns)
     folder.mkdir(parents=True, exist_ok=True)
     env: Any = make_for_video(config.environment.level_name, len(returns), seed, config.environment)
-    names = env.spec.action_names
-    reels = {i: VideoWriter(folder / f"{name}.mp4", fps=frames_per_second(env)) for name, i in reversed(chosen.items())}
+    writers = {
+        i: VideoWriter(folder / f"{name}.mp4", fps=frames_per_second(env)) for name, i in reversed(chosen.items())
+    }
     timestep = env.reset()
-    for t, action in enumerate(tape.actions):
-        rolling = {i: reel for i, reel in reels.items() if not reel.over}
-        for i, reel in rolling.items():
-            picture = frame_of(env, i, timestep)
-            thought = PolicyOverlay(reel.score, t, float(tape.values[t][i]), tape.logits[t][i], int(action[i]))
-            reel.add(compose_frame(picture, thought, config, names))
+    for t, action in enumerate(recording.actions):
+        active = {i: writer for i, writer in writers.items() if not writer.episode_over}
+        for i, writer in active.items():
+            value, logits = float(recording.values[t][i]), recording.logits[t][i]
+            overlay = PolicyOverlay(writer.episode_return, t, value, logits, int(action[i]))
+            writer.add(compose_frame(image_of(env, i, timestep), overlay, config, env.spec.action_names))
         timestep = env.step(action)
-        for i, reel in rolling.items():
-            reel.score += float(timestep.reward[i])
-            reel.over = not np.isnan(timestep.episode_return[i])
-        if all(reel.over for reel in reels.values()):
+        for i, writer in active.items():
+            writer.episode_return += float(timestep.reward[i])
+            writer.episode_over = not np.isnan(timestep.episode_return[i])
+        if all(writer.episode_over for writer in writers.values()):
             break
     env.close()
-    same = all(np.isclose(reel.score, returns[i], atol=1e-3) for i, reel in reels.items())
-    for i, reel in reels.items():
-        reel.end(keep=same)
-        if same:
-            logger.info("%s episode, return %g: %s and .gif", reel.path.stem, returns[i], reel.path)
-    if not same:
+    repeated = all(np.isclose(writer.episode_return, returns[i], atol=1e-3) for i, writer in writers.items())
+    for i, writer in writers.items():
+        writer.close(keep=repeated)
+        if repeated:
+            logger.info("%s episode, return %g: %s and .gif", writer.path.stem, returns[i], writer.path)
+    if not repeated:
         level_name = config.environment.level_name
         logger.warning("no video: %s is not repeatable with the same seed and actions", level_name)
-    return [reel.path for reel in reels.values() if same]
+    return [writer.path for writer in writers.values() if repeated]
 
 
 class PolicyOverlay(NamedTuple):
-    """What stands beside a picture."""
+    """The contents of the panel next to an image."""
 
-    score: float
+    episode_return: float  # so far
     step: int
     value: float
     logits: Any  # [A]
@@ -81,18 +87,20 @@ class PolicyOverlay(NamedTuple):
 
 
 class VideoWriter:
-    """One video that is being written; of the GIF only the last part is kept."""
+    """Writes the video of one episode; the GIF gets only its last frames."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.fps = path, fps
-        self.score, self.over = 0.0, False
+        self.episode_return, self.episode_over = 0.0, False
         self._writer: Any = None
-        self._small: collections.deque[Any] = collections.deque(maxlen=GIF_FRAMES)
+        self._gif_frames: collections.deque[Any] = collections.deque(maxlen=GIF_FRAMES)
         self._count = 0
 
     def add(self, frame: Any) -> None:
+        """Appends a frame, uint8 [H, W, 3], BGR; every second frame goes to the GIF too."""
         height, width = frame.shape[:2]
-        if self._writer is None:  # MPEG-4: browsers play VP9 but not this; VP9 takes 40 times as long, and they have the GIF
+        if self._writer is None:
+            # MPEG-4 does not play in browsers, which show the GIF; VP9 does, but takes 40 times as long to write.
             self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, (width, height))
             if not self._writer.isOpened():
                 raise OSError(f"{self.path}: OpenCV cannot write it")
@@ -100,113 +108,119 @@ class VideoWriter:
         if self._count % 2 == 0:
             size = (round(width * GIF_HEIGHT / height), GIF_HEIGHT)
             small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-            self._small.append(Image.fromarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB)))
+            self._gif_frames.append(Image.fromarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB)))
         self._count += 1
 
-    def end(self, keep: bool) -> None:
+    def close(self, keep: bool) -> None:
+        """Finishes the MP4 and writes the GIF, or deletes the MP4."""
         self._writer.release()
         if keep:
-            write_gif(self.path.with_suffix(".gif"), list(self._small), self.fps / 2)
+            write_gif(self.path.with_suffix(".gif"), list(self._gif_frames), self.fps / 2)
         else:
             self.path.unlink()
 
 
 def frames_per_second(env: Any) -> float:
-    """Pictures per second: consoles make 60 frames; what repeats nothing has no speed of its own."""
+    """Real time for consoles, which draw 60 frames per second; 15 for levels without action repeats."""
     return 60 / env.spec.action_repeats if env.spec.action_repeats > 1 else 15.0
 
 
-def frame_of(env: Any, i: int, timestep: Any) -> Any:
-    """Environment i as it shows itself, else what the agent sees."""
-    picture = env.render(i) if hasattr(env, "render") else None
-    return vector_bars(timestep.observation[i]) if picture is None else picture
+def image_of(env: Any, i: int, timestep: Any) -> Any:
+    """The rendered image of environment i, or an image of its observation if it cannot render."""
+    image = env.render(i) if hasattr(env, "render") else None
+    return observation_image(timestep.observation[i]) if image is None else image
 
 
 class TrainingVideoRecorder:
-    """Films every so many games of an actor's first environment while they are played, as the agent sees them."""
+    """Records every `video_every_episodes`-th episode of an actor's first environment, as the agent observes it."""
 
     def __init__(self, config: Config, folder: Path) -> None:
         self._config, self._folder = config, folder
-        self._games = self._steps = 0
-        self._reel: VideoWriter | None = None
+        self._episodes = self._steps = 0
+        self._writer: VideoWriter | None = None
 
     def __call__(self, env: Any, timestep: Any, output: Any) -> None:
-        """The observation before the action, and what was thought of it."""
-        if timestep.is_first[0] and self._games % self._config.reports.video_every_episodes == 0:
+        """See mlma.acting.environment_loop.StepObserver. `timestep` is the step that `output` acts from."""
+        if timestep.is_first[0] and self._episodes % self._config.reports.video_every_episodes == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
-            name = f"{time.strftime('%Y%m%d-%H%M%S')}-game-{self._games}.mp4"
-            self._reel, self._steps = VideoWriter(self._folder / name, fps=frames_per_second(env)), 0
-        if self._reel:
-            picture = frame_of(env, 0, timestep)
-            self._reel.score += float(timestep.reward[0])
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-game-{self._episodes}.mp4"
+            self._writer, self._steps = VideoWriter(self._folder / name, fps=frames_per_second(env)), 0
+        if self._writer:
+            image = image_of(env, 0, timestep)
+            self._writer.episode_return += float(timestep.reward[0])
             value, logits, action = (np.asarray(x[0]) for x in (output.value, output.logits, output.action))
-            thought = PolicyOverlay(self._reel.score, self._steps, float(value), logits, int(action))
-            self._reel.add(compose_frame(picture, thought, self._config, env.spec.action_names))
+            overlay = PolicyOverlay(self._writer.episode_return, self._steps, float(value), logits, int(action))
+            self._writer.add(compose_frame(image, overlay, self._config, env.spec.action_names))
             self._steps += 1
         if not np.isnan(timestep.episode_return[0]):
-            self._games += 1
-            if self._reel:
-                self._reel.end(keep=True)
-                logger.info("recorded an episode, return %g: %s and .gif", timestep.episode_return[0], self._reel.path)
-                self._reel = None
+            self._episodes += 1
+            if self._writer:
+                self._writer.close(keep=True)
+                logger.info(
+                    "recorded an episode, return %g: %s and .gif", timestep.episode_return[0], self._writer.path
+                )
+                self._writer = None
 
 
-def vector_bars(observation: Any) -> Any:
-    """A picture of a vector, or of an image that is already one."""
+def observation_image(observation: Any) -> Any:
+    """An observation as uint8 [H, W, 3]: the first channels of an image, or a bar for each number of a vector."""
     if observation.ndim == 3:
         return np.repeat(observation, 3, axis=-1) if observation.shape[-1] == 1 else observation[..., :3]
     values = np.clip(observation, -3, 3)
-    picture = np.full((120, 160, 3), 28, np.uint8)
+    image = np.full((120, 160, 3), 28, np.uint8)
     width = max(1, 160 // len(values))
     for n, value in enumerate(values[: 160 // width]):
         low, high = sorted((60, 60 - round(value * 18)))
-        picture[low : high + 1, n * width : (n + 1) * width - (width > 2)] = 200
-    return picture
+        image[low : high + 1, n * width : (n + 1) * width - (width > 2)] = 200
+    return image
 
 
-def compose_frame(picture: Any, thought: PolicyOverlay, config: Config, names: Sequence[str]) -> Any:
-    """The picture at HEIGHT with a panel on its right; uint8 [H, W, 3], BGR."""
-    width = round(picture.shape[1] * FRAME_HEIGHT / picture.shape[0])
-    big = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (width, FRAME_HEIGHT), interpolation=cv2.INTER_NEAREST)
+def compose_frame(image: Any, overlay: PolicyOverlay, config: Config, action_names: Sequence[str]) -> Any:
+    """The image, scaled to FRAME_HEIGHT, with a panel on its right: uint8 [H, W, 3], BGR."""
+    width = round(image.shape[1] * FRAME_HEIGHT / image.shape[0])
+    scaled = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (width, FRAME_HEIGHT), interpolation=cv2.INTER_NEAREST)
     panel = np.full((FRAME_HEIGHT, PANEL_WIDTH, 3), DARK, np.uint8)
-    write = _PanelWriter(panel)
-    write.line(config.environment.level_name, WHITE)
-    write.line(f"score  {thought.score:g}", WHITE)
-    write.line(f"value  {thought.value:.2f}", WHITE)
-    write.line(f"step   {thought.step}", GRAY)
-    write.gap()
-    policy = ALGORITHMS[config.run.algorithm].head == "policy"
-    write.line("probability of each action" if policy else "q-value of each action", GRAY)
-    shares = _softmax(thought.logits) if policy else _min_max_scaled(thought.logits)
-    for number, (share, logit) in enumerate(zip(shares, thought.logits, strict=True)):
-        name = names[number] if number < len(names) else str(number)
-        write.bar(name, float(share), f"{share:.2f}" if policy else f"{logit:.2f}", number == thought.action)
-    return np.concatenate([big, panel], axis=1)
+    writer = _PanelWriter(panel)
+    writer.line(config.environment.level_name, WHITE)
+    writer.line(f"return {overlay.episode_return:g}", WHITE)
+    writer.line(f"value  {overlay.value:.2f}", WHITE)
+    writer.line(f"step   {overlay.step}", GRAY)
+    writer.gap()
+    has_policy = ALGORITHMS[config.run.algorithm].head == "policy"
+    writer.line("probability of each action" if has_policy else "q-value of each action", GRAY)
+    shares = _softmax(overlay.logits) if has_policy else _min_max_scaled(overlay.logits)
+    for action, (share, logit) in enumerate(zip(shares, overlay.logits, strict=True)):
+        name = action_names[action] if action < len(action_names) else str(action)
+        writer.bar(name, float(share), f"{share:.2f}" if has_policy else f"{logit:.2f}", action == overlay.action)
+    return np.concatenate([scaled, panel], axis=1)
 
 
 class _PanelWriter:
-    """Lines of text and bars, from top to bottom."""
+    """Writes lines of text and bars from top to bottom."""
 
     def __init__(self, panel: Any) -> None:
         self._panel, self._y = panel, 14
 
-    def line(self, text: str, colour: tuple[int, int, int]) -> None:
+    def line(self, text: str, color: tuple[int, int, int]) -> None:
+        """A line of text."""
         self._y += 20
-        cv2.putText(self._panel, text, (14, self._y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
+        cv2.putText(self._panel, text, (14, self._y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv2.LINE_AA)
 
     def gap(self) -> None:
+        """Half an empty line."""
         self._y += 10
 
-    def bar(self, name: str, share: float, number: str, chosen: bool) -> None:
+    def bar(self, name: str, share: float, number: str, highlighted: bool) -> None:
+        """A named bar of length `share` in [0, 1]; nothing if the panel is full."""
         if self._y > FRAME_HEIGHT - 18:
             return
-        colour = BLUE if chosen else GRAY
+        color = BLUE if highlighted else GRAY
         self._y += 16
-        cv2.putText(self._panel, name[:12], (14, self._y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
+        cv2.putText(self._panel, name[:12], (14, self._y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
         left, right = 120, 245
         end = left + round((right - left) * min(1.0, max(0.0, share)))
-        cv2.rectangle(self._panel, (left, self._y - 9), (end, self._y - 1), colour, -1)
-        cv2.putText(self._panel, number, (right + 6, self._y), cv2.FONT_HERSHEY_SIMPLEX, 0.38, colour, 1, cv2.LINE_AA)
+        cv2.rectangle(self._panel, (left, self._y - 9), (end, self._y - 1), color, -1)
+        cv2.putText(self._panel, number, (right + 6, self._y), cv2.FONT_HERSHEY_SIMPLEX, 0.38, color, 1, cv2.LINE_AA)
 
 
 def _softmax(logits: Any) -> Any:
@@ -219,12 +233,14 @@ def _min_max_scaled(values: Any) -> Any:
     return (values - np.min(values)) / max(float(np.ptp(values)), 1e-9)
 
 
-def write_gif(path: Path, pictures: list[Any], fps: float) -> None:
-    """Shortened, from its beginning, until the file is small enough for a README."""
+def write_gif(path: Path, images: list[Any], fps: float) -> None:
+    """Writes a GIF; drops images from its beginning until the file has at most GIF_BYTES."""
     while True:
-        palette = pictures[len(pictures) // 2].quantize(48)
-        few = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-        few[0].save(path, save_all=True, append_images=few[1:], duration=1000 / fps, loop=0, optimize=True)
-        if path.stat().st_size <= GIF_BYTES or len(pictures) < 10:
+        palette = images[len(images) // 2].quantize(48)
+        few_colors = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+        few_colors[0].save(
+            path, save_all=True, append_images=few_colors[1:], duration=1000 / fps, loop=0, optimize=True
+        )
+        if path.stat().st_size <= GIF_BYTES or len(images) < 10:
             return
-        pictures = pictures[len(pictures) // 4 :]
+        images = images[len(images) // 4 :]

@@ -51,10 +51,11 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         of_level: list[Episode] = []
         for episode in evaluate(config, spec, agent, act, level, recording):
             of_level.append(episode)
-            print_line(f"episode {len(of_level)}: return {episode.value:g} in {episode.frames:,} frames")
-        print_line(format_summary(summarize(name, [episode.value for episode in of_level]), name if several else ""))
+            print_line(f"episode {len(of_level)}: return {episode.episode_return:g} in {episode.frames:,} frames")
+        summary = summarize(name, [episode.episode_return for episode in of_level])
+        print_line(format_summary(summary, name if several else ""))
         if recording:
-            returns = [episode.value for episode in sorted(of_level)]
+            returns = [episode.episode_return for episode in sorted(of_level)]
             recordings.append((name, actions_of_level(recording, spec, level), returns))
         episodes += of_level
     record = save_evaluation(Path(config.run.logdir) / "evaluation", config, path, meta["frames"], episodes)

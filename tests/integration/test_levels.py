@@ -1,4 +1,4 @@
-"""Names of levels, and several levels in one run: who plays what, with which actions, and what is told of each."""
+"""Level names, and several levels in one run: assignment to environments, actions, and reports for each level."""
 
 from __future__ import annotations
 
@@ -20,37 +20,38 @@ from tests.support.samples import Rows, make_metrics
 THREE = "atari_pong,atari_breakout,ALE/Boxing-v5"
 
 
-def spec(names: tuple[str, ...], **changes: Any) -> EnvSpec:
+def make_spec(names: tuple[str, ...], **changes: Any) -> EnvSpec:
+    """A spec with these actions."""
     return EnvSpec(ArraySpec((2,), "float32"), len(names), 1, action_names=names)._replace(**changes)
 
 
 class Echo:
-    """Observes [number of this environment, the action that it received]; a game is 3 steps."""
+    """Observes [number of the environment, its last action]; an episode has 3 steps."""
 
-    def __init__(self, own: EnvSpec, numbers: Any) -> None:
-        self.spec, self.num_envs, self._numbers = own, len(numbers), np.asarray(numbers)
+    def __init__(self, spec: EnvSpec, numbers: Any) -> None:
+        self.spec, self.num_envs, self._numbers = spec, len(numbers), np.asarray(numbers)
 
     def reset(self) -> TimeStep:
         self._t = 0
-        return self._step(np.full(self.num_envs, 9))
+        return self._timestep(np.full(self.num_envs, 9))
 
     def step(self, action: Any) -> TimeStep:
         self._t += 1
         assert (action < self.spec.num_actions).all()
-        return self._step(np.asarray(action))
+        return self._timestep(np.asarray(action))
 
-    def _step(self, action: Any) -> TimeStep:
+    def _timestep(self, action: Any) -> TimeStep:
         first = np.full(self.num_envs, self._t % 4 == 0)
         zeros = np.zeros(self.num_envs, np.float32)
-        seen = np.stack([self._numbers, action], axis=1).astype(np.float32)
-        last = np.where(first, 0, action).astype(np.int32)
-        return TimeStep(seen, zeros, zeros + 1, first, last, zeros, zeros.astype(np.int32))
+        observation = np.stack([self._numbers, action], axis=1).astype(np.float32)
+        last_action = np.where(first, 0, action).astype(np.int32)
+        return TimeStep(observation, zeros, zeros + 1, first, last_action, zeros, zeros.astype(np.int32))
 
     def close(self) -> None:
         self.spec = None  # type: ignore[assignment]
 
 
-def test_a_set_is_its_levels_and_lists_may_be_mixed() -> None:
+def test_a_set_stands_for_its_levels_and_can_be_part_of_a_list() -> None:
     assert len(level_names("atari57")) == 57
     assert level_names("atari57")[:2] == ["atari_alien", "atari_amidar"]
     assert level_names("catch, tmaze") == ["catch", "tmaze"]
@@ -60,14 +61,14 @@ def test_a_set_is_its_levels_and_lists_may_be_mixed() -> None:
 
 
 def test_a_module_registers_its_levels() -> None:
-    found = env_spec(EnvironmentConfig(level_name="tests.support.levels:Dark-v0"))
-    assert found.observation == ((40, 40, 3), "uint8")
-    assert set(found.extras) == {"vector", "words"}
-    assert found.num_actions == 6
+    spec = env_spec(EnvironmentConfig(level_name="tests.support.levels:Dark-v0"))
+    assert spec.observation == ((40, 40, 3), "uint8")
+    assert set(spec.extras) == {"vector", "words"}
+    assert spec.num_actions == 6
 
 
 @pytest.mark.parametrize(
-    ("level", "answer"),
+    ("level", "message"),
     [
         ("nowhere.at_all:Dark-v0", "cannot import nowhere.at_all"),
         ("tests.support.levels:Drak-v0", "tests.support.levels registers no Drak-v0"),
@@ -77,46 +78,57 @@ def test_a_module_registers_its_levels() -> None:
         ("coridor", "--level_name=help lists them"),
     ],
 )
-def test_a_wrong_name_is_answered_in_one_line(level: str, answer: str) -> None:
+def test_a_wrong_name_is_answered_in_one_line(level: str, message: str) -> None:
     with pytest.raises(ValueError, match=r"^--level_name") as caught:
         env_spec(EnvironmentConfig(level_name=level))
-    assert answer in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_id_whose_package_is_missing_says_what_it_needs() -> None:
+def test_an_id_whose_package_is_missing_names_the_package() -> None:
     with pytest.raises(ValueError, match=r"--level_name=Ant-v5: .*MuJoCo is not installed") as caught:
         env_spec(EnvironmentConfig(level_name="Ant-v5"))
     assert "\n" not in str(caught.value)
 
 
-def test_help_lists_every_name_and_ends_well(tmp_path: Path) -> None:
+def test_help_lists_every_name_and_exits_with_zero(tmp_path: Path) -> None:
     with Process(tmp_path, "help", "--level_name=help") as run:
         assert run.wait(60) == 0
-    for name in ("atari57", "dmlab30", "corridor", "atari_pong", "doom_basic", "rooms_watermaze", "CartPole-v1", "module:Id"):
+    for name in (
+        "atari57",
+        "dmlab30",
+        "corridor",
+        "atari_pong",
+        "doom_basic",
+        "rooms_watermaze",
+        "CartPole-v1",
+        "module:Id",
+    ):
         assert name in run.text()
 
 
-def test_the_actions_of_several_levels_are_joined_by_their_names() -> None:
-    both = merge_specs({"one": spec(("NOOP", "LEFT")), "two": spec(("NOOP", "UP", "LEFT"))})
-    assert both.action_names == ("NOOP", "LEFT", "UP")
-    assert both.actions_by_level == ((0, 1), (0, 2, 1))
-    assert both.extras == {"level": ((), "int32")}
+def test_the_actions_of_several_levels_are_merged_by_name() -> None:
+    merged = merge_specs({"one": make_spec(("NOOP", "LEFT")), "two": make_spec(("NOOP", "UP", "LEFT"))})
+    assert merged.action_names == ("NOOP", "LEFT", "UP")
+    assert merged.actions_by_level == ((0, 1), (0, 2, 1))
+    assert merged.extras == {"level": ((), "int32")}
     larger = ArraySpec((3,), "float32")
-    for changes, words in (({"action_repeats": 4}, "frames per step"), ({"observation": larger}, "observations")):
-        with pytest.raises(ValueError, match=f"{words} differ: one has .*, two has "):
-            merge_specs({"one": spec(("NOOP",)), "two": spec(("NOOP",), **changes)})
+    for changes, message in (({"action_repeats": 4}, "frames per step"), ({"observation": larger}, "observations")):
+        with pytest.raises(ValueError, match=f"{message} differ: one has .*, two has "):
+            merge_specs({"one": make_spec(("NOOP",)), "two": make_spec(("NOOP",), **changes)})
 
 
-def test_every_level_gets_its_own_actions_and_says_them_in_those_of_all() -> None:
-    specs = {"one": spec(("NOOP", "LEFT")), "two": spec(("NOOP", "UP", "LEFT"))}
-    numbers = [1, 0, 1, 1, 0]
-    env = MultiLevelVectorEnv(
-        merge_specs(specs), numbers, lambda level, count, made: Echo([*specs.values()][level], made + np.arange(count))
-    )
+def test_every_level_gets_its_own_actions_and_reports_merged_ones() -> None:
+    specs = {"one": make_spec(("NOOP", "LEFT")), "two": make_spec(("NOOP", "UP", "LEFT"))}
+    levels = [1, 0, 1, 1, 0]
+
+    def make_echo(level: int, count: int, offset: int) -> Echo:
+        return Echo([*specs.values()][level], offset + np.arange(count))
+
+    env = MultiLevelVectorEnv(merge_specs(specs), levels, make_echo)
     step = env.reset()
-    np.testing.assert_array_equal(step.extras["level"], numbers)
-    np.testing.assert_array_equal(step.observation[:, 0], [2, 0, 3, 4, 1])  # each environment once, none mixed up
+    np.testing.assert_array_equal(step.extras["level"], levels)
+    np.testing.assert_array_equal(step.observation[:, 0], [2, 0, 3, 4, 1])  # each environment once, in its place
     for _ in range(7):
         action = np.array([2, 1, 1, 0, 0])  # UP, LEFT, LEFT, NOOP, NOOP
         step = env.step(action)
@@ -124,92 +136,99 @@ def test_every_level_gets_its_own_actions_and_says_them_in_those_of_all() -> Non
         np.testing.assert_array_equal(step.last_action, np.where(step.is_first, 0, action))
 
 
-def test_games_side_by_side_are_those_that_are_played_alone() -> None:
+def test_several_levels_in_one_environment_equal_each_level_alone() -> None:
     config = Config.from_flags(level_name=THREE)
     together = make_for_levels(config.environment, env_spec(config.environment), [0, 1, 2], 5)
     alone = [make_env(name, 1, 5 + i, config.environment) for i, name in enumerate(level_names(THREE))]
-    np.testing.assert_array_equal(together.reset().observation, np.concatenate([env.reset().observation for env in alone]))
+    np.testing.assert_array_equal(
+        together.reset().observation, np.concatenate([env.reset().observation for env in alone])
+    )
     rng = np.random.default_rng(1)
     for _ in range(100):
-        own = [rng.integers(env.spec.num_actions, size=1) for env in alone]
-        actions = [together.spec.actions_by_level[i][int(action[0])] for i, action in enumerate(own)]
+        level_actions = [rng.integers(env.spec.num_actions, size=1) for env in alone]
+        actions = [together.spec.actions_by_level[i][int(action[0])] for i, action in enumerate(level_actions)]
         step = together.step(np.array(actions))
-        wanted = [env.step(action) for env, action in zip(alone, own, strict=True)]
-        np.testing.assert_array_equal(step.observation, np.concatenate([each.observation for each in wanted]))
-        np.testing.assert_array_equal(step.reward, np.concatenate([each.reward for each in wanted]))
+        expected = [env.step(action) for env, action in zip(alone, level_actions, strict=True)]
+        np.testing.assert_array_equal(step.observation, np.concatenate([other.observation for other in expected]))
+        np.testing.assert_array_equal(step.reward, np.concatenate([other.reward for other in expected]))
     together.close()
 
 
-@pytest.mark.parametrize(("actors", "each", "levels"), [(2, 32, 57), (3, 4, 3), (4, 2, 8), (1, 3, 2)])
-def test_environments_are_dealt_to_all_levels_evenly(actors: int, each: int, levels: int) -> None:
-    dealt = np.concatenate([env_indices(number, actors, each) % levels for number in range(actors)])
-    counts = np.bincount(dealt, minlength=levels)
+@pytest.mark.parametrize(("actors", "num_envs", "levels"), [(2, 32, 57), (3, 4, 3), (4, 2, 8), (1, 3, 2)])
+def test_environments_are_spread_evenly_over_all_levels(actors: int, num_envs: int, levels: int) -> None:
+    assigned = np.concatenate([env_indices(actor, actors, num_envs) % levels for actor in range(actors)])
+    counts = np.bincount(assigned, minlength=levels)
     assert counts.min() >= 1
     assert counts.max() - counts.min() <= 1
 
 
 def resolved(**flags: Any) -> Config:
+    """The configuration of a run with these flags."""
     config = Config.from_flags(**flags)
     return resolve(config, env_spec(config.environment), cores=2)
 
 
-def test_an_actor_has_environments_enough_for_all_levels_unless_it_is_told() -> None:
+def test_an_actor_has_enough_environments_for_all_levels_unless_set() -> None:
     spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), 18, 4, actions_by_level=((0,),) * 57)
-    for num_actors, asked, wanted in ((1, 0, 57), (2, 0, 32), (1, 8, 8)):
-        config = Config.from_flags(level_name="atari57", num_actors=num_actors, envs_per_actor=asked)
-        assert resolve(config, spec, cores=2).actor.envs_per_actor == wanted
+    for num_actors, flag, expected in ((1, 0, 57), (2, 0, 32), (1, 8, 8)):
+        config = Config.from_flags(level_name="atari57", num_actors=num_actors, envs_per_actor=flag)
+        assert resolve(config, spec, cores=2).actor.envs_per_actor == expected
 
 
 @pytest.mark.parametrize(
-    ("flags", "answer"),
+    ("flags", "message"),
     [
         (
             {"level_name": THREE, "reward_clipping": "abs_one,none"},
             "--reward_clipping=abs_one,none: is for 2 levels; there are 3",
         ),
         ({"level_name": "catch", "num_action_repeats": 4}, "--num_action_repeats=4: catch has 1"),
-        ({"level_name": "catch", "popart": True, "algorithm": "apex"}, "--popart: is for --algorithm=impala, not apex"),
+        (
+            {"level_name": "catch", "popart": True, "algorithm": "apex"},
+            "--popart: not with --algorithm=apex; allowed: impala",
+        ),
     ],
 )
-def test_flags_that_do_not_go_with_the_levels_are_refused(flags: dict[str, Any], answer: str) -> None:
+def test_flags_that_do_not_fit_the_levels_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"\S") as caught:
         resolved(**flags)
-    assert str(caught.value) == answer
+    assert str(caught.value) == message
 
 
-def test_returns_and_scores_are_told_of_each_level_and_over_all() -> None:
-    told = Rows()
-    metrics = make_metrics(told, levels=["atari_pong", "atari_breakout"])
-    metrics.episodes.add([14.6, -20.7], [4, 4], levels=[0, 0])  # a human, random play: 50 % on average
+def test_returns_and_scores_are_reported_for_each_level_and_over_all() -> None:
+    reports = Rows()
+    metrics = make_metrics(reports, levels=["atari_pong", "atari_breakout"])
+    metrics.episodes.add([14.6, -20.7], [4, 4], levels=[0, 0])  # human, random: 50 % on average
     metrics.report(1, 10, lambda: 0)
-    assert told[0]["level_return/atari_pong"] == pytest.approx(-3.05)
-    assert told[0]["level_score/atari_pong"] == pytest.approx(50)
-    assert "level_return/atari_breakout" not in told[0]
+    assert reports[0]["level_return/atari_pong"] == pytest.approx(-3.05)
+    assert reports[0]["level_score/atari_pong"] == pytest.approx(50)
+    assert "level_return/atari_breakout" not in reports[0]
     metrics.episodes.add([30.5 + 28.8], [4], levels=[1])  # 200 %
     metrics.report(2, 20, lambda: 0)
-    found = {name.removeprefix("score/"): told[1][name] for name in told[1] if name.startswith("score/")}
-    assert found == pytest.approx({"mean": 125, "median": 125, "capped": 75, "levels": 2})
+    scores = {name.removeprefix("score/"): reports[1][name] for name in reports[1] if name.startswith("score/")}
+    assert scores == pytest.approx({"mean": 125, "median": 125, "capped": 75, "levels": 2})
     assert metrics.episodes.mean_return() == pytest.approx(125)
     assert not metrics.episodes.full_window()
 
 
 def test_levels_without_scores_are_compared_by_the_mean_of_their_means() -> None:
-    told = Rows()
-    metrics = make_metrics(told, levels=["catch", "atari_pong"])
+    reports = Rows()
+    metrics = make_metrics(reports, levels=["catch", "atari_pong"])
     metrics.episodes.add([1.0, 1.0, 5.0], [4, 4, 4], levels=[0, 0, 1])
     metrics.report(1, 10, lambda: 0)
-    assert metrics.episodes.mean_return() == told[0]["return/mean_of_levels"] == 3.0
-    assert "score/mean" not in told[0]
-    assert told[0]["return/mean"] == pytest.approx(7 / 3)
+    assert metrics.episodes.mean_return() == reports[0]["return/mean_of_levels"] == 3.0
+    assert "score/mean" not in reports[0]
+    assert reports[0]["return/mean"] == pytest.approx(7 / 3)
 
 
 @pytest.mark.parametrize("algorithm", ["impala", "apex", "r2d2"])
 def test_every_algorithm_learns_from_several_levels(tmp_path: Path, algorithm: str) -> None:
-    """Two games with 4 and 6 actions, small pictures."""
+    """Two games with 4 and 6 actions, small images."""
     small = ["--level_name=atari_breakout,atari_pong", f"--algorithm={algorithm}", "--width=36", "--height=36",
              "--num_stacked_frames=1", "--agent_name=ShallowConvNetAgent", "--envs_per_actor=2", "--num_actors=1",
-             "--batch_size=4", "--unroll_length=10", "--replay_min_fill=200", "--replay_capacity=2000", "--sequence_length=20",
-             "--burn_in=5", "--n_step=3", "--total_environment_frames=4000", "--reward_clipping=abs_one,none"]  # fmt: skip
+             "--batch_size=4", "--unroll_length=10", "--replay_min_fill=200", "--replay_capacity=2000",
+             "--sequence_length=20", "--burn_in=5", "--n_step=3", "--total_environment_frames=4000",
+             "--reward_clipping=abs_one,none"]  # fmt: skip
     with Process(tmp_path, "train", *small, f"--logdir={tmp_path}/run") as run:
         assert run.wait(200) == 0, run.text()
     assert rows(tmp_path / "run")[-1]["learner_step"] > 0

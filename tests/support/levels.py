@@ -1,4 +1,4 @@
-"""Levels that the tests register: `tests.support.levels:Id` is found by any process that runs in the root of the repository."""
+"""Levels of the tests: `tests.support.levels:Id` works in every process that runs in the root of the repository."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-LENGTH = 10  # steps of a game
+LENGTH = 10  # steps of an episode
 TEXT = spaces.Text(40, charset=string.ascii_lowercase + " ")
 
 
 class Dark(gymnasium.Env):
-    """Says in words, numbers or a picture which of six combinations of buttons pays; three buttons in two groups."""
+    """An image and a text show which of six button combinations gives reward; the buttons are in two groups."""
 
     observation_space = spaces.Dict(
         screen=spaces.Box(0, 255, (40, 40, 3), np.uint8), step=spaces.Discrete(LENGTH + 1), text=TEXT
@@ -24,20 +24,20 @@ class Dark(gymnasium.Env):
     action_space = spaces.MultiDiscrete([2, 3])
 
     def __init__(self, crash_at: int = -1, once: str = "", hang: bool = False) -> None:
-        """`crash_at` counts steps of this environment; with `once`, only the process that makes this file crashes."""
-        self._crash_at, self._once, self._hang, self._lived = crash_at, once, hang, 0
+        """Crashes or hangs at step `crash_at` of this environment; with the file `once`, in only one process."""
+        self._crash_at, self._once, self._hang, self._total_steps = crash_at, once, hang, 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self._count, self._wanted = 0, self.np_random.integers(6)
-        return self._seen(), {}
+        self._count, self._target = 0, self.np_random.integers(6)
+        return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self._count, self._lived = self._count + 1, self._lived + 1
-        if self._lived == self._crash_at:
+        self._count, self._total_steps = self._count + 1, self._total_steps + 1
+        if self._total_steps == self._crash_at:
             self._crash()
-        reward = float(3 * action[0] + action[1] == self._wanted)
-        return self._seen(), reward, self._count == LENGTH, False, {}
+        reward = float(3 * action[0] + action[1] == self._target)
+        return self._observation(), reward, self._count == LENGTH, False, {}
 
     def _crash(self) -> None:
         if self._once:
@@ -49,29 +49,32 @@ class Dark(gymnasium.Env):
             time.sleep(1000)
         os._exit(17)
 
-    def _seen(self) -> Any:
-        screen = np.full((40, 40, 3), 40 * self._wanted, np.uint8)
-        return {"screen": screen, "step": self._count, "text": f"press number {'abcdef'[self._wanted]}"}
+    def _observation(self) -> Any:
+        screen = np.full((40, 40, 3), 40 * self._target, np.uint8)
+        return {"screen": screen, "step": self._count, "text": f"press number {'abcdef'[self._target]}"}
 
 
 class Buttons(Dark):
-    """The same without a picture."""
+    """Dark without the image."""
 
     observation_space = spaces.Dict(step=spaces.Discrete(LENGTH + 1), text=TEXT)
 
-    def _seen(self) -> Any:
-        return {name: value for name, value in super()._seen().items() if name != "screen"}
+    def _observation(self) -> Any:
+        return {name: value for name, value in super()._observation().items() if name != "screen"}
 
 
 def dark(**options: Any) -> gymnasium.Env:
+    """Makes Dark-v0."""
     return Dark(**options)
 
 
 def crashing(**options: Any) -> gymnasium.Env:
+    """Makes Crashing-v0 and Hanging-v0; the environment variables CRASH_AT and CRASH_ONCE set when."""
     return Dark(crash_at=int(os.environ.get("CRASH_AT", "25")), once=os.environ.get("CRASH_ONCE", ""), **options)
 
 
 def buttons(**options: Any) -> gymnasium.Env:
+    """Makes Buttons-v0."""
     return Buttons(**options)
 
 

@@ -1,4 +1,4 @@
-"""DeepMind Lab through a module that follows its API to the letter (tests/stand_in): what is asked of the Lab, and when."""
+"""DeepMind Lab, with a fake of its module that follows the API strictly (tests/support/stand_in): calls and results."""
 
 from __future__ import annotations
 
@@ -22,29 +22,31 @@ TRAIN, TEST = "rooms_collect_good_objects_train", "rooms_collect_good_objects_te
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the stand-in writes what was asked of it."""
+    """Makes the fake module importable; returns the file to which it logs its calls."""
     monkeypatch.syspath_prepend(str(STAND_IN))
     monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
     return tmp_path / "log"
 
 
-def said(log: Path, what: str) -> list[Any]:
+def entries(log: Path, key: str) -> list[Any]:
+    """The entries of the log that have this key."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    return [line for line in lines if what in line]
+    return [line for line in lines if key in line]
 
 
-def config(tmp_path: Path, **changes: Any) -> EnvironmentConfig:
+def make_settings(tmp_path: Path, **changes: Any) -> EnvironmentConfig:
+    """Settings with a level cache of their own."""
     return EnvironmentConfig(level_cache=str(tmp_path / "cache"), **changes)
 
 
-def test_without_the_module_one_line_says_what_is_missing() -> None:
+def test_without_the_module_the_error_is_one_line() -> None:
     with pytest.raises(ValueError, match=f"--level_name={TRAIN}: needs the module deepmind_lab") as caught:
         env_spec(EnvironmentConfig(level_name=TRAIN))
     assert "\n" not in str(caught.value)
 
 
-def test_a_level_is_stepped_by_the_nine_actions_of_the_paper_and_ends_by_its_clock(log: Path, tmp_path: Path) -> None:
-    env = make_env("explore_goal_locations_small", 2, 3, config(tmp_path))
+def test_a_level_has_the_nine_actions_of_the_paper_and_ends_at_its_time_limit(log: Path, tmp_path: Path) -> None:
+    env = make_env("explore_goal_locations_small", 2, 3, make_settings(tmp_path))
     assert env.spec[:3] == (((72, 96, 3), "uint8"), 9, 4)
     step = env.reset()
     np.testing.assert_array_equal(step.extras["words"], [hash_words("go to the green line")] * 2)
@@ -52,7 +54,7 @@ def test_a_level_is_stepped_by_the_nine_actions_of_the_paper_and_ends_by_its_clo
     total, lengths = np.zeros(2), []
     for t in range(125):
         assert (step.is_first == (t % 61 == 0)).all(), t
-        step = env.step(np.zeros(2, int))  # forward: round and round
+        step = env.step(np.zeros(2, int))  # forward, in a circle
         total = np.where(step.is_first, 0, total + step.reward)
         if t % 61 == 59:
             np.testing.assert_array_equal(step.episode_return, total)
@@ -61,26 +63,28 @@ def test_a_level_is_stepped_by_the_nine_actions_of_the_paper_and_ends_by_its_clo
     env.close()
     assert lengths == [240] * 4
     assert total.max() > 0
-    assert len(said(log, "start")) == 2, "one process each"
-    assert len({line["pid"] for line in said(log, "start")}) == 2
-    assert said(log, "start")[0]["config"] == {"width": "96", "height": "72"}
-    assert said(log, "start")[0]["start"] == "contributed/dmlab30/explore_goal_locations_small"
+    assert len(entries(log, "start")) == 2, "one process for each environment"
+    assert len({line["pid"] for line in entries(log, "start")}) == 2
+    assert entries(log, "start")[0]["config"] == {"width": "96", "height": "72"}
+    assert entries(log, "start")[0]["start"] == "contributed/dmlab30/explore_goal_locations_small"
 
 
-def test_evaluation_plays_the_test_level_with_holdouts_and_the_published_seed(log: Path, tmp_path: Path) -> None:
-    asked = config(tmp_path, level_name=f"{TRAIN},rooms_watermaze", dataset_path="/pictures", width=64, height=48)
-    env = make_for_levels(asked, env_spec(asked), [0], 3, evaluation=True)
+def test_evaluation_uses_the_test_level_with_holdouts_and_the_published_seed(log: Path, tmp_path: Path) -> None:
+    settings = make_settings(
+        tmp_path, level_name=f"{TRAIN},rooms_watermaze", dataset_path="/images", width=64, height=48
+    )
+    env = make_for_levels(settings, env_spec(settings), [0], 3, evaluation=True)
     env.reset()
     env.close()
-    (start,) = said(log, "start")
+    (start,) = entries(log, "start")
     assert start["start"] == f"contributed/dmlab30/{TEST}"
     mixer = str(int("600D5EED", 16))
     assert start["config"] == {
-        "width": "64", "height": "48", "allowHoldOutLevels": "true", "mixerSeed": mixer, "datasetPath": "/pictures"
+        "width": "64", "height": "48", "allowHoldOutLevels": "true", "mixerSeed": mixer, "datasetPath": "/images"
     }  # fmt: skip
 
 
-def test_every_level_of_the_thirty_has_its_names() -> None:
+def test_every_level_of_dmlab30_has_its_names() -> None:
     assert len(level_names("dmlab30")) == 30
     for train, test in train_to_test_levels().items():
         for name in (train, f"contributed/dmlab30/{train}"):
@@ -90,35 +94,41 @@ def test_every_level_of_the_thirty_has_its_names() -> None:
     assert level_script("CartPole-v1", evaluation=False) is None
 
 
-def test_eight_processes_share_the_cache_and_no_map_is_ever_broken(log: Path, tmp_path: Path) -> None:
+def test_eight_processes_share_the_cache_and_no_map_is_ever_incomplete(log: Path, tmp_path: Path) -> None:
     level = "rooms_watermaze"
     for seed in (1, 1000):
-        env = make_env(level, 8, seed, config(tmp_path))
+        env = make_env(level, 8, seed, make_settings(tmp_path))
         env.reset()
-        for _ in range(125):  # three games each; the stand-in refuses a map that is not whole
+        for _ in range(125):  # three episodes each; the fake refuses incomplete maps
             env.step(np.zeros(8, int))
         assert not env.crashed.any()  # type: ignore[attr-defined]
         env.close()
         if seed == 1:
-            compiled = len(said(log, "compiled"))
+            compiled = len(entries(log, "compiled"))
     assert 3 <= compiled <= 24
-    assert len(said(log, "compiled")) == compiled, "the second time all maps came from the cache"
-    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    assert len(kept) == 3, "nothing half-written is left"
+    assert len(entries(log, "compiled")) == compiled, "the second time all maps come from the cache"
+    maps = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(maps) == 3, "no temporary files are left"
 
 
-def test_a_cache_that_cannot_be_written_stops_nobody(log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_cache_is_logged_and_ignored(
+    log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     env = make_env("rooms_watermaze", 1, 1, EnvironmentConfig(level_cache=str(tmp_path / "file" / "cache")))
     env.reset()
     env.close()
-    said = capfd.readouterr().out
-    assert f"level cache {tmp_path}/file/cache: " in said
-    assert "Not a directory" in said
+    log_text = capfd.readouterr().err
+    assert f"could not add a map to the level cache {tmp_path}/file/cache: " in log_text
+    assert "Not a directory" in log_text
 
 
-def test_the_capped_score_is_what_a_hand_makes_of_it() -> None:
-    returns = {TEST: 10.0, "rooms_watermaze": 4.065, "explore_goal_locations_small": 1e6}  # a human, random play, far above
+def test_the_capped_score_is_computed_over_the_levels() -> None:
+    returns = {
+        TEST: 10.0,
+        "rooms_watermaze": 4.065,
+        "explore_goal_locations_small": 1e6,
+    }  # human, random, far above human
     score = mean_over_levels(returns)
     assert score
     assert score.mean_capped == pytest.approx((100 + 0 + 100) / 3)
@@ -141,9 +151,11 @@ def test_two_levels_are_trained_on_and_evaluated(log: Path, tmp_path: Path) -> N
     with Process(tmp_path, "test", *test, env=env) as run:
         assert run.wait(200) == 0, run.text()
     (record,) = (json.loads(path.read_text()) for path in (logdir / "evaluation").glob("*.json"))
-    by_hand = [score_table("dmlab30")[name].normalised(record["levels"][name]["mean"]) for name in levels.split(",")]
-    assert record["score"]["capped"] == pytest.approx(np.mean([min(100, score) for score in by_hand]))
+    scores = [score_table("dmlab30")[name].normalised(record["levels"][name]["mean"]) for name in levels.split(",")]
+    assert record["score"]["capped"] == pytest.approx(np.mean([min(100, score) for score in scores]))
     assert f"capped {record['score']['capped']:.1f} %" in run.text()
-    assert [line["start"] for line in said(log, "start")].count(f"contributed/dmlab30/{TEST}") == 2, "played, and filmed"
+    assert [line["start"] for line in entries(log, "start")].count(f"contributed/dmlab30/{TEST}") == 2, (
+        "evaluation and video"
+    )
     assert "no video" not in run.text(), run.text()
     assert sorted(path.parent.name for path in (logdir / "videos").rglob("best.mp4")) == sorted(levels.split(","))

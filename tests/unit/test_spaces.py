@@ -1,4 +1,4 @@
-"""What gymnasium's spaces become: parts that a network can see, and one list of actions."""
+"""Conversion of gymnasium spaces to observation parts and a list of actions."""
 
 from __future__ import annotations
 
@@ -12,73 +12,78 @@ from mlma.core.types import WORD_BUCKETS
 from mlma.envs.spaces import MAX_WORDS, ObservationConverter, hash_words, list_actions
 
 
-def image(height: int = 30, width: int = 40, channels: int = 3) -> spaces.Box:
+def image_space(height: int = 30, width: int = 40, channels: int = 3) -> spaces.Box:
     return spaces.Box(0, 255, (height, width, channels), np.uint8)
 
 
 def test_a_dictionary_becomes_an_image_numbers_and_words() -> None:
     space = spaces.Dict(
-        screen=image(), depth=image(channels=1), speed=spaces.Box(-1, 1, (2,)), gear=spaces.Discrete(3, start=1),
-        seats=spaces.MultiDiscrete([2, 3]), doors=spaces.MultiBinary(2), task=spaces.Text(100),
+        screen=image_space(), depth=image_space(channels=1), speed=spaces.Box(-1, 1, (2,)),
+        gear=spaces.Discrete(3, start=1), seats=spaces.MultiDiscrete([2, 3]), doors=spaces.MultiBinary(2),
+        task=spaces.Text(100),
     )  # fmt: skip
-    seen = ObservationConverter(space)
-    assert seen.observation == ((30, 40, 4), "uint8")
-    assert seen.extras == {"vector": ((12,), "float32"), "words": ((MAX_WORDS,), "int32")}
+    converter = ObservationConverter(space)
+    assert converter.observation == ((30, 40, 4), "uint8")
+    assert converter.extras == {"vector": ((12,), "float32"), "words": ((MAX_WORDS,), "int32")}
     screen, depth = np.full((30, 40, 3), 7, np.uint8), np.full((30, 40, 1), 9, np.uint8)
-    parts = seen.parts(
-        dict(screen=screen, depth=depth, speed=[0.5, -1], gear=3, seats=[1, 2], doors=[0, 1], task="Drive home, please.")
+    parts = converter.convert(
+        dict(
+            screen=screen, depth=depth, speed=[0.5, -1], gear=3, seats=[1, 2], doors=[0, 1], task="Drive home, please."
+        )
     )
-    by_name = {name: i for i, name in enumerate(space.spaces)}  # gymnasium sorts them
-    pictures = sorted((("screen", 7, 3), ("depth", 9, 1)), key=lambda each: by_name[each[0]])
-    np.testing.assert_array_equal(parts["observation"][0, 0], [grey for _, grey, n in pictures for _ in range(n)])
+    position = {name: i for i, name in enumerate(space.spaces)}  # gymnasium sorts them
+    images = sorted((("screen", 7, 3), ("depth", 9, 1)), key=lambda item: position[item[0]])
+    np.testing.assert_array_equal(parts["observation"][0, 0], [grey for _, grey, n in images for _ in range(n)])
     numbers: dict[str, list[float]] = {"speed": [0.5, -1], "gear": [0, 0, 1], "seats": [0, 1, 0, 0, 1], "doors": [0, 1]}
-    wanted = [number for name in space.spaces for number in numbers.get(name, [])]
-    np.testing.assert_array_equal(parts["vector"], wanted)
+    expected = [number for name in space.spaces for number in numbers.get(name, [])]
+    np.testing.assert_array_equal(parts["vector"], expected)
     np.testing.assert_array_equal(parts["words"], hash_words("drive home please"))
 
 
-def test_each_kind_of_vector_is_flat_and_a_small_picture_is_a_board() -> None:
+def test_vectors_are_flattened_and_a_small_image_is_a_board() -> None:
     for space, size in (
-        (spaces.Box(-1, 1, (2, 3)), 6), (spaces.Discrete(5), 5), (spaces.MultiBinary(4), 4), (image(7, 7), 147),
+        (spaces.Box(-1, 1, (2, 3)), 6), (spaces.Discrete(5), 5), (spaces.MultiBinary(4), 4), (image_space(7, 7), 147),
         (spaces.Tuple((spaces.Discrete(32), spaces.Discrete(11), spaces.Discrete(2))), 45),
     ):  # fmt: skip
-        seen = ObservationConverter(space)
-        assert seen.observation == ((size,), "float32")
-        assert seen.extras == {}
-        assert seen.parts(space.sample())["observation"].shape == (size,)
+        converter = ObservationConverter(space)
+        assert converter.observation == ((size,), "float32")
+        assert converter.extras == {}
+        assert converter.convert(space.sample())["observation"].shape == (size,)
 
 
-def test_grey_pictures_without_channels_get_one() -> None:
-    seen = ObservationConverter(spaces.Box(0, 255, (30, 40), np.uint8))
-    assert seen.observation == ((30, 40, 1), "uint8")
-    assert seen.parts(np.zeros((30, 40), np.uint8))["observation"].shape == (30, 40, 1)
+def test_grey_images_without_channels_get_one() -> None:
+    converter = ObservationConverter(spaces.Box(0, 255, (30, 40), np.uint8))
+    assert converter.observation == ((30, 40, 1), "uint8")
+    assert converter.convert(np.zeros((30, 40), np.uint8))["observation"].shape == (30, 40, 1)
 
 
-def test_nothing_but_text_is_seen_too() -> None:
-    seen = ObservationConverter(spaces.Text(10))
-    assert seen.observation == ((1,), "float32")
-    assert seen.parts("go")["observation"].tolist() == [0.0]
+def test_a_text_alone_gets_a_constant_observation() -> None:
+    converter = ObservationConverter(spaces.Text(10))
+    assert converter.observation == ((1,), "float32")
+    assert converter.convert("go")["observation"].tolist() == [0.0]
 
 
-@pytest.mark.parametrize("space", [spaces.Sequence(spaces.Discrete(2)), spaces.Dict(a=image(), b=image(31))])
-def test_what_cannot_be_seen_is_refused(space: Any) -> None:
+@pytest.mark.parametrize(
+    "space", [spaces.Sequence(spaces.Discrete(2)), spaces.Dict(a=image_space(), b=image_space(31))]
+)
+def test_unsupported_observations_are_refused(space: Any) -> None:
     with pytest.raises(ValueError, match=r"has (observations of|images of different sizes)"):
         ObservationConverter(space)
 
 
 def test_words_fall_into_buckets_that_never_change() -> None:
-    found = hash_words("Go to the red door. Go!")
-    assert found.dtype == np.int32
-    assert found[0] == found[5]  # whatever the case and the stops
-    assert (found[:6] > 0).all() and (found[6:] == 0).all()
-    assert len(set(found[:5])) == 5
-    assert found[0] == 775
-    assert found.max() <= WORD_BUCKETS
+    buckets = hash_words("Go to the red door. Go!")
+    assert buckets.dtype == np.int32
+    assert buckets[0] == buckets[5]  # ignores case and punctuation
+    assert (buckets[:6] > 0).all() and (buckets[6:] == 0).all()
+    assert len(set(buckets[:5])) == 5
+    assert buckets[0] == 775
+    assert buckets.max() <= WORD_BUCKETS
     assert (hash_words("door " * 100) > 0).all()
 
 
 @pytest.mark.parametrize(
-    ("space", "wanted"),
+    ("space", "expected"),
     [
         (spaces.Discrete(2, start=5), [5, 6]),
         (spaces.MultiDiscrete([2, 2]), [[0, 0], [0, 1], [1, 0], [1, 1]]),
@@ -88,13 +93,14 @@ def test_words_fall_into_buckets_that_never_change() -> None:
         (spaces.Dict(a=spaces.Discrete(2), b=spaces.Discrete(1)), [{"a": 0, "b": 0}, {"a": 1, "b": 0}]),
     ],
 )
-def test_actions_are_all_that_the_space_has(space: Any, wanted: list[Any]) -> None:
-    found = list_actions(space)
-    assert all(space.contains(action) for action in found)
-    assert repr(_plain(found)) == repr(_plain(wanted))
+def test_all_actions_of_a_space_are_listed(space: Any, expected: list[Any]) -> None:
+    actions = list_actions(space)
+    assert all(space.contains(action) for action in actions)
+    assert repr(_plain(actions)) == repr(_plain(expected))
 
 
 def _plain(value: Any) -> Any:
+    """Nested dicts, lists and ints."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -108,6 +114,6 @@ def test_actions_that_cannot_be_listed_are_refused(space: Any) -> None:
         list_actions(space)
 
 
-def test_too_many_combinations_are_refused_before_they_are_made() -> None:
+def test_too_many_combinations_are_refused_before_they_are_listed() -> None:
     with pytest.raises(ValueError, match="1,000,000,000,000 combinations of actions; at most 1,024"):
         list_actions(spaces.MultiDiscrete([10] * 12))

@@ -1,6 +1,7 @@
-"""Catch, as in bsuite (Osband et al. 2020): a ball falls through a 10x5 board, the paddle in the last row must be below it.
+"""Catch from bsuite (Osband et al. 2020, arXiv 1908.03568): move a paddle below a ball that falls through a 10x5 board.
 
-Reward +1 or -1 at the last row, optimum 1.0. Actions: left, stay, right. All boards are stepped at once in numpy.
+The reward is +1 or -1 when the ball reaches the last row; the optimal return is 1.0. Actions: left, stay, right. All
+boards step at once in numpy.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ ROWS, COLUMNS = 10, 5
 
 
 def level_names() -> list[str]:
+    """See mlma.envs.registry.Suite."""
     return ["catch"]
 
 
-def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
+def env_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec | None:
+    """See mlma.envs.registry.Suite."""
     return Catch.spec if level_name == "catch" else None
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> Catch | None:
+def make_env(level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig, evaluation: bool) -> Catch | None:
+    """See mlma.envs.registry.Suite."""
     return Catch(num_envs, seed) if level_name == "catch" else None
 
 
@@ -37,12 +41,16 @@ class Catch:
         self._rng = np.random.default_rng(seed)
 
     def reset(self) -> TimeStep:
-        self._row = np.full(self.num_envs, ROWS - 1)  # as if a game had just ended, so that the first step restarts all
+        """See mlma.core.types.VectorEnv."""
+        self._row = np.full(
+            self.num_envs, ROWS - 1
+        )  # as if all episodes had just ended, so the step below restarts them
         self._ball = np.zeros(self.num_envs, int)
         self._paddle = np.zeros(self.num_envs, int)
         return self.step(np.zeros(self.num_envs, np.int32))
 
     def step(self, action: Any) -> TimeStep:
+        """See mlma.core.types.VectorEnv."""
         action = np.asarray(action, np.int32)
         first = self._row == ROWS - 1
         self._row = np.where(first, 0, self._row + 1)
@@ -63,15 +71,15 @@ class Catch:
 
     def _board(self) -> Any:
         board = np.zeros((self.num_envs, ROWS, COLUMNS), np.float32)
-        everyone = np.arange(self.num_envs)
-        board[everyone, self._row, self._ball] = 1
-        board[everyone, ROWS - 1, self._paddle] = 1
+        env = np.arange(self.num_envs)
+        board[env, self._row, self._ball] = 1
+        board[env, ROWS - 1, self._paddle] = 1
         return board.reshape(self.num_envs, -1)
 
     def render(self, i: int) -> Any:
-        """uint8 [H, W, 3]; the paddle and the ball are white."""
+        """The image of board i, uint8 [H, W, 3]; paddle and ball are white."""
         board = self._board()[i].reshape(ROWS, COLUMNS, 1)
         return (40 + 200 * np.kron(board, np.ones((20, 20, 3)))).astype(np.uint8)
 
     def close(self) -> None:
-        pass
+        """Nothing to release."""

@@ -1,8 +1,8 @@
 """The short corridor with switched actions: Sutton & Barto, "Reinforcement Learning", 2nd edition, example 13.1.
 
-Three states and a goal in a row; left and right are swapped in the second state; each step costs 1; the agent is blind. The
-best stochastic policy goes right with probability 2 - sqrt(2) = 0.586 and returns about -11.66, which no deterministic or
-epsilon-greedy policy comes near. All environments are stepped at once in numpy.
+Three states and a goal in a row. Left and right are swapped in the second state, each step costs 1, and all
+observations are equal. The best stochastic policy goes right with probability 2 - sqrt(2) = 0.586 and has a return of
+about -11.66; every deterministic or epsilon-greedy policy is far worse. All environments step at once in numpy.
 """
 
 from __future__ import annotations
@@ -19,19 +19,24 @@ RIGHT = 1
 
 
 def level_names() -> list[str]:
+    """See mlma.envs.registry.Suite."""
     return ["corridor"]
 
 
-def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
+def env_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec | None:
+    """See mlma.envs.registry.Suite."""
     return Corridor.spec if level_name == "corridor" else None
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> Corridor | None:
+def make_env(
+    level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig, evaluation: bool
+) -> Corridor | None:
+    """See mlma.envs.registry.Suite."""
     return Corridor(num_envs) if level_name == "corridor" else None
 
 
 class Corridor:
-    """See mlma.core.types.VectorEnv. Nothing in it is random, so it takes no seed."""
+    """See mlma.core.types.VectorEnv. It is deterministic and needs no seed."""
 
     spec = EnvSpec(ArraySpec((1,), "float32"), num_actions=2, action_repeats=1)
 
@@ -39,13 +44,15 @@ class Corridor:
         self.num_envs = num_envs
 
     def reset(self) -> TimeStep:
+        """See mlma.core.types.VectorEnv."""
         self._position = np.zeros(self.num_envs, np.int32)
         self._steps = np.zeros(self.num_envs, np.int32)
         return self._timestep(is_first=np.ones(self.num_envs, bool), last_action=np.zeros(self.num_envs, np.int32))
 
     def step(self, action: Any) -> TimeStep:
+        """See mlma.core.types.VectorEnv."""
         action = np.asarray(action, np.int32)
-        first = self._position == GOAL  # the game ended one step ago: this step restarts it
+        first = self._position == GOAL  # the episode ended in the previous step; this step restarts it
         right = (action == RIGHT) != (self._position == 1)
         moved = np.maximum(0, self._position + np.where(right, 1, -1))
         self._position = np.where(first, 0, moved)
@@ -65,4 +72,4 @@ class Corridor:
         )
 
     def close(self) -> None:
-        pass
+        """Nothing to release."""

@@ -1,9 +1,9 @@
-"""VizDoom (Kempka et al. 2016), from its scenario files: `doom_basic`, `doom_my_way_home`, `doom_battle`, `doom_benchmark`, ...
+"""VizDoom (Kempka et al. 2016, arXiv 1605.02097) scenarios: `doom_basic`, `doom_my_way_home`, `doom_battle`, ...
 
-128x72 RGB and two numbers, frame skip 4. An optional package: `make install-vizdoom`. A scenario is looked for in
---doom_scenarios, in the package vizdoom, and in the wheel sample-factory, which has the maps of Dosovitskiy & Koltun 2017
-(battle, battle2). Each game is a process of its own; nothing of it is left however its worker ends. Not here: the workers
-(mlma/envs/vector/multiprocess.py).
+128x72 RGB and two numbers, frame skip 4. VizDoom is an optional package: `make install-vizdoom`. Scenario files are
+searched in the folder --doom_scenarios, in the package vizdoom, and in the wheel sample-factory, which has the maps of
+Dosovitskiy & Koltun 2017 (battle, battle2). Each environment has an engine process, which ends with its worker and
+leaves no files or shared memory. Not here: the workers (mlma/envs/vector/multiprocess.py).
 """
 
 from __future__ import annotations
@@ -26,41 +26,38 @@ from mlma.core.types import ArraySpec, EnvSpec, VectorEnv
 from mlma.envs.spaces import ObservationParts
 from mlma.envs.suites.gym import fit_image
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv
-from mlma.envs.vector.sequential import SyncVectorEnv
+from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv
 
 WIDTH, HEIGHT, ACTION_REPEATS = 128, 72, 4
-SCREEN = (120, 160, 3)  # what the engine draws
-GAME_VARIABLES = (
-    "HEALTH",
-    "SELECTED_WEAPON_AMMO",
-)  # beside the picture, which is drawn without the bar that shows them; in hundreds
-STALE_SECONDS = (
-    120.0  # seconds after which what is shared with an engine has been made nameless, unless its worker was ended at once
-)
-ButtonSet = tuple[str, ...]  # buttons held together
+SCREEN = (120, 160, 3)  # the engine's image
+# Numbers in addition to the image, divided by 100: the image has no status bar that would show them.
+GAME_VARIABLES = ("HEALTH", "SELECTED_WEAPON_AMMO")
+# Age after which a name in /dev/shm is stale: a worker removes the name as soon as its engine has started.
+STALE_SECONDS = 120.0
+ButtonSet = tuple[str, ...]  # buttons that are held together
 
 
 def one_of(*buttons: str) -> list[ButtonSet]:
-    """Nothing, or one of them."""
+    """No button, or one of `buttons`."""
     return [(), *((button,) for button in buttons)]
 
 
 def product_of(*choices: list[ButtonSet]) -> list[ButtonSet]:
-    """One of each list at the same time."""
-    return [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
+    """All combinations of one element of each list."""
+    return [tuple(itertools.chain(*combination)) for combination in itertools.product(*choices)]
 
 
 class Scenario(NamedTuple):
-    config: str  # file
+    """A scenario file, the actions of its level, and the scale of the rewards that are learned from."""
+
+    file: str
     actions: list[ButtonSet]
     reward_scale: float = 1.0
 
 
-TURNS, STRAFES, MOVES = (
-    one_of("TURN_LEFT", "TURN_RIGHT"),
-    one_of("MOVE_LEFT", "MOVE_RIGHT"),
-    one_of("MOVE_FORWARD", "MOVE_BACKWARD"),
-)
+TURNS = one_of("TURN_LEFT", "TURN_RIGHT")
+STRAFES = one_of("MOVE_LEFT", "MOVE_RIGHT")
+MOVES = one_of("MOVE_FORWARD", "MOVE_BACKWARD")
 TURN_AND_WALK = product_of(TURNS, one_of("MOVE_FORWARD"))
 TURN_OR_WALK = one_of("TURN_LEFT", "TURN_RIGHT", "MOVE_FORWARD")
 BATTLE = product_of(MOVES, STRAFES, TURNS, one_of("ATTACK"), one_of("SPEED"))
@@ -75,7 +72,7 @@ SCENARIOS = {
     "doom_predict_position": Scenario("predict_position.cfg", product_of(TURNS, one_of("ATTACK"))),
     "doom_take_cover": Scenario("take_cover.cfg", STRAFES, 0.01),
     "doom_battle": Scenario("battle.cfg", BATTLE),
-    # No configuration of this map comes with plain turning: that of the other one, and its map.
+    # The package has no configuration of this map with button turning: it is run with battle.cfg.
     "doom_battle2": Scenario("battle2.wad", BATTLE),
     "doom_benchmark": Scenario(
         "battle.cfg",
@@ -83,115 +80,117 @@ SCENARIOS = {
             "MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_RIGHT", "MOVE_LEFT", "TURN_RIGHT", "TURN_LEFT", "ATTACK", "SPEED"
         ),
     ),
-}  # fmt: skip
+}
+# Installed package -> folder of its scenario files.
+PACKAGES = {"vizdoom": "scenarios", "sf_examples": "vizdoom/doom/scenarios"}
 
 
 def level_names() -> list[str]:
+    """See mlma.envs.registry.Suite."""
     return list(SCENARIOS)
 
 
-def env_spec(level_name: str, config: EnvironmentConfig) -> EnvSpec | None:
-    """ValueError for a level of ours that cannot be played here."""
+def env_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec | None:
+    """See mlma.envs.registry.Suite. ValueError if VizDoom or the scenario is not installed."""
     if level_name not in SCENARIOS:
         return None
-    find_scenario(level_name, config)
+    find_scenario(level_name, settings)
     actions = SCENARIOS[level_name].actions
-    channels = 1 if config.color_mode == "grey" else 3
+    channels = 1 if settings.color_mode == "grey" else 3
     return EnvSpec(
-        ArraySpec((config.height or HEIGHT, config.width or WIDTH, channels), "uint8"),
+        ArraySpec((settings.height or HEIGHT, settings.width or WIDTH, channels), "uint8"),
         num_actions=len(actions),
-        action_repeats=config.num_action_repeats or ACTION_REPEATS,
+        action_repeats=settings.num_action_repeats or ACTION_REPEATS,
         extras={"vector": ArraySpec((len(GAME_VARIABLES),), "float32")},
         action_names=tuple("+".join(combination) or "NOOP" for combination in actions),
     )
 
 
-def make_env(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig, evaluation: bool) -> VectorEnv | None:
-    if (spec := env_spec(level_name, config)) is None:
+def make_env(
+    level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig, evaluation: bool
+) -> VectorEnv | None:
+    """See mlma.envs.registry.Suite."""
+    if (spec := env_spec(level_name, settings)) is None:
         return None
-    sticky, workers = max(0.0, config.sticky_actions), abs(config.env_processes) or 1
-    return SubprocessVectorEnv(__name__, level_name, spec, num_envs, workers, seed, config, evaluation, sticky)
+    sticky, workers = max(0.0, settings.sticky_actions), settings.env_processes or 1
+    return SubprocessVectorEnv(__name__, level_name, spec, num_envs, workers, seed, settings, evaluation, sticky)
 
 
-def make_for_video(level_name: str, num_envs: int, seed: int, config: EnvironmentConfig) -> VectorEnv | None:
-    """The same games as `make` with `evaluation` and one worker, in the size that the engine draws."""
-    if env_spec(level_name, config) is None:
+def make_for_video(level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig) -> VectorEnv | None:
+    """Same episodes as `make_env` with `evaluation`; `render` has the resolution of the engine."""
+    if env_spec(level_name, settings) is None:
         return None
-    return SyncVectorEnv(
-        [make_single(level_name, config, True) for _ in range(num_envs)], seed, max(0.0, config.sticky_actions)
-    )
+    singles: list[SingleEnv] = [Doom(level_name, settings) for _ in range(num_envs)]
+    return SyncVectorEnv(singles, seed, max(0.0, settings.sticky_actions))
 
 
-def find_scenario(level_name: str, config: EnvironmentConfig) -> Path:
-    """The scenario's file. ValueError that says what to install."""
+def find_scenario(level_name: str, settings: EnvironmentConfig) -> Path:
+    """Path of the scenario file. ValueError with install instructions if it is missing."""
     if missing_package_note():
         raise ValueError(f"--level_name={level_name}: needs VizDoom; install it with: make install-vizdoom")
-    name = SCENARIOS[level_name].config
-    folders = [Path(config.doom_scenarios)] if config.doom_scenarios else []
+    name = SCENARIOS[level_name].file
+    folders = [Path(settings.doom_scenarios)] if settings.doom_scenarios else []
     folders += [folder / inner for package, inner in PACKAGES.items() if (folder := _package_folder(package))]
     for folder in folders:
         if (folder / name).exists():
             return folder / name
-    looked = ", ".join(map(str, folders))
+    searched = ", ".join(map(str, folders))
     raise ValueError(
-        f"--level_name={level_name}: {name} is in none of {looked}; install it with: make install-vizdoom, or name a folder "
-        "that has it with --doom_scenarios"
+        f"--level_name={level_name}: {name} is in none of {searched}; install it with: make install-vizdoom, or set "
+        "--doom_scenarios to a folder that has it"
     )
 
 
 def missing_package_note() -> str:
-    """What to say where the package is missing."""
+    """A remark for the list of levels if the package is not installed, else ""."""
     return "" if importlib.util.find_spec("vizdoom") else " (not installed: make install-vizdoom)"
 
 
-PACKAGES = {"vizdoom": "scenarios", "sf_examples": "vizdoom/doom/scenarios"}
-
-
 def _package_folder(package: str) -> Path | None:
-    """Of an installed package, without importing it."""
-    found = importlib.util.find_spec(package)
-    return Path(next(iter(found.submodule_search_locations))) if found and found.submodule_search_locations else None
+    """Folder of an installed package, without importing it."""
+    spec = importlib.util.find_spec(package)
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
 
 
-def _remove_stale_memory() -> None:
-    """Removes what was left by workers that were ended while they started a game. Who still uses such memory keeps it."""
-    for memory in Path("/dev/shm").glob("ViZDoom*"):
+def _remove_stale_shared_memory() -> None:
+    """Removes names left by workers that were killed while starting an engine. Users of the memory keep it."""
+    for path in Path("/dev/shm").glob("ViZDoom*"):
         with contextlib.suppress(OSError):
-            found = memory.stat()
-            if found.st_uid == os.getuid() and time.time() - found.st_mtime > STALE_SECONDS:
-                memory.unlink()
+            status = path.stat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > STALE_SECONDS:
+                path.unlink()
 
 
-def make_single(level_name: str, config: EnvironmentConfig, evaluation: bool) -> Doom:
-    return Doom(level_name, config)
+def make_single(level_name: str, settings: EnvironmentConfig, evaluation: bool) -> Doom:
+    """One environment; called by the worker processes. Evaluation does not differ from training."""
+    return Doom(level_name, settings)
 
 
 class Doom:
     """See mlma.envs.vector.sequential.SingleEnv."""
 
-    def __init__(self, level_name: str, config: EnvironmentConfig) -> None:
-        spec = env_spec(level_name, config)
+    def __init__(self, level_name: str, settings: EnvironmentConfig) -> None:
+        spec = env_spec(level_name, settings)
         assert spec
         self.spec, self.reward_scale = spec, SCENARIOS[level_name].reward_scale
-        self._level_name, self._config = level_name, config
+        self._level_name, self._settings = level_name, settings
         self._game: Any = None
-        self._seen = np.zeros(spec.observation.shape, np.uint8)
+        self._last_image = np.zeros(spec.observation.shape, np.uint8)
 
     def _start(self, seed: int) -> None:
         import vizdoom
 
-        package = Path(vizdoom.__file__).parent
         os.environ["MLMA_PYTHON"], os.environ["MLMA_DOOM_PARENT"] = sys.executable, str(os.getpid())
-        os.environ["MLMA_DOOM_ENGINE"] = str(package / "vizdoom")
+        os.environ["MLMA_DOOM_ENGINE"] = str(Path(vizdoom.__file__).parent / "vizdoom")
         game = vizdoom.DoomGame()
-        path = find_scenario(self._level_name, self._config).resolve()
-        if path.suffix == ".wad":
-            game.load_config(str(path.with_name("battle.cfg")))
-            game.set_doom_scenario_path(str(path))
+        scenario = find_scenario(self._level_name, self._settings).resolve()
+        if scenario.suffix == ".wad":
+            game.load_config(str(scenario.with_name("battle.cfg")))
+            game.set_doom_scenario_path(str(scenario))
         else:
-            game.load_config(str(path))
+            game.load_config(str(scenario))
         game.set_vizdoom_path(str(Path(__file__).with_name("doom_engine.sh")))
-        game.set_doom_config_path(os.devnull)  # else it leaves a file in the folder that we are in
+        game.set_doom_config_path(os.devnull)  # otherwise it writes a file to the current folder
         game.set_window_visible(False)
         game.set_mode(vizdoom.Mode.PLAYER)
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
@@ -199,19 +198,20 @@ class Doom:
         combinations = SCENARIOS[self._level_name].actions
         buttons = sorted(set(itertools.chain(*combinations)))
         game.set_available_buttons([getattr(vizdoom.Button, button) for button in buttons])
-        self._held = [[button in combination for button in buttons] for combination in combinations]
-        self._told = [getattr(vizdoom.GameVariable, name) for name in GAME_VARIABLES]
+        self._button_states = [[button in combination for button in buttons] for combination in combinations]
+        self._game_variables = [getattr(vizdoom.GameVariable, name) for name in GAME_VARIABLES]
         game.set_seed(seed % 2**31)
-        _remove_stale_memory()
-        with tempfile.TemporaryDirectory() as folder:  # where it leaves files that nobody wants
+        _remove_stale_shared_memory()
+        with tempfile.TemporaryDirectory() as folder:  # the engine's current folder, to which it writes files
             os.environ["MLMA_DOOM_FOLDER"] = folder
             game.init()
-        # What we share with the engine stays ours without a name, and ends with us.
-        for memory in Path("/dev/shm").glob(f"ViZDoom*{game.get_instance_id()}"):
-            memory.unlink(missing_ok=True)
+        # Shared memory without a name is freed when worker and engine end, however they end.
+        for path in Path("/dev/shm").glob(f"ViZDoom*{game.get_instance_id()}"):
+            path.unlink(missing_ok=True)
         self._game = game
 
     def reset(self, seed: int | None) -> ObservationParts:
+        """See SingleEnv. A seed starts a new engine."""
         if seed is not None or self._game is None:
             self.close()
             self._start(random.randrange(2**31) if seed is None else seed)
@@ -220,24 +220,27 @@ class Doom:
         return self._parts()
 
     def step(self, action: int) -> tuple[ObservationParts, float, bool, bool]:
-        reward = self._game.make_action(self._held[action], self.spec.action_repeats)
+        """See SingleEnv. The time limit of a scenario truncates the episode."""
+        reward = self._game.make_action(self._button_states[action], self.spec.action_repeats)
         over = self._game.is_episode_finished()
         timeout = over and self._game.is_episode_timeout_reached() and not self._game.is_player_dead()
         return self._parts(), reward, over and not timeout, timeout
 
     def _parts(self) -> ObservationParts:
-        """After the last step of a game there is nothing to see but what was seen before."""
+        """The observation; after the end of an episode the engine has no image, so the previous one is repeated."""
         if (state := self._game.get_state()) is not None:
             height, width, channels = self.spec.observation.shape
-            self._seen = fit_image(state.screen_buffer, (width, height), channels == 1)
-        told = [self._game.get_game_variable(variable) / 100 for variable in self._told]
-        return {"observation": self._seen, "vector": np.array(told, np.float32)}
+            self._last_image = fit_image(state.screen_buffer, (width, height), channels == 1)
+        numbers = [self._game.get_game_variable(variable) / 100 for variable in self._game_variables]
+        return {"observation": self._last_image, "vector": np.array(numbers, np.float32)}
 
     def render(self) -> Any:
+        """The engine's image, uint8 [H, W, 3]; black after the end of an episode."""
         state = self._game.get_state()
         return np.zeros(SCREEN, np.uint8) if state is None else state.screen_buffer
 
     def close(self) -> None:
+        """See SingleEnv. Ends the engine."""
         if self._game is not None:
             self._game.close()
             self._game = None

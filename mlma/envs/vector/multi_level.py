@@ -1,6 +1,7 @@
-"""Several levels side by side as one VectorEnv: one observation, and the actions of all, of which each level has its own.
+"""Several levels in one VectorEnv: one observation format, and the union of the actions of all levels.
 
-Not here: which environment plays which level (mlma/acting/trajectory_writer.py), how missing actions are masked (agents/networks/zoo.py).
+Not here: which environment gets which level (mlma/roles/actor.py), masking of actions that a level lacks
+(agents/networks/zoo.py).
 """
 
 from __future__ import annotations
@@ -11,31 +12,34 @@ from typing import Any
 import numpy as np
 
 from mlma.core.types import ArraySpec, EnvSpec, TimeStep, VectorEnv
-from mlma.envs.vector.sequential import copy_timestep, timestep_layout
+from mlma.envs.vector.sequential import copy_timestep, empty_timestep
 
 LEVEL_SPEC = {"level": ArraySpec((), "int32")}
 
 
 def merge_specs(specs: dict[str, EnvSpec]) -> EnvSpec:
-    """One spec for levels by name: the actions of all, by their names. ValueError if one network cannot see them all."""
+    """One spec for levels by name, with the union of their actions. ValueError if one network cannot serve them all."""
     (name, first), *others = specs.items()
-    more = dict(first.extras)
+    extras = dict(first.extras)
     for other, spec in others:
-        for what, one, two in (
+        for what, expected, actual in (
             ("observations", first.observation, spec.observation),
             ("frames per step", first.action_repeats, spec.action_repeats),
         ):
-            if one != two:
-                raise ValueError(f"--level_name: {what} differ: {name} has {_describe(one)}, {other} has {_describe(two)}")
-        for field, leaf in spec.extras.items():
-            if more.setdefault(field, leaf) != leaf:
+            if expected != actual:
                 raise ValueError(
-                    f"--level_name: {field} differ: {name} has {_describe(more[field])}, {other} has {_describe(leaf)}"
+                    f"--level_name: {what} differ: {name} has {_describe(expected)}, {other} has {_describe(actual)}"
                 )
+        for field, leaf in spec.extras.items():
+            if extras.setdefault(field, leaf) != leaf:
+                known = _describe(extras[field])
+                raise ValueError(f"--level_name: {field} differ: {name} has {known}, {other} has {_describe(leaf)}")
     actions = list(dict.fromkeys(action for spec in specs.values() for action in action_names(spec)))
-    places = {action: place for place, action in enumerate(actions)}
-    actions_of = tuple(tuple(places[action] for action in action_names(spec)) for spec in specs.values())
-    return EnvSpec(first.observation, len(actions), first.action_repeats, more | LEVEL_SPEC, tuple(actions), actions_of)
+    indices = {action: index for index, action in enumerate(actions)}
+    actions_by_level = tuple(tuple(indices[action] for action in action_names(spec)) for spec in specs.values())
+    return EnvSpec(
+        first.observation, len(actions), first.action_repeats, extras | LEVEL_SPEC, tuple(actions), actions_by_level
+    )
 
 
 def _describe(value: Any) -> str:
@@ -43,49 +47,59 @@ def _describe(value: Any) -> str:
 
 
 def action_names(spec: EnvSpec) -> tuple[str, ...]:
+    """The names of the actions; their numbers if they have no names."""
     return spec.action_names or tuple(map(str, range(spec.num_actions)))
 
 
 class MultiLevelVectorEnv:
-    """See mlma.core.types.VectorEnv. What a level does not tell, such as words, is zero."""
+    """See mlma.core.types.VectorEnv. Extras that a level lacks, such as words, are zero."""
 
-    def __init__(self, spec: EnvSpec, numbers: Sequence[int], make: Callable[[int, int, int], VectorEnv]) -> None:
-        """`numbers` are the levels of the environments; `make` takes a level, how many, and how many were made before."""
-        self.spec, self.num_envs = spec, len(numbers)
+    def __init__(self, spec: EnvSpec, levels: Sequence[int], make: Callable[[int, int, int], VectorEnv]) -> None:
+        """`levels[i]` is the level of environment i, as an index into the levels of the run. `make(level, count,
+        offset)` makes `count` environments of one level; `offset` is the number of environments made before, from which
+        seeds derive."""
+        self.spec, self.num_envs = spec, len(levels)
         self.crashed = np.zeros(self.num_envs, bool)
-        played = np.asarray(numbers)
-        self._into = timestep_layout(spec).view(timestep_layout(spec).empty(self.num_envs))
-        self._into.extras["level"][:] = played
-        self._groups: list[tuple[Any, Any, Any]] = []  # rows, environments, their actions in ours
-        made = 0
-        for number in np.unique(played).tolist():
-            rows = np.flatnonzero(played == number)
-            self._groups.append((rows, make(number, len(rows), made), np.array(spec.actions_by_level[number])))
-            made += len(rows)
-        self._own = np.zeros((len(spec.actions_by_level), spec.num_actions), np.int32)  # ours -> a level's, 0 for what it lacks
-        for level, own in zip(self._own, spec.actions_by_level, strict=True):
-            level[list(own)] = range(len(own))
+        level_of_env = np.asarray(levels)
+        self._timestep = empty_timestep(spec, self.num_envs)
+        self._timestep.extras["level"][:] = level_of_env
+        # One group per level: its rows, its environments, and the index of each of its actions in the union.
+        self._groups: list[tuple[Any, Any, Any]] = []
+        offset = 0
+        for level in np.unique(level_of_env).tolist():
+            rows = np.flatnonzero(level_of_env == level)
+            self._groups.append((rows, make(level, len(rows), offset), np.array(spec.actions_by_level[level])))
+            offset += len(rows)
+        # [level, action of the union] -> action of the level, 0 if the level lacks it
+        self._level_actions = np.zeros((len(spec.actions_by_level), spec.num_actions), np.int32)
+        for row, actions in zip(self._level_actions, spec.actions_by_level, strict=True):
+            row[list(actions)] = range(len(actions))
 
     def reset(self) -> TimeStep:
+        """See mlma.core.types.VectorEnv."""
         return self._collect([env.reset() for _, env, _ in self._groups])
 
     def step(self, action: Any) -> TimeStep:
-        own = self._own[self._into.extras["level"], np.asarray(action)]
+        """See mlma.core.types.VectorEnv."""
+        level_action = self._level_actions[self._timestep.extras["level"], np.asarray(action)]
         for rows, env, _ in self._groups:
-            if hasattr(env, "send"):  # so that worker processes of different levels work at the same time
-                env.send(own[rows])
-        return self._collect([env.receive() if hasattr(env, "send") else env.step(own[rows]) for rows, env, _ in self._groups])
+            if hasattr(env, "send"):  # so that worker processes of different levels run at the same time
+                env.send(level_action[rows])
+        return self._collect(
+            [env.receive() if hasattr(env, "send") else env.step(level_action[rows]) for rows, env, _ in self._groups]
+        )
 
-    def _collect(self, steps: list[TimeStep]) -> TimeStep:
-        for (rows, env, ours), step in zip(self._groups, steps, strict=True):
-            for field, values in zip(self._into[:-1], step[:-1], strict=True):
+    def _collect(self, timesteps: list[TimeStep]) -> TimeStep:
+        for (rows, env, actions), timestep in zip(self._groups, timesteps, strict=True):
+            for field, values in zip(self._timestep[:-1], timestep[:-1], strict=True):
                 field[rows] = values
-            for name, values in step.extras.items():
-                self._into.extras[name][rows] = values
-            self._into.last_action[rows] = np.where(step.is_first, 0, ours[step.last_action])
+            for name, values in timestep.extras.items():
+                self._timestep.extras[name][rows] = values
+            self._timestep.last_action[rows] = np.where(timestep.is_first, 0, actions[timestep.last_action])
             self.crashed[rows] = getattr(env, "crashed", False)
-        return copy_timestep(self._into)
+        return copy_timestep(self._timestep)
 
     def close(self) -> None:
+        """Closes the environments of all levels."""
         for _, env, _ in self._groups:
             env.close()

@@ -1,8 +1,8 @@
-"""Environments in worker processes: what is slow, or keeps Python's lock, or may crash. Observations come by shared memory.
+"""Environments in worker processes, for those that are slow, hold the GIL or may crash; data is in shared memory.
 
-The memory has no name and the workers are tied to this process, so that nothing is left of them however it ends. A worker that
-dies or does not answer is replaced, its environments begin anew, and `lost` tells which those are. Not here: their end of it
-(mlma/envs/vector/worker.py), and what they step (mlma.envs.vector.sequential.SingleEnv).
+The shared memory has no name and the workers end with this process, so nothing is left over however it ends. A worker
+that crashes or hangs is replaced: its environments start new episodes, and `crashed` marks them. Not here: the worker's
+side (mlma/envs/vector/worker.py), the environments (mlma.envs.vector.sequential.SingleEnv).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import mmap
 import os
 import socket
@@ -25,8 +26,12 @@ from mlma.core.types import EnvSpec, TimeStep
 from mlma.envs.vector.sequential import copy_timestep, timestep_layout
 from mlma.utils.child_process import PARENT_PID_ENV
 
+logger = logging.getLogger(__name__)
+
 RESET, STEP, DONE = b"r", b"s", b"d"
-MAX_START_ATTEMPTS = 3  # workers in a row that come to nothing before we give up
+MAX_START_ATTEMPTS = 3  # workers in a row that fail before this process gives up
+EXIT_SECONDS = 5.0  # for a worker that closed its socket to exit, so that its exit code is known
+CLOSE_SECONDS = 0.5  # for a worker to end before it is killed
 
 
 class WorkerLostError(Exception):
@@ -34,7 +39,7 @@ class WorkerLostError(Exception):
 
 
 class SubprocessVectorEnv:
-    """See mlma.core.types.VectorEnv. Environment i is stepped by worker i * workers // E."""
+    """See mlma.core.types.VectorEnv. Environments are split evenly, in order, among the workers."""
 
     def __init__(
         self,
@@ -42,38 +47,46 @@ class SubprocessVectorEnv:
         level_name: str,
         spec: EnvSpec,
         num_envs: int,
-        workers: int,
+        num_workers: int,
         seed: int,
-        config: EnvironmentConfig,
+        settings: EnvironmentConfig,
         evaluation: bool,
         sticky: float,
     ) -> None:
-        """`suite` is the module that has `single`."""
+        """`suite` is the name of the module that has `make_single`."""
         self.spec, self.num_envs = spec, num_envs
         self.crashed = np.zeros(num_envs, bool)
-        self._seconds = config.env_timeout_seconds
-        lay = timestep_layout(spec)
-        size = num_envs * (lay.dtype.itemsize + 4)
+        self._timeout = settings.env_timeout_seconds
+        layout = timestep_layout(spec)
+        size = num_envs * (layout.dtype.itemsize + 4)
         self._file = os.memfd_create("mlma-environments")
         os.ftruncate(self._file, size)
         self._memory = mmap.mmap(self._file, size)
-        self._into, self._actions = shared_arrays(self._memory, lay, num_envs)
-        task = {"suite": suite, "level_name": level_name, "envs": num_envs, "sticky": sticky, "evaluation": evaluation}
-        task["config"] = dataclasses.asdict(config)
-        workers = max(1, min(workers, num_envs))
-        bounds = [num_envs * n // workers for n in range(workers + 1)]
+        self._timestep, self._actions = shared_arrays(self._memory, layout, num_envs)
+        task = {
+            "suite": suite,
+            "level_name": level_name,
+            "num_envs": num_envs,
+            "sticky": sticky,
+            "evaluation": evaluation,
+        }
+        task["settings"] = dataclasses.asdict(settings)
+        num_workers = max(1, min(num_workers, num_envs))
+        bounds = [num_envs * n // num_workers for n in range(num_workers + 1)]
         self._workers = [WorkerProcess(task, self._file, seed, *rows) for rows in itertools.pairwise(bounds)]
 
     def reset(self) -> TimeStep:
+        """See mlma.core.types.VectorEnv."""
         self.send(None)
         return self.receive()
 
     def step(self, action: Any) -> TimeStep:
+        """See mlma.core.types.VectorEnv."""
         self.send(action)
         return self.receive()
 
     def send(self, action: Any) -> None:
-        """The first half of `step`, or of `reset` without an action: others may be sent to before `receive`."""
+        """The first half of `step`, or of `reset` if `action` is None. The caller can work until it calls `receive`."""
         self.crashed[:] = False
         if action is not None:
             self._actions[:] = action
@@ -81,79 +94,86 @@ class SubprocessVectorEnv:
             worker.send(RESET if action is None else STEP)
 
     def receive(self) -> TimeStep:
+        """The second half of `step` or `reset`. RuntimeError if a worker cannot be replaced."""
         for worker in self._workers:
             try:
-                worker.wait(self._seconds)
-            except WorkerLostError as problem:
-                print(f"environment {self.spec_name(worker)}: {problem}; it begins anew", file=sys.stderr, flush=True)
+                worker.wait(self._timeout)
+            except WorkerLostError as error:
+                logger.warning("environment %s: %s; starting a new worker", worker.env_range(), error)
                 self.crashed[worker.rows] = True
                 self._replace(worker)
-        return copy_timestep(self._into)
-
-    def spec_name(self, worker: WorkerProcess) -> str:
-        rows = worker.rows
-        return f"{rows.start}" if rows.stop == rows.start + 1 else f"{rows.start} to {rows.stop - 1}"
+        return copy_timestep(self._timestep)
 
     def _replace(self, worker: WorkerProcess) -> None:
-        for turn in range(MAX_START_ATTEMPTS):
-            worker.end()
-            worker.begin()
+        for attempt in range(MAX_START_ATTEMPTS):
+            worker.close()
+            worker.start()
             worker.send(RESET)
             try:
-                return worker.wait(self._seconds)
-            except WorkerLostError as problem:
-                if turn + 1 == MAX_START_ATTEMPTS:
+                return worker.wait(self._timeout)
+            except WorkerLostError as error:
+                if attempt + 1 == MAX_START_ATTEMPTS:
                     raise RuntimeError(
-                        f"environment {self.spec_name(worker)}: {problem}; {MAX_START_ATTEMPTS} workers in a row came to nothing"
+                        f"environment {worker.env_range()}: {error}; {MAX_START_ATTEMPTS} workers in a row failed"
                     ) from None
 
     def pids(self) -> list[int]:
+        """Process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
 
     def close(self) -> None:
+        """Ends all workers, which close their environments in parallel."""
         for worker in self._workers:
-            worker.leave()
+            worker.request_stop()
         for worker in self._workers:
-            worker.end()
+            worker.close()
         os.close(self._file)
 
 
 class WorkerProcess:
-    """One child process, and which environments are its own."""
+    """One child process; `rows` are the indices of its environments."""
 
     def __init__(self, task: dict[str, Any], memory: int, seed: int, start: int, stop: int) -> None:
         self._task, self._memory, self._seed = task, memory, seed
         self.rows = slice(start, stop)
-        self._lives = 0
-        self.begin()
+        self._num_starts = 0
+        self.start()
 
-    def begin(self) -> None:
-        ours, theirs = socket.socketpair()
-        # New games in each life: what made the last one crash may do so again.
-        seed = self._seed + self.rows.start + self._lives * self._task["envs"]
-        self._lives += 1
+    def start(self) -> None:
+        """Starts a process and sends its task as JSON: suite, level, settings, seed, rows, and two file descriptors."""
+        own_end, worker_end = socket.socketpair()
+        # A new seed for each process: the episodes that crashed the previous one might crash again.
+        seed = self._seed + self.rows.start + self._num_starts * self._task["num_envs"]
+        self._num_starts += 1
         task = self._task | {"seed": seed, "start": self.rows.start, "stop": self.rows.stop, "memory": self._memory}
-        task["socket"] = theirs.fileno()
-        with theirs:
+        task["socket"] = worker_end.fileno()
+        with worker_end:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlma.envs.vector.worker"],
                 stdin=subprocess.PIPE,
-                pass_fds=(self._memory, theirs.fileno()),
-                env=os.environ | {PARENT_PID_ENV: str(os.getpid()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                pass_fds=(self._memory, worker_end.fileno()),
+                env=os.environ
+                | {PARENT_PID_ENV: str(os.getpid()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         assert self.process.stdin
-        with contextlib.suppress(BrokenPipeError):  # it may be gone already; `wait` tells
+        with contextlib.suppress(BrokenPipeError):  # it has ended already; `wait` reports that
             self.process.stdin.write(json.dumps(task).encode())
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        self._socket = ours
+        self._socket = own_end
+
+    def env_range(self) -> str:
+        """Its environments for messages: "3" or "0 to 3"."""
+        first, last = self.rows.start, self.rows.stop - 1
+        return f"{first}" if first == last else f"{first} to {last}"
 
     def send(self, command: bytes) -> None:
-        with contextlib.suppress(OSError):  # `wait` tells
+        """Sends RESET or STEP."""
+        with contextlib.suppress(OSError):  # `wait` reports it
             self._socket.sendall(command)
 
     def wait(self, seconds: float) -> None:
-        """Until it has done what it was told. WorkerLost if that never comes."""
+        """Waits until the last command was executed. WorkerLostError after `seconds`, or if the process has ended."""
         self._socket.settimeout(seconds)
         try:
             answer = self._socket.recv(1)
@@ -163,26 +183,26 @@ class WorkerProcess:
             answer = b""
         if answer != DONE:
             try:
-                code = self.process.wait(5)
+                code = self.process.wait(EXIT_SECONDS)
             except subprocess.TimeoutExpired:
                 code = None
-            raise WorkerLostError(f"its worker ended with code {code}")
+            raise WorkerLostError(f"worker ended with code {code}")
 
-    def leave(self) -> None:
-        """Tells it to end."""
+    def request_stop(self) -> None:
+        """Closes the socket, on which the process ends by itself."""
         self._socket.close()
 
-    def end(self) -> None:
-        """At its own wish; else by force, which ends what it has started, too."""
-        self.leave()
+    def close(self) -> None:
+        """Waits for the process to end, and kills it if it does not; processes that it started end with it."""
+        self.request_stop()
         try:
-            self.process.wait(0.5)
+            self.process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
 
 
-def shared_arrays(memory: Any, lay: Any, num_envs: int) -> tuple[TimeStep, Any]:
-    """The time step [E, ...] and the actions [E] that lie in the shared memory."""
-    records = np.frombuffer(memory, lay.dtype, num_envs)
-    return lay.view(records), np.frombuffer(memory, np.int32, num_envs, offset=num_envs * lay.dtype.itemsize)
+def shared_arrays(memory: Any, layout: Any, num_envs: int) -> tuple[TimeStep, Any]:
+    """Views of the shared memory: the time step [E, ...] and the actions [E]."""
+    records = np.frombuffer(memory, layout.dtype, num_envs)
+    return layout.view(records), np.frombuffer(memory, np.int32, num_envs, offset=num_envs * layout.dtype.itemsize)

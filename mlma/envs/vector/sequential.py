@@ -1,11 +1,13 @@
-"""E environments that can only be stepped one by one, as one VectorEnv: in turn, in this process. Gymnasium, VizDoom, DMLab.
+"""Steps E single environments one after the other, as one VectorEnv: gymnasium, VizDoom, DeepMind Lab.
 
-A suite of such environments offers `single(level_name, config, evaluation)`; what it returns knows resets and steps, but not
-time steps, restarts and sticky actions, which are here. Not here: worker processes (mlma/envs/vector/multiprocess.py).
+A suite of such environments has `make_single(level_name, settings, evaluation)`, which returns a SingleEnv. Automatic
+resets, sticky actions, episode statistics and the layout in memory are added here. Not here: worker processes
+(mlma/envs/vector/multiprocess.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,95 +18,111 @@ from mlma.envs.spaces import ObservationParts
 
 
 class SingleEnv(Protocol):
-    """One environment. May also have `picture()`, uint8 [H, W, 3], or None if it cannot draw itself."""
+    """One environment. Optional: `render()`, uint8 [H, W, 3], or None if it cannot render."""
 
     spec: EnvSpec
-    reward_scale: float  # of what is learned from; returns are told as they are
+    reward_scale: float  # of TimeStep.reward; TimeStep.episode_return is not scaled
 
     def reset(self, seed: int | None) -> ObservationParts:
-        """With a seed once, at the beginning."""
+        """Starts an episode. `seed` is given once, for the first episode."""
         ...
 
     def step(self, action: int) -> tuple[ObservationParts, float, bool, bool]:
-        """(observation, raw reward, terminated, truncated), after as many frames as the spec says."""
+        """(observation, raw reward, terminated, truncated) after `spec.action_repeats` frames."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Releases everything."""
+        ...
 
 
 def timestep_layout(spec: EnvSpec) -> RecordLayout:
-    """How the TimeStep of one environment lies in memory."""
+    """The memory layout of the TimeStep of one environment."""
     return RecordLayout(timestep_spec(spec))
 
 
 class SyncVectorEnv:
-    """See mlma.core.types.VectorEnv. Autoreset as in mlma.envs.suites.atari: the step after the end of a game is its restart."""
+    """See mlma.core.types.VectorEnv. The step after the end of an episode restarts it, as in mlma.envs.suites.atari."""
 
-    def __init__(self, singles: list[SingleEnv], seed: int, sticky: float, view: TimeStep | None = None) -> None:
-        """Environment i has the seed `seed` + i. `view` [E, ...] is where time steps are written, if they are wanted there."""
+    def __init__(self, singles: list[SingleEnv], seed: int, sticky: float, buffer: TimeStep | None = None) -> None:
+        """Environment i is seeded with `seed` + i; `sticky` is the probability of a sticky action. Time steps are
+        written to `buffer` [E, ...], if given."""
         self.spec, self.num_envs = singles[0].spec, len(singles)
         self._singles, self._seed, self._sticky = singles, seed, sticky
         self._rng = np.random.default_rng([seed, 1])
-        self._into = timestep_layout(self.spec).view(timestep_layout(self.spec).empty(self.num_envs)) if view is None else view
+        self._timestep = empty_timestep(self.spec, self.num_envs) if buffer is None else buffer
         self._over = np.zeros(self.num_envs, bool)
-        self._done = np.zeros(self.num_envs, np.int32)  # the action that was done, which a sticky one repeats
+        self._executed = np.zeros(
+            self.num_envs, np.int32
+        )  # actions passed to the environments; a sticky action repeats them
         self._return, self._steps = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
 
     def reset(self) -> TimeStep:
+        """See mlma.core.types.VectorEnv."""
         for i in range(self.num_envs):
             self._restart(i, self._seed + i)
-        return self._copy()
+        return copy_timestep(self._timestep)
 
     def step(self, action: Any) -> TimeStep:
+        """See mlma.core.types.VectorEnv."""
         action = np.asarray(action, np.int32)
         if self._sticky > 0:
             repeat = self._rng.random(self.num_envs) < self._sticky
-            self._done = np.where(repeat, self._done, action)
+            self._executed = np.where(repeat, self._executed, action)
         else:
-            self._done = action.copy()
+            self._executed = action.copy()
         for i in range(self.num_envs):
             if self._over[i]:
                 self._restart(i, None)
             else:
                 self._step(i, int(action[i]))
-        return self._copy()
+        return copy_timestep(self._timestep)
 
     def _restart(self, i: int, seed: int | None) -> None:
-        self._over[i], self._return[i], self._steps[i], self._done[i] = False, 0.0, 0, 0
+        self._over[i], self._return[i], self._steps[i], self._executed[i] = False, 0.0, 0, 0
         self._write(i, self._singles[i].reset(seed), reward=0.0, discount=1.0, is_first=True, last_action=0)
 
     def _step(self, i: int, action: int) -> None:
-        parts, reward, terminated, truncated = self._singles[i].step(int(self._done[i]))
+        parts, reward, terminated, truncated = self._singles[i].step(int(self._executed[i]))
         self._over[i] = terminated or truncated
         self._return[i] += reward
         self._steps[i] += 1
         scaled = reward * self._singles[i].reward_scale
         self._write(i, parts, reward=scaled, discount=0.0 if terminated else 1.0, is_first=False, last_action=action)
 
-    def _write(self, i: int, parts: ObservationParts, **values: float) -> None:
-        into = self._into
-        into.observation[i] = parts["observation"]
-        for name, array in into.extras.items():
+    def _write(self, i: int, parts: ObservationParts, **fields: float) -> None:
+        timestep = self._timestep
+        timestep.observation[i] = parts["observation"]
+        for name, array in timestep.extras.items():
             array[i] = parts[name]
-        for name, value in values.items():
-            getattr(into, name)[i] = value
-        into.episode_return[i] = self._return[i] if self._over[i] else np.nan
-        into.episode_frames[i] = self._steps[i] * self.spec.action_repeats if self._over[i] else 0
-
-    def _copy(self) -> TimeStep:
-        return copy_timestep(self._into)
+        for name, value in fields.items():
+            getattr(timestep, name)[i] = value
+        timestep.episode_return[i] = self._return[i] if self._over[i] else np.nan
+        timestep.episode_frames[i] = self._steps[i] * self.spec.action_repeats if self._over[i] else 0
 
     def render(self, i: int) -> Any:
-        """uint8 [H, W, 3], or None."""
+        """The image of environment i, uint8 [H, W, 3], or None."""
         return self._singles[i].render()  # type: ignore[attr-defined]
 
     def close(self) -> None:
+        """Closes all environments."""
         for single in self._singles:
             single.close()
 
 
-def copy_timestep(view: TimeStep) -> TimeStep:
-    """What the next step does not overwrite."""
-    more = {name: array.copy() for name, array in view.extras.items()}
-    fields: list[Any] = [*(field.copy() for field in view[:-1]), more]
+def empty_timestep(spec: EnvSpec, num_envs: int) -> TimeStep:
+    """A TimeStep [E, ...] of zeros to write to."""
+    layout = timestep_layout(spec)
+    return layout.view(layout.empty(num_envs))
+
+
+def map_timestep(function: Callable[[Any], Any], timestep: TimeStep) -> TimeStep:
+    """Applies `function` to each field and each entry of `extras`."""
+    extras = {name: function(array) for name, array in timestep.extras.items()}
+    fields: list[Any] = [*(function(field) for field in timestep[:-1]), extras]
     return TimeStep(*fields)
+
+
+def copy_timestep(timestep: TimeStep) -> TimeStep:
+    """A copy that later steps do not overwrite."""
+    return map_timestep(lambda array: array.copy(), timestep)

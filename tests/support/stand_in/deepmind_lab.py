@@ -1,7 +1,8 @@
-"""Stands in for the module deepmind_lab, which no package index has: its API to the letter, refusals included, and toy levels.
+"""A fake of the module deepmind_lab, which no package index has: its API with all checks, and toy levels.
 
-A level is a field of 24 places around which the player turns with LOOK and walks with MOVE; a goal in it pays 1 and moves. Its
-map is "compiled" at each reset, unless the level cache has it. Each start and each compiled map is a line in $STAND_IN_LOG.
+A level is a circle of 24 cells. The player turns with LOOK and walks with MOVE; reaching the goal gives reward 1 and
+moves the goal. The map is "compiled" at each reset, unless the level cache has it. Each Lab and each compiled map is a
+line in the file $STAND_IN_LOG.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-EPISODE = 240  # frames
-MAPS = 3  # different maps of a level
+EPISODE_FRAMES = 240
+NUM_MAPS = 3  # per level
 LOW, HIGH = np.array([-512, -512, -1, -1, 0, 0, 0]), np.array([512, 512, 1, 1, 1, 1, 1])
 NAMES = ("LOOK_LEFT_RIGHT_PIXELS_PER_FRAME", "LOOK_DOWN_UP_PIXELS_PER_FRAME", "STRAFE_LEFT_RIGHT", "MOVE_BACK_FORWARD",
          "FIRE", "JUMP", "CROUCH")  # fmt: skip
@@ -24,29 +25,39 @@ _runfiles = "/nowhere"
 
 
 def version() -> str:
+    """See the real deepmind_lab."""
     return "stand-in"
 
 
 def runfiles_path() -> str:
+    """See the real deepmind_lab."""
     return _runfiles
 
 
 def set_runfiles_path(path: str) -> None:
+    """See the real deepmind_lab."""
     global _runfiles
     _runfiles = path
 
 
-def _log(**what: Any) -> None:
+def _log(**entry: Any) -> None:
     if path := os.environ.get("STAND_IN_LOG"):
         with open(path, "a") as file:
-            file.write(json.dumps(what | {"pid": os.getpid()}) + "\n")
+            file.write(json.dumps(entry | {"pid": os.getpid()}) + "\n")
 
 
 class Lab:
+    """See Lab of the real deepmind_lab."""
+
     def __init__(
-        self, level: str, observations: list[str], config: Any = None, renderer: str = "software", level_cache: Any = None,
+        self,
+        level: str,
+        observations: list[str],
+        config: Any = None,
+        renderer: str = "software",
+        level_cache: Any = None,
         temp_folder: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         config = {} if config is None else config
         if not isinstance(level, str) or not isinstance(observations, list):
             raise TypeError("level must be str and observations a list")
@@ -69,26 +80,27 @@ class Lab:
         _log(start=level, config=config, renderer=renderer)
 
     def reset(self, episode: int = -1, seed: int | None = None) -> bool:
+        """Starts an episode."""
         if self._closed:
             raise RuntimeError("closed")
         if seed is not None and not isinstance(seed, int):
             raise TypeError("'seed' must be int or None")
         self._rng = np.random.default_rng(seed)
-        self._make_map(int(self._rng.integers(MAPS)))
-        self._frames, self._angle, self._place, self._goal = 0, 0, 0, int(self._rng.integers(1, 24))
+        self._make_map(int(self._rng.integers(NUM_MAPS)))
+        self._frames, self._angle, self._cell, self._goal = 0, 0, 0, int(self._rng.integers(1, 24))
         self._running = True
         return True
 
     def _make_map(self, number: int) -> None:
         key = f"{self._level}-{number}"
-        wanted = hashlib.sha256(key.encode()).digest() * 20_000
+        content = hashlib.sha256(key.encode()).digest() * 20_000
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "map.pk3")
             if self._cache is not None and self._cache.fetch(key, path):
-                if Path(path).read_bytes() != wanted:
-                    raise RuntimeError(f"the cache gave a broken map for {key}")
+                if Path(path).read_bytes() != content:
+                    raise RuntimeError(f"the cache returned an incomplete map for {key}")
                 return
-            Path(path).write_bytes(wanted)
+            Path(path).write_bytes(content)
             _log(compiled=key)
             if self._cache is not None:
                 self._cache.write(key, path)
@@ -98,6 +110,7 @@ class Lab:
             raise RuntimeError(f"Environment wrong status for call '{call}'")
 
     def step(self, action: Any, num_steps: int = 1) -> float:
+        """Repeats an action; returns the summed reward."""
         self._must_run("step")
         if not isinstance(action, np.ndarray) or action.dtype != np.intc or action.shape != (len(NAMES),):
             raise ValueError("action must be a 1-D numpy array of intc of the size of the action spec")
@@ -105,42 +118,49 @@ class Lab:
             raise ValueError("action out of bounds")
         reward = 0.0
         for _ in range(num_steps):
-            self._place = (self._place + int(action[3])) % 24
+            self._cell = (self._cell + int(action[3])) % 24
             self._angle = (self._angle + int(action[0])) % 360
-            if self._place == self._goal:
+            if self._cell == self._goal:
                 reward += 1.0
                 self._goal = int(self._rng.integers(24))
             self._frames += 1
-            if self._frames >= EPISODE:
+            if self._frames >= EPISODE_FRAMES:
                 self._running = False
                 break
         return reward
 
     def observations(self) -> dict[str, Any]:
+        """Player in red, goal in green, view angle in blue. RuntimeError after the end of an episode, as in the Lab."""
         self._must_run("observations")
-        picture = np.zeros((self._height, self._width, 3), np.uint8)
-        picture[:, self._place * self._width // 24, 0] = 255
-        picture[:, self._goal * self._width // 24, 1] = 255
-        picture[self._angle * self._height // 360, :, 2] = 255
-        seen = {"RGB_INTERLEAVED": picture, "INSTR": "go to the green line"}
-        return {name: seen[name] for name in self._names}
+        image = np.zeros((self._height, self._width, 3), np.uint8)
+        image[:, self._cell * self._width // 24, 0] = 255
+        image[:, self._goal * self._width // 24, 1] = 255
+        image[self._angle * self._height // 360, :, 2] = 255
+        values = {"RGB_INTERLEAVED": image, "INSTR": "go to the green line"}
+        return {name: values[name] for name in self._names}
 
     def is_running(self) -> bool:
+        """Whether the episode goes on."""
         return self._running
 
     def num_steps(self) -> int:
+        """Frames of the episode so far."""
         return self._frames
 
     def events(self) -> list[tuple[str, list[Any]]]:
+        """Always empty."""
         return []
 
     def observation_spec(self) -> list[dict[str, Any]]:
-        known = {"RGB_INTERLEAVED": (np.uint8, (self._height, self._width, 3)), "INSTR": (str, ())}
-        return [{"name": name, "dtype": known[name][0], "shape": known[name][1]} for name in self._names]
+        """See Lab of the real deepmind_lab."""
+        specs = {"RGB_INTERLEAVED": (np.uint8, (self._height, self._width, 3)), "INSTR": (str, ())}
+        return [{"name": name, "dtype": specs[name][0], "shape": specs[name][1]} for name in self._names]
 
     def action_spec(self) -> list[dict[str, Any]]:
+        """See Lab of the real deepmind_lab."""
         return [{"name": n, "min": int(lo), "max": int(hi)} for n, lo, hi in zip(NAMES, LOW, HIGH, strict=True)]
 
     def close(self) -> bool:
+        """Makes further calls fail."""
         self._closed, self._running = True, False
         return True
