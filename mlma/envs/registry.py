@@ -7,14 +7,15 @@ environment (mlma/envs/vector/multi_level.py), which environments get which leve
 from __future__ import annotations
 
 import difflib
+import importlib
 import textwrap
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from mlma.core.config import EnvironmentConfig
 from mlma.core.types import EnvSpec, VectorEnv
 from mlma.envs.level_syntax import train_to_test_levels
-from mlma.envs.suites import atari, catch, corridor, dmlab, doom, gym, tmaze
+from mlma.envs.suites import atari, dmlab, doom
 from mlma.envs.vector.multi_level import MultiLevelVectorEnv, merge_specs
 
 
@@ -44,15 +45,16 @@ class Suite(Protocol):
         ...
 
 
-SUITES: dict[str, Suite] = {
-    "corridor": corridor,
-    "catch": catch,
-    "tmaze": tmaze,
-    "atari": atari,
-    "doom": doom,
-    "dmlab": dmlab,
-    "gymnasium": gym,
+SUITE_MODULES = {
+    "corridor": "mlma.envs.suites.corridor",
+    "catch": "mlma.envs.suites.catch",
+    "tmaze": "mlma.envs.suites.tmaze",
+    "atari": "mlma.envs.suites.atari",
+    "doom": "mlma.envs.suites.doom",
+    "dmlab": "mlma.envs.suites.dmlab",
+    "gymnasium": "mlma.envs.suites.gym",
 }
+SUITES: dict[str, Any] = {name: importlib.import_module(module) for name, module in SUITE_MODULES.items()}  # Suite each
 LEVEL_SETS = {"atari57": atari.atari57(), "dmlab30": list(train_to_test_levels())}
 HELP = "help"
 

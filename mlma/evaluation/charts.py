@@ -98,7 +98,7 @@ def plot_runs(
         draw_band(axes[1], [(table["seconds"] / 60, table[column]) for table in seeds], label)
     axes[0].set_xlabel("million frames")
     axes[1].set_xlabel("minutes")
-    axes[0].set_ylabel("mean return of the last 100 episodes" if column.startswith("return/") else column)
+    axes[0].set_ylabel("mean return of the last 100 episodes" if column == "return/mean" else column)
     for axis in axes:
         axis.grid(alpha=0.3)
         if goal is not None:

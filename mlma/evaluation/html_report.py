@@ -160,12 +160,16 @@ def _evaluation_table(evaluations: list[dict[str, Any]]) -> str:
 
 def _videos(logdir: Path) -> str:
     """GIFs of the last evaluation with videos, and of the last recorded episode of training."""
-    last = sorted((logdir / "videos").glob("evaluation-*/best.gif"))[-1:]
-    videos = [
-        (f"{name.capitalize()} episode", last[0].with_name(f"{name}.gif"))
-        for name in ("best", "median", "worst")
-        if last
-    ]
+    folders = sorted((logdir / "videos").glob("evaluation-*"))[-1:]
+    videos = []
+    for best in sorted(
+        path for folder in folders for path in folder.rglob("best.gif")
+    ):  # one folder per level, if several
+        level = "" if best.parent in folders else f", {best.parent.name}"
+        videos += [
+            (f"{name.capitalize()} episode{level}", best.with_name(f"{name}.gif"))
+            for name in ("best", "median", "worst")
+        ]
     videos += [("Training episode", path) for path in sorted((logdir / "videos/training").glob("*.gif"))[-1:]]
     figures = [figure(title, path.read_bytes(), "image/gif", "last frames") for title, path in videos if path.exists()]
     return grid(figures) + (note(f"Complete episodes as MP4: {logdir / 'videos'}") if figures else "")

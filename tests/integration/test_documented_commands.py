@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def reason_not_to_run(command: Command) -> str:
     return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, command.text)), "")
 
 
-def parameters() -> list[object]:
+def parameters() -> list[Any]:
     """README's commands first; a command that stands in several documents is run once."""
     seen: set[str] = set()
     chosen = []
@@ -148,7 +149,7 @@ def test_a_documented_command_runs_as_written(command: Command, checkout: Path) 
 
 
 def test_every_documented_command_is_run_or_has_a_reason() -> None:
-    run = {parameter.values[0].text for parameter in parameters()}  # type: ignore[attr-defined]
+    run = {parameter.values[0].text for parameter in parameters()}
     left = [command for command in COMMANDS if command.text not in run and not reason_not_to_run(command)]
     assert left == []
     assert len(run) > 30
