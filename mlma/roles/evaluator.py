@@ -71,7 +71,7 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
 
 
 def _restore_network(agent: Agent, spec: EnvSpec, path: Path, config: Config) -> dict[str, Any]:
-    """Loads the network's variables; returns the description in the checkpoint. CheckpointMismatch for another network."""
+    """Loads the network's variables; returns the description in the checkpoint. CheckpointMismatchError for another network."""
     build_variables(agent, spec)
     variables, meta = load_checkpoint(path)
     expected = named_variables("network", agent.network.variables)
