@@ -23,9 +23,13 @@ class Apex(QLearningAgent):
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         """ValueError for a network with memory: a window has no room to warm it up. That is R2D2."""
         super().__init__(config, spec)
-        self.replay_windows: ReplayWindowSpec | None = ReplayWindowSpec(every_step=True, burn_in=0, length=config.replay.n_step)
+        self.replay_windows: ReplayWindowSpec | None = ReplayWindowSpec(
+            every_step=True, burn_in=0, length=config.replay.n_step
+        )
         if self.network.initial_state(1).core is not None:
-            raise ValueError(f"--agent_name={config.run.agent_name}: has an LSTM, which needs --algorithm=r2d2 or impala")
+            raise ValueError(
+                f"--agent_name={config.run.agent_name}: has an LSTM, which needs --algorithm=r2d2 or impala"
+            )
 
     def _targets(self, timesteps: TimeStep, values: tf.Tensor) -> tf.Tensor:
         """n-step targets from the values of all steps: [T+1, B] -> [T, B]."""

@@ -96,7 +96,8 @@ class Impala:
             "loss/value": value_loss / steps,
             "policy/entropy": -entropy_loss / steps,
             "vtrace/rho_mean": tf.reduce_sum(rhos * real) / steps,
-            "vtrace/rho_clipped": tf.reduce_sum(tf.cast(rhos > config.learner.clip_rho_threshold, tf.float32) * real) / steps,
+            "vtrace/rho_clipped": tf.reduce_sum(tf.cast(rhos > config.learner.clip_rho_threshold, tf.float32) * real)
+            / steps,
             "value/mean": tf.reduce_sum(values * real) / steps,
         }
         if logits.shape[-1] == 2:

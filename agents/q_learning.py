@@ -70,7 +70,9 @@ class QLearningAgent:
 
         The last n - 1 of a trajectory look ahead to its end only.
         """
-        return tf.abs(self._targets(timesteps, acted.value) - value_learning.batched_index(acted.logits, acted.action)[:-1])
+        return tf.abs(
+            self._targets(timesteps, acted.value) - value_learning.batched_index(acted.logits, acted.action)[:-1]
+        )
 
     def sequence_priorities(self, td_errors: Any, mask: Any) -> Any:
         """[L, N] each -> [N]: R2D2, section 2.3."""

@@ -1,4 +1,4 @@
-"""Before TensorFlow is imported: fewer messages, and no GPU, on which a sum is not the same twice. Hosts for those who ask."""
+"""Environment variables to set before TensorFlow is imported, and fixtures: simulated hosts, a cluster, the log."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tests.support.cluster import Cluster
 from tests.support.hosts import Hosts, make_hosts, missing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.pop("PYTHONUNBUFFERED", None)  # who runs this has no such thing set; with it, lines that are not flushed look it
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide missing flushes
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # on a GPU, sums are not reproducible
 
 
 @pytest.fixture(scope="session")
 def hosts() -> Iterator[Hosts]:
-    """Four hosts; where they cannot be built tests are skipped, but for continuous integration, where they fail."""
+    """Four simulated hosts. Where they cannot be created, tests are skipped; in continuous integration they fail."""
     reason = missing()
     if reason and os.environ.get("CI") != "true":
         pytest.skip(reason)
     assert not reason, reason
-    with make_hosts(4) as made:
-        yield made
+    with make_hosts(4) as simulated:
+        yield simulated
 
 
 @pytest.fixture
 def cluster(hosts: Hosts) -> Iterator[Cluster]:
-    """A run with workers that cost nothing; nothing of it is left on the hosts afterwards."""
+    """A run with workers that cost nothing; nothing of it remains on the hosts afterwards."""
     yield Cluster.cheap(hosts, Path(tempfile.mkdtemp(prefix="run-", dir=hosts.folder)))
     for host in hosts:
         host.mend()

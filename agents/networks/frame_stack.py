@@ -12,7 +12,9 @@ def stack_frames(observation: tf.Tensor, first: tf.Tensor, before: tf.Tensor) ->
     `before`.
     """
     steps, depth = observation.shape[0], before.shape[1]
-    earlier = tf.stack(tf.unstack(before, axis=1))  # [k-1, B, H, W, C]; not transpose, which has no fast kernel for bytes
+    earlier = tf.stack(
+        tf.unstack(before, axis=1)
+    )  # [k-1, B, H, W, C]; not transpose, which has no fast kernel for bytes
     frames = tf.concat([earlier, observation], axis=0)  # [k-1+T, B, H, W, C]
     # What is j frames old at step t is of the same game if none of the steps t-j+1 .. t is a first one. Before step 0 that
     # was settled when `before` was made.
@@ -20,7 +22,9 @@ def stack_frames(observation: tf.Tensor, first: tf.Tensor, before: tf.Tensor) ->
     same_game = [tf.ones_like(keep)]  # by age
     for _ in range(depth):
         same_game.append(keep * tf.concat([tf.ones_like(keep[:1]), same_game[-1][:-1]], axis=0))
-    after = tf.stack([frames[-1 - age] * same_game[age][-1] for age in range(depth - 1, -1, -1)], axis=1)  # [B, k-1, H, W, C]
+    after = tf.stack(
+        [frames[-1 - age] * same_game[age][-1] for age in range(depth - 1, -1, -1)], axis=1
+    )  # [B, k-1, H, W, C]
 
     if observation.shape[-1] == 1 and depth in PACKED_INTEGERS:
         return _pack_stack(frames[..., 0], [same[..., 0] for same in same_game], steps, PACKED_INTEGERS[depth]), after

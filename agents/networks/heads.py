@@ -13,7 +13,9 @@ class DuelingHead(snt.Module):
 
     def __init__(self, num_actions: int, width: int, name: str | None = None) -> None:
         super().__init__(name=name)
-        self._state = snt.Sequential([snt.Linear(width, w_init=relu_orthogonal()), tf.nn.relu, snt.Linear(1)], name="state")
+        self._state = snt.Sequential(
+            [snt.Linear(width, w_init=relu_orthogonal()), tf.nn.relu, snt.Linear(1)], name="state"
+        )
         self._actions = snt.Sequential(
             [snt.Linear(width, w_init=relu_orthogonal()), tf.nn.relu, snt.Linear(num_actions)], name="actions"
         )

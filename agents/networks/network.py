@@ -49,7 +49,9 @@ class Network(snt.Module):
         self._spec, self._stack, self._num_shards = spec, stack, num_shards
         self._use_last_action_and_reward = use_last_action_and_reward
         self._torso = torso
-        self._numbers = snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.extras else None
+        self._numbers = (
+            snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.extras else None
+        )
         self._words = InstructionEncoder(name="words") if "words" in spec.extras else None
         self._core = ResetLSTM(lstm_size) if lstm_size else None
         self._action_mask = None  # float32 [levels, A]
@@ -59,7 +61,9 @@ class Network(snt.Module):
             )
         self._dueling = DuelingHead(spec.num_actions, dueling) if dueling else None
         if not dueling:
-            self._policy = snt.Linear(spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy")
+            self._policy = snt.Linear(
+                spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy"
+            )
             self.value_head = PopArt(max(1, len(spec.actions_by_level)) if popart else 0, name="value")
 
     def initial_state(self, batch_size: int) -> NetworkState:
@@ -72,7 +76,9 @@ class Network(snt.Module):
         if self._num_shards <= 1 or timestep.is_first.shape[0] == 1:
             return self._unroll(timestep, state)
         pieces = zip(
-            _split_batch(timestep.policy_inputs(), self._num_shards, 1), _split_batch(state, self._num_shards, 0), strict=True
+            _split_batch(timestep.policy_inputs(), self._num_shards, 1),
+            _split_batch(state, self._num_shards, 0),
+            strict=True,
         )
         outputs, states = zip(*(self._unroll(*piece) for piece in pieces), strict=True)
         return _join_batch(outputs, 1), _join_batch(states, 0)

@@ -32,7 +32,9 @@ class ResidualTorso(snt.Module):
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__(name=name)
-        self._sections = [(snt.Conv2D(channels, 3), [self._block(channels) for _ in range(2)]) for channels in (16, 32, 32)]
+        self._sections = [
+            (snt.Conv2D(channels, 3), [self._block(channels) for _ in range(2)]) for channels in (16, 32, 32)
+        ]
         self._out = snt.Sequential([tf.nn.relu, snt.Flatten(), snt.Linear(256), tf.nn.relu])
 
     @staticmethod

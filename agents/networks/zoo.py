@@ -23,7 +23,12 @@ def shallow(spec: EnvSpec, stack: int, **head: Any) -> Network:
 def simple(spec: EnvSpec, stack: int, **head: Any) -> Network:
     """The "Nature" network of Mnih et al. 2015, plus last reward and action."""
     return Network(
-        conv_torso(NATURE_CONVOLUTIONS, 512, "torso"), spec, stack, **head, use_last_action_and_reward=True, name="simple"
+        conv_torso(NATURE_CONVOLUTIONS, 512, "torso"),
+        spec,
+        stack,
+        **head,
+        use_last_action_and_reward=True,
+        name="simple",
     )
 
 

@@ -62,7 +62,10 @@ def from_importance_weights(
     lambda_: float = 1.0,
 ) -> VTraceReturns:
     """V-trace from log importance weights. No gradient flows through what it returns."""
-    for name, threshold in (("clip_rho_threshold", clip_rho_threshold), ("clip_pg_rho_threshold", clip_pg_rho_threshold)):
+    for name, threshold in (
+        ("clip_rho_threshold", clip_rho_threshold),
+        ("clip_pg_rho_threshold", clip_pg_rho_threshold),
+    ):
         if threshold is not None and threshold < 0:
             raise ValueError(f"{name}={threshold}: must be None or at least 0")
     log_rhos.shape.assert_is_compatible_with(values.shape)

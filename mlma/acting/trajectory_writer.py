@@ -1,6 +1,6 @@
-"""Trajectories that are being filled, where acting happens: in an actor, or in its learner with --inference=learner.
+"""Writes the steps of E environments into trajectories: in an actor, or in its learner with --inference=learner.
 
-Not here: how they travel (mlma/core/record_layout.py), who fills them (mlma/acting/local_policy.py, mlma/acting/inference_server.py).
+Not here: the byte layout (mlma/core/record_layout.py), the callers (mlma/acting/local_policy.py, inference_server.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import tensorflow as tf
 
 from mlma.core.record_layout import RecordLayout
 
+MAX_PAYLOAD_BYTES = 2**21  # of several trajectories in one message; a longer trajectory has a payload of its own
+
 
 class TrajectoryWriter:
-    """The trajectories that are being filled: one record per environment, written in place, sent when full."""
+    """The trajectories in progress: one record per environment, written in place and sent when complete."""
 
     def __init__(
         self,
@@ -27,24 +29,25 @@ class TrajectoryWriter:
         seed: int = 0,
         errors: Callable[..., Any] | None = None,
     ) -> None:
-        """`errors` is the agent's, wanted where the layout has a field for them; `seed` is the environments'."""
+        """`places` are the run-wide indices of the environments, `seed` is theirs, `errors` is
+        Agent.initial_priorities; it is called only if the layout has a field for priorities."""
         self._records = layout.empty(num_envs)
         self._view = layout.view(self._records)
         self._steps = [*self._view.timesteps[:-1], *self._view.act_outputs]
-        self._length, self._t, self._number = unroll_length, 0, 0
+        self._length, self._t, self._sequence_number = unroll_length, 0, 0
         self._view.actor_id[:], self._view.env_index[:] = task, places
         self._view.env_stream_id[:] = seed + np.arange(num_envs)
-        self._errors = errors if self._view.initial_priorities is not None else None
+        self._initial_priorities = errors if self._view.initial_priorities is not None else None
         self._broken, self._dropped = np.zeros(num_envs, bool), 0
-        self._group = max(1, (2**21) // layout.dtype.itemsize)  # trajectories in a message
+        self._per_message = max(1, MAX_PAYLOAD_BYTES // layout.dtype.itemsize)  # trajectories in a message
 
     def add(self, timestep: Any, output: Any, agent_state: Any, weights_version: int) -> bool:
-        """Writes one step of all environments; True when the trajectories are complete. `agent_state` is before the step."""
+        """Writes one step of all environments, with the agent state before it. True if trajectories are complete."""
         if self._t == 0:
             tf.nest.map_structure(_fill_field, self._view.agent_state, agent_state)
             self._view.weights_version[:] = weights_version
-            self._view.sequence_number[:] = self._number
-            self._number += 1  # also of one that is dropped: no window of a replay crosses the gap
+            self._view.sequence_number[:] = self._sequence_number
+            self._sequence_number += 1  # dropped trajectories count too, so that no window of a replay spans the gap
         for field, value in zip(self._steps, (*timestep[:-1], *output), strict=True):
             field[:, self._t] = value
         for name, field in self._view.timesteps.extras.items():
@@ -53,30 +56,30 @@ class TrajectoryWriter:
         return self._t > self._length
 
     def messages(self) -> list[memoryview]:
-        """The complete trajectories as payloads, but for those that were dropped; the next `add` begins to overwrite them."""
+        """The payloads of the complete trajectories, without dropped ones; the next `add` starts to overwrite them."""
         self._t = 0
-        if self._errors:
+        if self._initial_priorities:
             steps, acted = self._view.timesteps._replace(observation=None), self._view.act_outputs
             steps, acted = tf.nest.map_structure(_time_first, (steps, acted))  # [T+1, E]
-            self._view.initial_priorities[:] = self._errors(steps, acted).numpy().T  # [E, T]
-        whole = self._records[~self._broken] if self._broken.any() else self._records
+            self._view.initial_priorities[:] = self._initial_priorities(steps, acted).numpy().T  # [E, T]
+        intact = self._records[~self._broken] if self._broken.any() else self._records
         self._broken[:] = False
-        raw = [whole[i : i + self._group].view(np.uint8) for i in range(0, len(whole), self._group)]
-        return [memoryview(each) for each in raw]
+        payloads = [intact[i : i + self._per_message].view(np.uint8) for i in range(0, len(intact), self._per_message)]
+        return [memoryview(payload) for payload in payloads]
 
     def drop(self, environments: Any) -> None:
-        """The trajectories that these (bool [E]) are in the middle of are broken and will not be sent."""
+        """Marks the current trajectories of these environments (bool [E]) as broken; they will not be sent."""
         self._dropped += int((environments & ~self._broken).sum())
         self._broken |= environments
 
     def dropped(self) -> int:
-        """How many since it was asked for the last time."""
+        """Number of dropped trajectories since the last call."""
         count, self._dropped = self._dropped, 0
         return count
 
 
 def env_indices(actor: int, actors: int, num_envs: int) -> Any:
-    """Of an actor's environments among those of all actors: dealt out in turn, so that each actor has some of everything."""
+    """Run-wide indices of an actor's environments: interleaved, so each actor has some of every level and epsilon."""
     return actor + actors * np.arange(num_envs)
 
 

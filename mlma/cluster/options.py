@@ -28,7 +28,9 @@ class Options:
         "send trajectories and weights through SSH, so that no other port has to be open between the hosts of actors and learners",
     )
     sync: bool = option(False, "with up: first copy the code to the hosts (only changed files) and set it up there")
-    remote_folder: str = option("mlma", "folder of the code on hosts whose row names none; relative to the home folder there")
+    remote_folder: str = option(
+        "mlma", "folder of the code on hosts whose row names none; relative to the home folder there"
+    )
     mpirun: str = option("auto", "mpirun on the first learner's host; auto is the one next to its python")
     container: str = option(
         PODMAN_COMMAND,
@@ -40,7 +42,8 @@ class Options:
         "", "private key for hosts whose row names none; otherwise ssh-agent and the usual files in ~/.ssh", group="SSH"
     )
     ask_password: bool = option(
-        False, "prompt once for the password of hosts that accept no key; MLMA_SSH_PASSWORD in the environment does the same"
+        False,
+        "prompt once for the password of hosts that accept no key; MLMA_SSH_PASSWORD in the environment does the same",
     )
     known_hosts: str = option("~/.ssh/known_hosts", "file with the host keys that are trusted")
     accept_new_host_keys: bool = option(
@@ -63,7 +66,9 @@ class Options:
         minimum=1,
         former_names=("hung_seconds",),
     )
-    stop_seconds: float = option(60.0, "seconds for learners to save a checkpoint and end, before they are killed", minimum=1)
+    stop_seconds: float = option(
+        60.0, "seconds for learners to save a checkpoint and end, before they are killed", minimum=1
+    )
 
     watch: bool = option(False, "with status: refresh it until interrupted", group="Output of commands")
     every_seconds: float = option(2.0, "seconds between two refreshes with --watch or --follow", minimum=0.2)

@@ -41,7 +41,9 @@ class State:
     def save(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         values = {name: value for name, value in vars(self).items() if name not in ("folder", "workers", "touched")}
-        values["workers"] = [dataclasses.asdict(dataclasses.replace(worker, ssh_password="")) for worker in self.workers]
+        values["workers"] = [
+            dataclasses.asdict(dataclasses.replace(worker, ssh_password="")) for worker in self.workers
+        ]
         values["touched"] = {key: dataclasses.asdict(host) for key, host in self.touched.items()}
         with atomic_write(self.path) as file:
             file.write(json.dumps(values, indent=1).encode() + b"\n")
@@ -60,7 +62,9 @@ def load_state(logdir: str) -> State:
         values["touched"] = {key: Host(**(host | {"python": tuple(host["python"])})) for key, host in hosts}
         return State(folder, **values)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{state.path}: is not the state of a run ({error}); look what it is, then remove it") from None
+        raise ValueError(
+            f"{state.path}: is not the state of a run ({error}); look what it is, then remove it"
+        ) from None
 
 
 def merged_options(state: State, given: dict[str, Any]) -> Options:

@@ -1,8 +1,9 @@
-"""Checkpoints: everything that a run needs to go on, in one file that is written whole or not at all.
+"""Checkpoints: everything a run needs to continue, in one file that is written atomically.
 
-A file holds the variables by name and a description in JSON (frames, learner step, level, network, shapes, random
-state). One .npz rather than TensorFlow's own format, because one file can be renamed into place, and names and shapes
-can be compared before anything is changed. See docs/decisions/checkpoints.md.
+A file holds the variables by name and a description in JSON (frames, learner step, level, network, allocated seeds).
+It is one .npz instead of TensorFlow's own format, because a single file can be renamed into place, and names and
+shapes can be compared before anything is changed. See docs/decisions/0004-checkpoints.md. Not here: what is saved and
+restored (mlma/learning/run_state.py).
 """
 
 from __future__ import annotations
@@ -20,28 +21,31 @@ from mlma.utils.atomic_file import atomic_write
 BEST_NAME = "best.npz"
 
 
-class CheckpointMismatch(ValueError):
-    """The file is of another network or level, or is none."""
+class CheckpointMismatchError(ValueError):
+    """The file belongs to another network or level, or is not a checkpoint."""
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last few, and the best by return."""
+    """The checkpoints of one run: the last `keep`, and the one with the best return."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder, keep
 
     def save(self, step: int, variables: dict[str, Any], meta: dict[str, Any]) -> Path:
+        """Saves the variables and their description; deletes checkpoints that are too old."""
         path = self._write(f"checkpoint-{step:09d}.npz", variables, meta)
         for old in self._all()[: -self._keep]:
             old.unlink(missing_ok=True)
         return path
 
     def save_best(self, variables: dict[str, Any], meta: dict[str, Any]) -> Path:
+        """Replaces the best checkpoint."""
         return self._write(BEST_NAME, variables, meta)
 
     def last(self) -> Path | None:
-        found = self._all()
-        return found[-1] if found else None
+        """The checkpoint with the highest step, if any."""
+        paths = self._all()
+        return paths[-1] if paths else None
 
     def find(self, which: str) -> Path:
         """`last`, `best` or a file; ValueError if there is no such checkpoint."""
@@ -62,33 +66,38 @@ class Checkpoints:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables by name, description)."""
+    """(variables by name, description). CheckpointMismatchError if the file is not a checkpoint or is damaged."""
     try:
         with np.load(path) as file:
             variables = {name: file[name] for name in file.files}
         meta = json.loads(variables.pop("__meta__").tobytes())
-        # Checkpoints of 0.1 call the target network's variables slow/...
+        # Checkpoints of version 0.1 call the target network's variables slow/...
         return {re.sub("^slow/", "target/", name): value for name, value in variables.items()}, meta
     except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise CheckpointMismatch(f"{path}: is no checkpoint: {error}") from None
+        raise CheckpointMismatchError(f"{path}: not a checkpoint: {error}") from None
 
 
 def check_compatible(
-    path: Path, variables: dict[str, Any], meta: dict[str, Any], wanted: dict[str, Any], run: dict[str, Any]
+    path: Path, variables: dict[str, Any], meta: dict[str, Any], expected: dict[str, Any], identity: dict[str, Any]
 ) -> None:
-    """Refuses a checkpoint of another network or level, naming the difference. `wanted` is name -> variable."""
-    for key, value in run.items():
+    """CheckpointMismatchError, with the difference, for a checkpoint of another network or level.
+
+    `expected` is name -> variable of this run, `identity` what its description must contain.
+    """
+    for key, value in identity.items():
         if meta.get(key) != value:
-            raise CheckpointMismatch(
+            raise CheckpointMismatchError(
                 f"{path}: was made with {key}={meta.get(key)}, this run has {key}={value}; use another --logdir"
             )
-    missing, unknown = wanted.keys() - variables.keys(), variables.keys() - wanted.keys()
+    missing, unknown = expected.keys() - variables.keys(), variables.keys() - expected.keys()
     shapes = [
-        f"{n} {variables[n].shape} != {tuple(wanted[n].shape)}"
-        for n in wanted
-        if n in variables and variables[n].shape != tuple(wanted[n].shape)
+        f"{name} {variables[name].shape} != {tuple(expected[name].shape)}"
+        for name in expected
+        if name in variables and variables[name].shape != tuple(expected[name].shape)
     ]
     if missing or unknown or shapes:
-        parts = [f"lacks {', '.join(sorted(missing)[:3])}"] * bool(missing)
-        parts += [f"has unknown {', '.join(sorted(unknown)[:3])}"] * bool(unknown) + shapes[:3]
-        raise CheckpointMismatch(f"{path}: is of another network: {'; '.join(parts)}; use another --logdir")
+        differences = [f"lacks {', '.join(sorted(missing)[:3])}"] * bool(missing)
+        differences += [f"has unknown {', '.join(sorted(unknown)[:3])}"] * bool(unknown) + shapes[:3]
+        raise CheckpointMismatchError(
+            f"{path}: belongs to another network: {'; '.join(differences)}; use another --logdir"
+        )

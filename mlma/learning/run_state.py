@@ -69,7 +69,7 @@ class RunState:
     def resume(self) -> None:
         """Rank 0 restores the last checkpoint, if any; then all ranks start with its state.
 
-        CheckpointMismatch if the checkpoint is of another run.
+        CheckpointMismatchError if the checkpoint is of another run.
         """
         if self._allreduce.rank == 0:
             self._restore()

@@ -1,8 +1,8 @@
-"""One sentence on where the time goes and what would help, from the shares in a row of metrics.csv.
+"""The bottleneck of a run in one sentence, and what would help, from the shares of time in a row of metrics.csv.
 
-Learners that average gradients go in step: all but the slowest wait in the allreduce. So with several of them it is the one
-with the smallest share there whose phases count, and its allreduce is the network's (columns `slowest/*`). Imports nothing
-heavy: `status` says the sentence of a run on other hosts.
+Learners that average gradients keep in step: all but the slowest wait in the allreduce. With several learners, the
+phases of the one that waits there least therefore count (columns `slowest/*`), and its time in the allreduce is the
+network's. Imports nothing heavy: the frontend's `status` prints the sentence for a run on other hosts.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-WAITING_SHARE = 0.1  # a share from which on waiting counts
-STALLED_SHARE = 0.3  # of actors' time, spent on the way to a learner that waits for them
+WAITING_SHARE = 0.1  # smallest share of time at which waiting counts
+STALLED_SHARE = 0.3  # of actors' time, spent on transfers to and from a learner that waits for them
 BUSY_SHARE = 0.93  # of the cores that learner and actors share
 LEARNER_PHASES = ("wait", "stack", "gradient", "allreduce", "apply", "publish")
 COLUMNS = (
@@ -19,65 +19,70 @@ COLUMNS = (
     *(f"slowest/{name}" for name in ("rank", *LEARNER_PHASES)),
     *("receiver/stack", "actors/wait", "actors/fetch", "actors/count", "host/busy"),
 )
+LATEST_VALUE_COLUMNS = ("slowest/rank", "actors/count")  # their mean would mean nothing
 RECENT_REPORTS = 6  # reports that are averaged
 
 
 def average_columns(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Of COLUMNS, over rows that have them."""
-    found: dict[str, float] = {}
+    """The means of COLUMNS over the rows that have a number there; a column without any number is left out."""
+    means: dict[str, float] = {}
     rows = list(rows)
     for name in COLUMNS:
         values = [row[name] for row in rows if math.isfinite(row.get(name, math.nan))]
         if values:
-            found[name] = values[-1] if name in ("slowest/rank", "actors/count") else sum(values) / len(values)
-    return found
+            means[name] = values[-1] if name in LATEST_VALUE_COLUMNS else sum(values) / len(values)
+    return means
 
 
 def diagnose(row: Mapping[str, float]) -> str:
-    """ "" before there is anything to say."""
-    of = "slowest" if "slowest/wait" in row else "learner"
-    share = {name: row.get(f"{of}/{name}", 0.0) for name in LEARNER_PHASES}
-    actors = row.get("actors/count", 0.0)
+    """One sentence, "verdict-bound: reason"; empty if the row does not have what it takes."""
+    group = "slowest" if "slowest/wait" in row else "learner"
+    share = {name: row.get(f"{group}/{name}", 0.0) for name in LEARNER_PHASES}
+    num_actors = row.get("actors/count", 0.0)
     waiting, fetching = row.get("actors/wait", math.nan), row.get("actors/fetch", math.nan)
-    if f"{of}/gradient" not in row or not actors or math.isnan(waiting):  # in turns, all wait for each other
+    if (
+        f"{group}/gradient" not in row or not num_actors or math.isnan(waiting)
+    ):  # nothing is timed in a deterministic run
         return ""
-    who = f"learner {row['slowest/rank']:.0f}" if of == "slowest" else "the learner"
+    learner = f"learner {row['slowest/rank']:.0f}" if group == "slowest" else "the learner"
     if share["wait"] >= WAITING_SHARE:
-        return _starved(row, who, share["wait"], actors, waiting, fetching)
-    work = share["gradient"] + share["apply"]
-    if share["allreduce"] > max(work, share["stack"]):
+        return _diagnose_starved(row, learner, share["wait"], num_actors, waiting, fetching)
+    gradients = share["gradient"] + share["apply"]
+    if share["allreduce"] > max(gradients, share["stack"]):
         return (
-            f"allreduce-bound: {_percent(share['allreduce'])} of the time, gradients take {_percent(work)}; a faster network "
-            "between learners, --compression=fp16 or a larger --batch_size would help"
+            f"allreduce-bound: {_percent(share['allreduce'])} of the time, gradients take {_percent(gradients)}; "
+            "a faster network between learners, --compression=fp16 or a larger --batch_size would help"
         )
     if waiting < WAITING_SHARE:
-        return f"balanced: {who} waits {_percent(share['wait'])}, actors {_percent(waiting)}"
-    parts = {"gradients": work, "stacking samples": share["stack"], "publishing": share["publish"]}
-    most = max(parts, key=lambda name: parts[name])
-    others = row.get("learner/allreduce", 0.0) - share["allreduce"]
-    enough = max(1, math.ceil(actors * (1 - waiting)))
-    words = f"learner-bound: {most} take {_percent(parts[most])} of its time, actors wait {_percent(waiting)}"
-    if of == "slowest" and others >= WAITING_SHARE:
-        words += f"; the other learners wait for {who}"
-    return words + (f"; {enough} of {actors:.0f} actors would do" if enough < actors else "")
+        return f"balanced: {learner} waits {_percent(share['wait'])}, actors {_percent(waiting)}"
+    phases = {"gradients": gradients, "stacking samples": share["stack"], "publishing": share["publish"]}
+    longest = max(phases, key=lambda name: phases[name])
+    others_wait = row.get("learner/allreduce", 0.0) - share["allreduce"]
+    enough = max(1, math.ceil(num_actors * (1 - waiting)))
+    sentence = f"learner-bound: {longest} take {_percent(phases[longest])} of its time, actors wait {_percent(waiting)}"
+    if group == "slowest" and others_wait >= WAITING_SHARE:
+        sentence += f"; the other learners wait for {learner}"
+    return sentence + (f"; {enough} of {num_actors:.0f} actors would do" if enough < num_actors else "")
 
 
-def _starved(row: Mapping[str, float], who: str, wait: float, actors: float, waiting: float, fetching: float) -> str:
-    waits = f"{who} waits {_percent(wait)}"
+def _diagnose_starved(
+    row: Mapping[str, float], learner: str, wait: float, num_actors: float, waiting: float, fetching: float
+) -> str:
+    waits = f"{learner} waits {_percent(wait)}"
     if row.get("receiver/stack", 0.0) > 1 - WAITING_SHARE:
-        return f"receiver-bound: {waits} for samples that its receiving thread makes; more learners would help"
-    if waiting + fetching >= STALLED_SHARE and "host/busy" not in row:  # else there is no link between them
-        most = "weights" if fetching > waiting else "what they send"
+        return f"receiver-bound: {waits} for samples that its receiver thread builds; more learners would help"
+    if waiting + fetching >= STALLED_SHARE and "host/busy" not in row:  # on one host there is no link between them
+        most = "weights" if fetching > waiting else "trajectories"
         return (
-            f"network-bound: {waits} while actors spend {_percent(waiting + fetching)} of their time on the way to it, most of "
-            f"it for {most}; a faster link would help"
+            f"network-bound: {waits} while actors spend {_percent(waiting + fetching)} of their time on transfers, "
+            f"most of it for {most}; a faster link would help"
         )
     if row.get("host/busy", 0.0) >= BUSY_SHARE:
-        return f"cpu-bound: {waits} while this machine's cores are {_percent(row['host/busy'])} busy; more of them would help"
-    more = max(1, math.ceil(actors * (1 - waiting) / max(1 - wait, 0.01) - actors))
-    return (
-        f"actor-bound: {waits}; about {more} more actor{'s' if more > 1 else ''} would saturate it ({actors:.0f} now)"
-    )
+        busy = _percent(row["host/busy"])
+        return f"cpu-bound: {waits} while this machine's cores are {busy} busy; more of them would help"
+    more = max(1, math.ceil(num_actors * (1 - waiting) / max(1 - wait, 0.01) - num_actors))
+    plural = "s" if more > 1 else ""
+    return f"actor-bound: {waits}; about {more} more actor{plural} would saturate it ({num_actors:.0f} now)"
 
 
 def _percent(share: float) -> str:

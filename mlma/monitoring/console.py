@@ -1,4 +1,7 @@
-"""The console of a run: a live table with a progress bar on a terminal, plain lines in a file or pipe."""
+"""The console of a run: a live table with a progress bar on a terminal, plain lines in a file or pipe.
+
+Not here: what is reported (mlma/monitoring/metrics.py), the log (mlma/monitoring/run_log.py).
+"""
 
 from __future__ import annotations
 
@@ -48,18 +51,20 @@ SECTIONS = {  # title -> (label, column of metrics.csv)
 SHARES = ("queue/fill", "learner/wait", "actors/wait", "vtrace/rho_clipped")
 WIDE_COLUMNS = 104  # terminal columns that all sections need next to each other
 BAR_COLUMNS = 60
-REPEAT_SECONDS = 60.0  # seconds after which plain lines repeat an unchanged bottleneck
+REPEAT_SECONDS = 60.0  # after which plain lines repeat an unchanged bottleneck
 
 
 def format_duration(seconds: float) -> str:
+    """Hours, minutes and seconds; "?" if unknown."""
     if not math.isfinite(seconds):
         return "?"
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 def format_number(name: str, value: float) -> str:
+    """The value of a column, in the format of that column."""
     if not math.isfinite(value):
         return "-"
     if name in SHARES:
@@ -70,16 +75,15 @@ def format_number(name: str, value: float) -> str:
 
 
 class ConsoleDisplay:
-    """A report listener. `show` prints a line above the table."""
+    """A report listener that prints. On a terminal and unless `plain`, lines of the log appear above a live table."""
 
     def __init__(self, title: str, total_frames: float, plain: bool = False) -> None:
         self._title, self._total = title, total_frames
         self._recent: collections.deque[Row] = collections.deque(maxlen=RECENT_REPORTS)
-        self._verdict, self._shown_at = "", -math.inf  # of the bottleneck, as last printed
+        self._verdict, self._shown_at = "", -math.inf  # bottleneck that was printed last, and when
         self._console = Console(stderr=False, highlight=False)
-        self._live = (
-            Live(console=self._console, auto_refresh=False) if self._console.is_terminal and not plain else None
-        )
+        is_live = self._console.is_terminal and not plain
+        self._live = Live(console=self._console, auto_refresh=False) if is_live else None
 
     def __enter__(self) -> ConsoleDisplay:
         if self._live:
@@ -98,7 +102,7 @@ class ConsoleDisplay:
             print(line, flush=True)
 
     def on_report(self, row: Row) -> None:
-        """Shows the report and, now and then, the bottleneck."""
+        """Shows the report; the bottleneck, too, on a terminal, when it changes, and every REPEAT_SECONDS."""
         self._recent.append(row)
         diagnosis = diagnose(average_columns(self._recent))
         if self._live:
@@ -127,7 +131,8 @@ class ConsoleDisplay:
     def _levels(self, row: Row) -> str:
         if "score/mean" not in row:
             return ""
-        return f"  human-normalised: mean {row['score/mean']:.1f} %, median {row['score/median']:.1f} % ({row['score/levels']} levels)"
+        mean, median = f"mean {row['score/mean']:.1f} %", f"median {row['score/median']:.1f} %"
+        return f"  human-normalised: {mean}, {median} ({row['score/levels']} levels)"
 
     def _algorithm(self, row: Row) -> str:
         if "replay/ratio" in row:
@@ -139,15 +144,10 @@ class ConsoleDisplay:
     def _table(self, row: Row) -> Group:
         wide = self._console.width >= WIDE_COLUMNS
         titles = list(SECTIONS)
-        tables = (
-            [_section_table(titles, row)]
-            if wide
-            else [_section_table(titles[:2], row), _section_table(titles[2:], row)]
-        )
-        head = Text(
-            f"{self._title}   {format_duration(row['seconds'])} elapsed, {format_duration(row['eta_seconds'])} left",
-            style="bold",
-        )
+        groups = [titles] if wide else [titles[:2], titles[2:]]
+        tables = [_section_table(group, row) for group in groups]
+        elapsed, left = format_duration(row["seconds"]), format_duration(row["eta_seconds"])
+        head = Text(f"{self._title}   {elapsed} elapsed, {left} left", style="bold")
         done = min(1.0, row["frames"] / self._total)
         filled = round(BAR_COLUMNS * done)
         bar = Text.assemble(("━" * filled, "green"), ("─" * (BAR_COLUMNS - filled), "dim"), f" {100 * done:.1f} %")
@@ -156,7 +156,7 @@ class ConsoleDisplay:
 
 
 def _section_table(titles: list[str], row: Row) -> Table:
-    """Sections next to each other."""
+    """A table with these sections next to each other."""
     table = Table.grid(padding=(0, 1))
     for _ in titles:
         table.add_column(style="dim", min_width=13, no_wrap=True)
@@ -170,5 +170,5 @@ def _section_table(titles: list[str], row: Row) -> Table:
 
 
 def print_error(line: str) -> None:
-    """Prints to standard error."""
+    """Prints a line to standard error."""
     print(line, file=sys.stderr, flush=True)

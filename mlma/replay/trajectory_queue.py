@@ -113,6 +113,8 @@ class TrajectoryQueue:
 
 def _to_tensors(nest: Any, time_first: bool = False) -> Any:
     def convert(array: Any) -> tf.Tensor:
-        return tf.constant(np.ascontiguousarray(array.swapaxes(0, 1)) if time_first else array)  # [B, T, ...] -> [T, B, ...]
+        return tf.constant(
+            np.ascontiguousarray(array.swapaxes(0, 1)) if time_first else array
+        )  # [B, T, ...] -> [T, B, ...]
 
     return tf.nest.map_structure(lambda x: None if x is None else convert(x), nest)

@@ -141,7 +141,9 @@ class TrajectoryStore:
         none = np.zeros(0)
         return Trajectory(
             agent_state=NetworkState(self._frames_before(chain[:, 0], start, opens), self._core_of(chain[:, 0], opens)),
-            timesteps=TimeStep(observation=observation, episode_return=none, episode_frames=none, extras=more, **fields),
+            timesteps=TimeStep(
+                observation=observation, episode_return=none, episode_frames=none, extras=more, **fields
+            ),
             act_outputs=ActOutput(self.action[slot, step], none, none),
             weights_version=self.version[chain[:, 0]],
             actor_id=none,
@@ -202,7 +204,10 @@ def available_memory() -> float:
     """Bytes that this process may still take: of the machine, or of the container that it runs in."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         try:
             most, now = ((Path("/sys/fs/cgroup") / name).read_text().strip() for name in (limit, used))
         except OSError:

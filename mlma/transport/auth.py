@@ -1,4 +1,4 @@
-"""Authentication: the shared token, and which addresses may be used without one."""
+"""Authentication: the shared token, and the addresses that may be used without one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlma.utils.network import is_local_ip
 
 
 def read_token(token_file: str) -> str:
-    """The shared secret, or "" if there is none. ValueError if the file can be read by others."""
+    """The shared secret from MLMA_TOKEN or from the file; "" without either. ValueError if others can read the file."""
     if token := os.environ.get("MLMA_TOKEN", ""):
         return token
     if not token_file:
@@ -20,7 +20,8 @@ def read_token(token_file: str) -> str:
         mode = stat.S_IMODE(os.stat(token_file).st_mode)
         if mode & 0o077:
             raise ValueError(
-                f"--token_file={token_file}: has mode {mode:04o}, others could read it; allowed: 0600 (chmod 600 {token_file})"
+                f"--token_file={token_file}: has mode {mode:04o}, so others can read it; "
+                f"allowed: 0600 (chmod 600 {token_file})"
             )
         token = Path(token_file).read_text().strip()
     except OSError as error:
@@ -31,7 +32,7 @@ def read_token(token_file: str) -> str:
 
 
 def check_address(address: str, token: str) -> str:
-    """The address as the runtime wants it; ValueError if it is malformed, or open to a network without a token."""
+    """The address as gRPC expects it; ValueError if it is malformed, or open to the network without a token."""
     if address.startswith("unix:"):
         if len(address) > 100:
             raise ValueError(f"--learner_host={address}: too long for a unix socket (at most 95 characters of path)")
@@ -43,17 +44,18 @@ def check_address(address: str, token: str) -> str:
         host = "127.0.0.1"
     if not (host.startswith("127.") or host == "[::1]") and not token:
         raise ValueError(
-            f"--learner_host={address}: is open to the network, which needs a shared token; set MLMA_TOKEN or --token_file"
+            f"--learner_host={address}: is open to the network, which needs a shared token: "
+            "set MLMA_TOKEN or --token_file"
         )
     return f"{host}:{port}"
 
 
 def is_local_address(address: str) -> bool:
-    """Whether this is an address of this machine; one end of a tunnel is, too."""
+    """Whether the address is on this machine; the local end of an SSH tunnel counts."""
     host, _, _ = address.rpartition(":")
     return address.startswith(("unix:", "[::1]:")) or is_local_ip(host)
 
 
 def token_digest(token: str) -> bytes:
-    """What is sent and compared: always 64 bytes."""
+    """What travels and is compared instead of the token: always 64 bytes."""
     return hashlib.sha256(f"mlma {token}".encode()).hexdigest().encode()

@@ -1,4 +1,7 @@
-"""The actor's end of the transport: handshake, put, fetch, infer."""
+"""The actor's end of the transport: handshake, put, fetch, infer.
+
+Not here: the learner's end (mlma/transport/server.py).
+"""
 
 from __future__ import annotations
 
@@ -28,17 +31,20 @@ MAX_FETCH_ATTEMPTS = 3
 
 
 class Client:
-    """An actor's end. `put` returns before the learner has the message, so that acting goes on; one message is under way."""
+    """A connection to the learner. `put` returns before the learner has the message, so acting continues meanwhile.
 
-    def __init__(self, address: str, token: str, seconds: float) -> None:
+    At most one message is in flight and one more waits. LearnerLostError if a call fails or takes longer.
+    """
+
+    def __init__(self, address: str, token: str, timeout_seconds: float) -> None:
         self._secret = token_digest(token)
-        self._address, self._seconds = address, seconds
         self._outbox: queue.Queue[bytes | None] = queue.Queue(1)
         self._failure: Exception | None = None
-        # Not rpc.Client.create: it first asks for the list of methods, and the server answers that only between blocked puts.
-        # And a name of its own: clients of one name share one connection, which goes away under the other's calls.
-        name = f"mlma-{uuid.uuid4().hex}"
-        self._client = GrpcClient(address, name, list_registered_methods=False, timeout_in_ms=int(seconds * 1000))
+        # Not rpc.Client.create: it first requests the list of methods, which the server only answers between blocked
+        # puts. The name must be unique: clients with the same name share a connection, and closing one breaks the
+        # other's calls.
+        name, timeout_ms = f"mlma-{uuid.uuid4().hex}", int(timeout_seconds * 1000)
+        self._client = GrpcClient(address, name, list_registered_methods=False, timeout_in_ms=timeout_ms)
         threading.Thread(target=self._send, daemon=True, name="sender").start()
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -46,24 +52,25 @@ class Client:
             return self._client.call(method, [tf.constant(arg) for arg in args], ANSWER_SPECS[method]).get_value()
         except tf.errors.OpError as error:
             failure = type(error).__name__
-        # Outside, so that the traceback is gone, and with it the call's future: it deletes itself with an operation, which
-        # would end up in whatever graph is being made when Python collects it.
+        # Raised outside the handler, so that the traceback, and with it the call's future, is freed now. The future
+        # deletes itself with an operation, which would otherwise end up in any graph being traced when Python collects
+        # it.
         raise LearnerLostError(f"{method}: {failure}")
 
-    def handshake(self, hello: dict[str, Any]) -> dict[str, Any]:
-        """The learner's answer; it has "finished" if training is over."""
-        answer, _ = unpack(self._call("handshake", self._secret, pack(hello)).numpy())
+    def handshake(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The learner's answer; it contains "finished" if training is over. HandshakeRefusedError if it refuses."""
+        answer, _ = unpack(self._call("handshake", self._secret, pack(request)).numpy())
         if "refused" in answer:
             raise HandshakeRefusedError(answer["refused"])
         return answer
 
     def fetch(self, have: int) -> tuple[int, bytes | None]:
-        """(version, weights), all of one version; weights is None if there is nothing newer than `have`."""
+        """(version, weights), never mixed from two versions; weights is None if there is nothing newer than `have`."""
         for _ in range(MAX_FETCH_ATTEMPTS):
             version, data = self._fetch_latest(have)
             if version != VERSION_UNAVAILABLE:
                 return version, data
-        return have, None  # the network is slower than the learner; the next time may be better
+        return have, None  # the learner publishes faster than the network transfers; the next fetch may succeed
 
     def _fetch_latest(self, have: int) -> tuple[int, bytes | None]:
         data: list[bytes] = []
@@ -77,7 +84,7 @@ class Client:
         return version, b"".join(data)
 
     def put(self, message: bytes, on_wait: Callable[[], None] = lambda: None) -> None:
-        """Hands a message to the sender; waits while the one before is not accepted yet, calling `on_wait` periodically."""
+        """Hands a message to the sender; waits until the previous one was accepted, calling `on_wait` periodically."""
         while True:
             if self._failure:
                 raise self._failure
@@ -86,10 +93,10 @@ class Client:
             except queue.Full:
                 on_wait()
 
-    def infer(self, question: bytes) -> tuple[bytes, float]:
-        """What the learner answers, and for how many seconds of that time it had no room for trajectories."""
-        answer, waited = self._call("infer", self._secret, question)
-        return answer.numpy(), float(waited)
+    def infer(self, request: bytes) -> tuple[bytes, float]:
+        """(reply, seconds of the call in which the learner had no room for trajectories)."""
+        reply, waited = self._call("infer", self._secret, request)
+        return reply.numpy(), float(waited)
 
     def _send(self) -> None:
         while (message := self._outbox.get()) is not None:
@@ -101,6 +108,7 @@ class Client:
                 return
 
     def close(self) -> None:
+        """Ends the sender; a later `put` raises LearnerLostError."""
         self._failure = self._failure or LearnerLostError("closed")
         with contextlib.suppress(queue.Full):
             self._outbox.put_nowait(None)

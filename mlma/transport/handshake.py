@@ -1,4 +1,7 @@
-"""The handshake request: the settings and layouts on which an actor and its learner must agree."""
+"""The handshake request: the settings and layouts on which an actor and its learner must agree.
+
+Not here: the learner's answer (mlma/learning/admission.py).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ from mlma.core.record_layout import RecordLayout
 
 MUST_MATCH = (
     "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "color_mode",
-    "num_stacked_frames", "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space", "n_step", "inference",
+    "num_stacked_frames", "sticky_actions", "noop_max", "life_loss_ends_return", "full_action_space", "n_step",
+    "inference",
 )  # fmt: skip
 
 
 def handshake_request(config: Config, layout: RecordLayout, weights: FlatWeights) -> dict[str, Any]:
-    """What must be equal."""
-    agreed = {name: config.get(name) for name in MUST_MATCH}
-    return agreed | {"trajectory": layout.signature, "weights": weights.signature}
+    """Name -> value of everything that must be equal on both sides."""
+    flags = {name: config.get(name) for name in MUST_MATCH}
+    return flags | {"trajectory": layout.signature, "weights": weights.signature}

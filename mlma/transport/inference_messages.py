@@ -1,6 +1,6 @@
-"""What an actor shows its learner with --inference=learner, and what it is told: one record each way.
+"""The messages of `--inference=learner`: an actor's request and the learner's reply, one record each.
 
-Not here: who asks (mlma/acting/local_policy.py), who answers (mlma/acting/inference_server.py).
+Not here: the client (mlma/acting/remote_policy.py), the server (mlma/acting/inference_server.py).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from mlma.core.types import ActionNoise, ActOutput, ArraySpec, EnvSpec, TimeStep
 
 
 class InferenceRequest(NamedTuple):
-    """What the learner needs to act for an actor, and to fill its trajectories."""
+    """What the learner needs to act for an actor, and to write its trajectories."""
 
     timestep: TimeStep  # [E]
     noise: ActionNoise  # [E]
-    crashed: Any  # bool [E]: replaced in the step that led here
+    crashed: Any  # bool [E], environments that were replaced in the step that led here
 
 
 def inference_layouts(spec: EnvSpec, num_envs: int) -> tuple[RecordLayout, RecordLayout]:
-    """Of a Question, and of the ActOutput that answers it."""
-    number, action = ArraySpec((num_envs,), "float32"), ArraySpec((num_envs,), "int32")
+    """The layouts of an InferenceRequest and of the ActOutput that answers it."""
+    floats, action = ArraySpec((num_envs,), "float32"), ArraySpec((num_envs,), "int32")
     logits, crashed = ArraySpec((num_envs, spec.num_actions), "float32"), ArraySpec((num_envs,), "bool")
-    question = InferenceRequest(timestep_spec(spec, num_envs), ActionNoise(number, number), crashed)
-    return RecordLayout(question), RecordLayout(ActOutput(action, logits, number))
+    request = InferenceRequest(timestep_spec(spec, num_envs), ActionNoise(floats, floats), crashed)
+    return RecordLayout(request), RecordLayout(ActOutput(action, logits, floats))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 CALL_TIMEOUT_SECONDS = 60.0  # a call that takes longer means that the learner is gone
-OK, REFUSED = 0, 1
-VERSION_UNAVAILABLE, TRAINING_OVER = -2, -3  # in place of a version
+OK, REFUSED = 0, 1  # answers to put
+VERSION_UNAVAILABLE, TRAINING_OVER = -2, -3  # answers to fetch, in place of a version
 STRING, INT64 = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
 ANSWER_SPECS = {
     "put": tf.TensorSpec([], tf.int32),
@@ -17,8 +17,8 @@ ANSWER_SPECS = {
 
 
 class LearnerLostError(Exception):
-    """The learner does not answer; connecting again may help."""
+    """The learner does not answer, or has no session for this actor; connecting again may help."""
 
 
 class HandshakeRefusedError(Exception):
-    """The learner answered, and does not want us."""
+    """The learner refused this actor; connecting again does not help."""

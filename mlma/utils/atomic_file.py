@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that take some. Imports nothing heavy."""
+"""Atomic file writes, and a writability check for folders. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Written beside, then renamed: a reader, a crash and a full disk never see half a file. Its folder must exist."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes a temporary file next to `path` and renames it, so nobody ever sees half a file, not even after a crash.
+
+    The folder must exist.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """Makes the folder where it is not there yet; ValueError in one line if nothing can be written to it."""
+    """Creates the folder if it does not exist; ValueError in one line if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            return  # what a disk that is full does to a run is told when it saves
-        where = f"{error.filename}: " if Path(error.filename or folder) in folder.parents else ""
-        raise ValueError(f"{flag}={folder}: cannot be written to: {where}{error.strerror}") from None
+            return  # a full disk is reported when the run saves
+        parent = f"{error.filename}: " if Path(error.filename or folder) in folder.parents else ""
+        raise ValueError(f"{flag}={folder}: cannot be written to: {parent}{error.strerror}") from None

@@ -35,7 +35,7 @@ def setup_child_process() -> None:
     """Called first in every process that may be a child of a learner or of mpirun: no orphan survives its parent."""
     if parent := os.environ.get(PARENT_PID_ENV):
         die_with_parent()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children itself
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children
         if os.getppid() != int(parent):  # the parent ended before the call above
             os._exit(1)
     elif started_by_mpirun():
@@ -43,7 +43,7 @@ def setup_child_process() -> None:
 
 
 def process_start_time(pid: int) -> str:
-    """Start time of a process in kernel ticks, which tells it apart from a later one with the same id; empty if it is gone."""
+    """Start time in kernel ticks, to tell a process apart from a later one with the same id; empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

@@ -1,4 +1,4 @@
-"""Which addresses are this machine's."""
+"""Addresses of this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 def is_local_ip(ip: str) -> bool:
-    """Of an IPv4 address."""
+    """Whether an IPv4 address is one of this machine's, found by binding to it; False for a host name."""
     if not re.fullmatch(r"\d+\.\d+\.\d+\.\d+", ip):
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -6,12 +6,12 @@ import ctypes
 import os
 import tempfile
 
-# For glibc's mallopt: keep memory instead of returning it to the kernel, since trajectories and activations are megabytes.
+# For glibc's mallopt: keep memory instead of returning it to the kernel. Trajectories and activations have megabytes.
 MALLOC_OPTIONS = {-1: 2**30, -2: 2**26, -3: 2**25}  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without the lines that it prints before it reads any log setting; shows them if the import fails."""
+    """Imports TensorFlow without the lines that it prints before it reads any log setting, unless the import fails."""
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, size in MALLOC_OPTIONS.items():
             libc.mallopt(option, size)

@@ -104,7 +104,9 @@ class Hosts:
     def agent(self, folder: Path) -> Path:
         """Writes a replacement for ssh, which mpirun calls with an address and a command; returns its path."""
         path = folder / "agent"
-        enter = f'ip netns exec {self._prefix}-h$((${{1##*.}} - 1)) unshare --uts sh -c \'hostname "h$0"; exec sh -c "$*"\''
+        enter = (
+            f'ip netns exec {self._prefix}-h$((${{1##*.}} - 1)) unshare --uts sh -c \'hostname "h$0"; exec sh -c "$*"\''
+        )
         path.write_text(f'#!/bin/sh\nhost="${{1##*.}}"\nset -- "$@"\nexec {enter} "$host" "$(shift; echo "$*")"\n')
         path.chmod(0o700)
         return path
@@ -131,7 +133,9 @@ def main() -> int:
     parser.add_argument("--delay_ms", type=float, default=0, help="latency added to packets that leave a host")
     parser.add_argument("words", nargs="+", help="arguments of python, after --")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # raises SystemExit, so that the hosts are removed
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # raises SystemExit, so that the hosts are removed
     hosts = Hosts(arguments.hosts, arguments.mbit, arguments.delay_ms)
     try:
         hosts.make()

@@ -122,7 +122,9 @@ def local(logdir: Path, actors: int, *flags: str, warm_up: float = 6, seconds: f
     return report(logdir, [command], warm_up, seconds)
 
 
-def behind_a_link(logdir: Path, actors: int, mbit: float, *flags: str, warm_up: float = 6, seconds: float = 12) -> Report:
+def behind_a_link(
+    logdir: Path, actors: int, mbit: float, *flags: str, warm_up: float = 6, seconds: float = 12
+) -> Report:
     """Runs the learner on one host and its actors on another."""
     hosts = limited.Hosts(2, mbit, delay_ms=0)
     inside = [["ip", "netns", "exec", name, *TRAIN, *FLAGS, *flags] for name in hosts.names]
@@ -169,7 +171,9 @@ def main() -> int:
     }
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="+", choices=cases)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # raises SystemExit, so that everything is removed
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # raises SystemExit, so that everything is removed
     for name in parser.parse_args().cases:
         with tempfile.TemporaryDirectory() as folder:
             print(f"{name}: {cases[name](Path(folder) / name)}", flush=True)

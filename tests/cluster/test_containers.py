@@ -64,7 +64,11 @@ def together(learners: list[tuple[str, int]], actor_hosts: int, actors: list[Con
 def test_compose_starts_learners_and_the_actors_that_they_expect() -> None:
     services = compose(MLMA_TOKEN="secret")
     learner = flags_of(services.pop("learners")["command"])
-    assert (learner.distributed.num_learners, learner.distributed.learner_host, learner.run.task) == (2, "0.0.0.0:8001", 0)
+    assert (learner.distributed.num_learners, learner.distributed.learner_host, learner.run.task) == (
+        2,
+        "0.0.0.0:8001",
+        0,
+    )
     actors = [flags_of(service["command"]) for service in services.values()]
     together([("learners", 8001), ("learners", 8002)], len(learner.distributed.actor_hosts.split(",")), actors)
     assert {actor.environment.level_name for actor in actors} == {learner.environment.level_name}
@@ -135,7 +139,9 @@ def test_what_kubernetes_refers_to_is_there() -> None:
         assert {claim["claimName"] for claim in asked} <= claims
         mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", [])}
         assert set(mounts.values()) == set(volumes)
-        probes = [container[name]["exec"]["command"] for name in container if "Probe" in name and "exec" in container[name]]
+        probes = [
+            container[name]["exec"]["command"] for name in container if "Probe" in name and "exec" in container[name]
+        ]
         assert all(is_a_probe(words) for words in probes)
         assert bool(probes) == (component != "launcher") == ("/run/mlma" in mounts)
     for policy in kinds("NetworkPolicy"):
@@ -152,16 +158,26 @@ def test_slurm_deals_actors_to_learners_in_turn(hosts: str, learners: int, actor
         numbers = {"SLURM_PROCID": str(task), "OMPI_COMM_WORLD_RANK": str(task), "MLMA_PYTHON": "printf %s\\n"}
         numbers["SLURMD_NODENAME"] = hosts.split()[task // on_each] if role == "learner" else "c"
         command = ["sandbox/slurm/worker.sh", role, "--level_name=catch", "--learner_host=overridden:1"]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | env | numbers, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | env | numbers, capture_output=True, text=True, check=True
+        )
         return flags_of(done.stdout.splitlines())
 
     acting = [start("actor", task) for task in range(actors)]
     for rank in range(learners):
         learner = start("learner", rank)
-        assert (learner.run.task, learner.distributed.num_learners, learner.environment.level_name) == (rank, learners, "catch")
+        assert (learner.run.task, learner.distributed.num_learners, learner.environment.level_name) == (
+            rank,
+            learners,
+            "catch",
+        )
         host, _, port = learner.distributed.learner_host.partition(":")
-        assert (host, port) == (hosts.split()[rank // on_each], "7000"), "those of one host take it and those that follow"
-        mine = [actor.run.task for actor in acting if actor.distributed.learner_host == f"{host}:{7000 + rank % on_each}"]
+        assert (host, port) == (hosts.split()[rank // on_each], "7000"), (
+            "those of one host take it and those that follow"
+        )
+        mine = [
+            actor.run.task for actor in acting if actor.distributed.learner_host == f"{host}:{7000 + rank % on_each}"
+        ]
         assert mine == list(range(len(learner.distributed.actor_hosts.split(","))))
 
 

@@ -116,7 +116,9 @@ def test_a_hundred_dead_hosts_delay_nobody(cluster: Cluster, hosts: Hosts) -> No
     assert cluster.left() == {}
 
 
-def test_an_unknown_host_is_refused_until_it_is_said_to_learn_it(cluster: Cluster, hosts: Hosts, tmp_path: Path) -> None:
+def test_an_unknown_host_is_refused_until_it_is_said_to_learn_it(
+    cluster: Cluster, hosts: Hosts, tmp_path: Path
+) -> None:
     (tmp_path / "empty").write_text("")
     rows = cluster.csv([cluster.row("learner", hosts[0]), cluster.row("actor", hosts[1])])
     known = f"--known_hosts={tmp_path}/empty"

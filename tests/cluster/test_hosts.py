@@ -51,7 +51,9 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         wait_for(lambda: "reached the learner" in cluster.call("logs", "actor-3"), 20, lambda: cluster.call("logs"))
         said = cluster.call("down")
         assert "4 hosts left clean" in said, said
-        assert {path.name for path in cluster.logdir.glob("saved-*")} == {"saved-0", "saved-1"}, "learners ended cleanly"
+        assert {path.name for path in cluster.logdir.glob("saved-*")} == {"saved-0", "saved-1"}, (
+            "learners ended cleanly"
+        )
         left = cluster.left()
         assert list(left) == [hosts[1].name], left
         rest = [line for line in left[hosts[1].name] if not line.startswith("/tmp/tmux-")]
@@ -82,7 +84,9 @@ def test_what_crashes_comes_back_and_what_is_asked_for_happens(cluster: Cluster,
     wait_for(lambda: child("actor-2", 2) not in (0, before), 20, lambda: cluster.call("status", code=None))
     assert "restarted 1 x" in cluster.call("status", COLUMNS="200")
     mpirun = child("learners", 0)
-    (learner,) = [pid for pid in hosts[1].pids() if "cheap.py" in command(pid) and "--job_name=actor" not in command(pid)]
+    (learner,) = [
+        pid for pid in hosts[1].pids() if "cheap.py" in command(pid) and "--job_name=actor" not in command(pid)
+    ]
     os.kill(learner, signal.SIGKILL)
     wait_for(lambda: child("learners", 0) not in (0, mpirun), 30, lambda: cluster.call("logs", "learners"))
     cluster.until("running")
@@ -119,7 +123,11 @@ def test_a_worker_that_crashes_for_ever_is_given_up_and_named(cluster: Cluster, 
 
 def test_words_that_a_shell_would_misread_arrive_as_they_are(cluster: Cluster, hosts: Hosts) -> None:
     cluster.name = 'it\'s; touch pwned $(touch pwned) "x" run'
-    rows = [cluster.row("learner", hosts[0]), cluster.row("learner", hosts[1]), cluster.row("actor", hosts[2], num_actors=2)]
+    rows = [
+        cluster.row("learner", hosts[0]),
+        cluster.row("learner", hosts[1]),
+        cluster.row("actor", hosts[2], num_actors=2),
+    ]
     cluster.call("up", cluster.csv(rows))
     cluster.until("running")
     assert f"--logdir={cluster.logdir}" in cluster.call("logs", "actor-0").replace("\\'", "'")
@@ -177,7 +185,9 @@ def test_sync_copies_what_differs_and_check_says_who_does(cluster: Cluster, host
     assert said.count("no code in code (--sync copies it") == 2
     said = cluster.call("up", path, "--sync")
     assert "copied to 2 hosts" in said and not said.startswith("0 files")
-    tracked = subprocess.run(["git", "ls-files", "mlma", "agents"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    tracked = subprocess.run(
+        ["git", "ls-files", "mlma", "agents"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     assert [name for name in tracked.split() if not (hosts[0].home / "code" / name).exists()] == []
     cluster.call("check")
     (hosts[1].home / "code/mlma/actor.py").write_text("# changed\n")

@@ -37,7 +37,9 @@ def csv(folder: Path, text: str, mode: int = 0o600) -> str:
 
 
 def make(tmp_path: Path, text: str = FOUR, actors: int = 0, **given: object) -> Plan:
-    return make_plan(read_workers(csv(tmp_path, text)), Config.from_flags(logdir="/runs/pong.1"), Options(**given), actors)  # type: ignore[arg-type]
+    return make_plan(
+        read_workers(csv(tmp_path, text)), Config.from_flags(logdir="/runs/pong.1"), Options(**given), actors
+    )  # type: ignore[arg-type]
 
 
 def mistakes(tmp_path: Path, text: str) -> list[str]:
@@ -52,7 +54,12 @@ def frontend(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_csv_of_the_ancestor_is_read_as_it_stands(tmp_path: Path) -> None:
-    rows = ["learner,localhost,8001,0,,,", "actor,localhost,9001,,,,", "actor,10.0.0.7,9002,,36000,root,secret word ", ""]
+    rows = [
+        "learner,localhost,8001,0,,,",
+        "actor,localhost,9001,,,,",
+        "actor,10.0.0.7,9002,,36000,root,secret word ",
+        "",
+    ]
     text = "\r\n".join([ANCESTOR, *rows])
     with pytest.raises(CsvErrors, match="cannot reach a learner there"):
         read_workers(csv(tmp_path, text))
@@ -101,7 +108,10 @@ learner,10.0.0.4,,,,-oProxyCommand=x,,2
             "row 3, column tf_port: '1': is that of",
         ),
         (f"{ANCESTOR}\nlearner,a,,,,u,x\nactor,a,,,,u,y\n", "row 3, column ssh_password: differs from row 2"),
-        (f"{ANCESTOR},ssh_key_file\nlearner,a,,,,,,/no/such\nactor,a,,,,,,\n", "'/no/such': must be a file on this machine"),
+        (
+            f"{ANCESTOR},ssh_key_file\nlearner,a,,,,,,/no/such\nactor,a,,,,,,\n",
+            "'/no/such': must be a file on this machine",
+        ),
         (f'{ANCESTOR},python\nlearner,a,,,,,,"it\'s"\nactor,a,,,,,,\n', "must be a command, quoted as in a shell"),
         (f"{ANCESTOR},image\nlearner,a,,,,,,--privileged\nactor,a,,,,,,\n", "must be the name or the file of an image"),
         (f"{ANCESTOR},folder\nlearner,a,,,,,,~/code\nactor,a,,,,,,\n", "without ~"),
@@ -208,7 +218,10 @@ def test_several_learners_in_images_are_in_one_container(tmp_path: Path) -> None
 
 def test_learners_with_different_pythons_are_refused_before_mpirun_fails(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Open MPI is looked for in the same folder"):
-        make(tmp_path, FOUR.replace("learner,10.9.0.2,,,,bob,,,/code,/env/bin", "learner,10.9.0.2,,,,bob,,,/code,/other/bin"))
+        make(
+            tmp_path,
+            FOUR.replace("learner,10.9.0.2,,,,bob,,,/code,/env/bin", "learner,10.9.0.2,,,,bob,,,/code,/other/bin"),
+        )
 
 
 def test_the_state_of_a_run_never_holds_a_password(tmp_path: Path) -> None:

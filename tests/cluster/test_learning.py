@@ -25,7 +25,9 @@ def real(cluster: Cluster) -> Cluster:
 
 
 @pytest.mark.parametrize("tunnel", [False, True], ids=["direct", "tunnel"])
-def test_two_learners_and_six_actors_on_four_hosts_leave_the_corridor(real: Cluster, hosts: Hosts, tunnel: bool) -> None:
+def test_two_learners_and_six_actors_on_four_hosts_leave_the_corridor(
+    real: Cluster, hosts: Hosts, tunnel: bool
+) -> None:
     said = real.call("up", real.two_learners(), *FLAGS, *(["--tunnel"] if tunnel else []))
     assert "started learners, " in said
     wait_for(lambda: rows(real.logdir), 240, lambda: real.call("logs", code=None))

@@ -97,7 +97,9 @@ def test_workers_in_images_are_started_by_the_engine_and_find_the_run(home: Path
     rows = ["job,ip,image,folder", *(f"{job},localhost,lab/mlma:1,{home}/image" for job in ("learner", "actor"))]
     (home / "workers.csv").write_text("\n".join(rows) + "\n")
     (home / "my run").mkdir()
-    assert "lacks no-such-engine" in call(home, "--workers_csv_path=workers.csv", "--container=no-such-engine run", code=1)
+    assert "lacks no-such-engine" in call(
+        home, "--workers_csv_path=workers.csv", "--container=no-such-engine run", code=1
+    )
     call(home, "down")
     call(home, "--workers_csv_path=workers.csv", "--container=$HOME/engine run")
     wait_for(lambda: "reached the learner" in call(home, "logs", "actor-0"), 30, lambda: call(home, "logs"))

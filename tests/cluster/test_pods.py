@@ -66,7 +66,14 @@ def test_the_launcher_starts_learners_in_their_pods_and_ends_them_with_a_checkpo
 
     def inside(pod: Host, words: list[str], **env: str) -> list[str]:
         who = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
-        return [*pod.enter(), *who, "env", "HOME=/home/mlma", *(f"{name}={value}" for name, value in env.items()), *words]
+        return [
+            *pod.enter(),
+            *who,
+            "env",
+            "HOME=/home/mlma",
+            *(f"{name}={value}" for name, value in env.items()),
+            *words,
+        ]
 
     (container,) = templates()["launcher"]["spec"]["containers"]
     words = [word.replace("$(LEVEL)", "catch").replace("$$(", "$(") for word in container["args"]]
@@ -78,13 +85,23 @@ def test_the_launcher_starts_learners_in_their_pods_and_ends_them_with_a_checkpo
     run = Process(folder, "launcher", "--report_every_seconds=1", command=inside(launcher, words, **env))
     python = ["/opt/mlma/.venv/bin/python", "/opt/mlma/experiment.py", "--job_name=actor", "--level_name=catch"]
     actors = [
-        Process(folder, f"actor-{i}", f"--learner_host={worker.ip}:8001", "--task=0", command=inside(launcher, python, **env))
+        Process(
+            folder,
+            f"actor-{i}",
+            f"--learner_host={worker.ip}:8001",
+            "--task=0",
+            command=inside(launcher, python, **env),
+        )
         for i, worker in enumerate(workers)
     ]
     try:
         logdir = folder / "catch"
         wait_for(lambda: rows(logdir) and rows(logdir)[-1]["frames"] > 2e4, 200, run.text, run)
-        probe = ["sh", "-c", "cd /opt/mlma && .venv/bin/python -m mlma.monitoring.health_check --heartbeat_folder=/run/mlma"]
+        probe = [
+            "sh",
+            "-c",
+            "cd /opt/mlma && .venv/bin/python -m mlma.monitoring.health_check --heartbeat_folder=/run/mlma",
+        ]
         said = [worker.run(*probe) for worker in workers]
         assert [line.split(": ")[:2] for line in said] == [["learner-0", "progresses"], ["learner-1", "progresses"]]
         run.signal(signal.SIGUSR1)

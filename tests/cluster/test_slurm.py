@@ -66,19 +66,28 @@ class Slurm:
         (folder / "key").chmod(0o400)
         (folder / "state").mkdir()
         nodes = [
-            f"NodeName={host.name} NodeAddr={host.ip} CPUs=8 RealMemory=1000000 Gres=gpu:1 State=UNKNOWN" for host in self.hosts
+            f"NodeName={host.name} NodeAddr={host.ip} CPUs=8 RealMemory=1000000 Gres=gpu:1 State=UNKNOWN"
+            for host in self.hosts
         ]
-        (folder / "slurm.conf").write_text(CONF.format(head=head.name, ip=head.ip, folder=folder, nodes="\n".join(nodes)))
+        (folder / "slurm.conf").write_text(
+            CONF.format(head=head.name, ip=head.ip, folder=folder, nodes="\n".join(nodes))
+        )
         (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         munge = ["munged", "--foreground", "--force", f"--key-file={folder}/key", f"--socket={folder}/munge.socket"]
-        munge += [f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"]
+        munge += [
+            f"--pid-file={folder}/munge.pid",
+            f"--log-file={folder}/munge.log",
+            f"--seed-file={folder}/munge.seed",
+        ]
         self.daemon(0, *munge)
         wait_for((folder / "munge.socket").exists, 20, lambda: "no munged")
         self.daemon(0, "slurmctld", "-D")
         for i, host in enumerate(self.hosts):
             self.daemon(i, "slurmd", "-D", "-N", host.name)
-        wait_for(lambda: self.call("sinfo", "-h", "-o", "%T %D").split() == ["idle", str(len(self.hosts))], 60, self.logs)
+        wait_for(
+            lambda: self.call("sinfo", "-h", "-o", "%T %D").split() == ["idle", str(len(self.hosts))], 60, self.logs
+        )
 
     def daemon(self, host: int, *words: str) -> None:
         words = (*self.hosts[host].enter(), "env", f"SLURM_CONF={self.folder}/slurm.conf", *words)

@@ -32,7 +32,9 @@ def test_two_learners_with_two_actors_each_fill_their_shards_and_stay_equal(tmp_
     everything = [*flags, "--num_learners=2", "--num_actors=2", f"--logdir={logdir}", "--checkpoint_replay"]
     with Process(tmp_path, "first", *everything) as run:
         wait_for_progress(run, logdir, 200)
-        wait_for(lambda: rows(logdir)[-1]["learner_step"] > 40, 120, run.text)  # each report compares checksums of weights
+        wait_for(
+            lambda: rows(logdir)[-1]["learner_step"] > 40, 120, run.text
+        )  # each report compares checksums of weights
         everyone = descendants(run.process.pid)
         actors = [pid for pid in everyone if b"job_name=actor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(actors) == 4
@@ -72,7 +74,9 @@ def test_a_run_goes_on_with_its_replay_or_fills_it_anew(tmp_path: Path, kept: bo
         run.wait()
     variables, meta = load_checkpoint(saved(logdir)[-1])
     slow = {name: value for name, value in variables.items() if name.startswith("slow/")}
-    assert len(slow) == sum(name.startswith("network/") for name in variables), "the target network is part of a checkpoint"
+    assert len(slow) == sum(name.startswith("network/") for name in variables), (
+        "the target network is part of a checkpoint"
+    )
     with Process(tmp_path, "second", *flags) as run:
         run.expect(f"resumed {saved(logdir)[-1]}", 90)
         run.expect("restored" if kept else "learning begins at 200", 90)
@@ -85,7 +89,13 @@ def test_a_run_goes_on_with_its_replay_or_fills_it_anew(tmp_path: Path, kept: bo
 def test_the_ratio_is_kept_and_reported_and_evaluation_plays(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
     with Process(
-        tmp_path, "train", *R2D2, f"--logdir={logdir}", "--num_actors=1", "--total_environment_frames=6000", "--replay_ratio=2"
+        tmp_path,
+        "train",
+        *R2D2,
+        f"--logdir={logdir}",
+        "--num_actors=1",
+        "--total_environment_frames=6000",
+        "--replay_ratio=2",
     ) as run:
         assert run.wait(200) == 0, run.text()
     last = rows(logdir)[-1]
@@ -101,7 +111,10 @@ def test_the_ratio_is_kept_and_reported_and_evaluation_plays(tmp_path: Path) -> 
     ("flags", "answer"),
     [
         (["--algorithm=apex", "--replay_capacity=1e12"], "1,000,000,000,000 steps of"),
-        (["--algorithm=apex", "--replay_capacity=100", "--replay_min_fill=200"], "--replay_min_fill=200: must be at most"),
+        (
+            ["--algorithm=apex", "--replay_capacity=100", "--replay_min_fill=200"],
+            "--replay_min_fill=200: must be at most",
+        ),
         (["--algorithm=r2d2", "--unroll_length=50"], "--unroll_length=50: sequences begin so far apart"),
         (["--algorithm=apex", "--agent_name=MLPLSTMAgent"], "has an LSTM"),
     ],

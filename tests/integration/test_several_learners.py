@@ -1,4 +1,4 @@
-"""Several learners under a real mpirun: the mathematics, and what is seen when something breaks."""
+"""Several learners under a real mpirun: the mathematics, and what is reported when something breaks."""
 
 from __future__ import annotations
 
@@ -25,49 +25,48 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(case, number of learners) -> what each rank came to."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(case, number of learners) -> the final values of each rank."""
     folder = tmp_path_factory.mktemp("one_batch")
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    values: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for size in (1, 2, 4):
         command = [find_mpirun(), "-np", str(size), "--oversubscribe", "--bind-to", "none"]
         command += [sys.executable, "-m", "tests.support.one_batch", str(folder)]
         run = subprocess.run(command, cwd=ROOT, env=mpi_environment(), capture_output=True, timeout=600)
         assert run.returncode == 0, run.stderr.decode()
         for case in CASES:
-            found[case, size] = [dict(np.load(folder / f"{case}-{size}-{rank}.npz")) for rank in range(size)]
-    return found
+            values[case, size] = [dict(np.load(folder / f"{case}-{size}-{rank}.npz")) for rank in range(size)]
+    return values
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("idle", "fp16")])
-def test_the_same_data_gives_the_same_weights_with_one_two_and_four_learners(played: Any, case: str) -> None:
-    (alone,) = played[case, 1]
-    assert alone["step"] == 20
-    assert alone["moved"] > 1e-4
+def test_the_same_data_gives_the_same_weights_with_one_two_and_four_learners(results: Any, case: str) -> None:
+    (single,) = results[case, 1]
+    assert single["step"] == 20
+    assert single["moved"] > 1e-4
     for size in (2, 4):
-        for values in played[case, size]:
-            assert values.keys() == alone.keys()
+        first = results[case, size][0]
+        for values in results[case, size]:
+            assert values.keys() == single.keys()
             for name in values.keys() - {"moved"}:
-                np.testing.assert_array_equal(
-                    values[name], played[case, size][0][name], err_msg=f"{name} differs between ranks"
-                )
-                np.testing.assert_allclose(values[name], alone[name], atol=1e-6, rtol=0, err_msg=name)
+                np.testing.assert_array_equal(values[name], first[name], err_msg=f"{name} differs between ranks")
+                np.testing.assert_allclose(values[name], single[name], atol=1e-6, rtol=0, err_msg=name)
 
 
-def test_gradients_of_half_the_bytes_change_little_and_nothing_between_ranks(played: Any) -> None:
-    (alone,), (one, two) = played["fp16", 1], played["fp16", 2]
+def test_fp16_compression_changes_the_weights_little_and_equally_on_all_ranks(results: Any) -> None:
+    (single,), (one, two) = results["fp16", 1], results["fp16", 2]
     assert one["moved"] > 1e-4
     for name in one.keys() - {"moved"}:
         np.testing.assert_array_equal(one[name], two[name], err_msg=f"{name} on two ranks")
-        np.testing.assert_allclose(one[name], alone[name], atol=0.05 * alone["moved"], rtol=0, err_msg=name)
+        np.testing.assert_allclose(one[name], single[name], atol=0.05 * single["moved"], rtol=0, err_msg=name)
 
 
-def test_a_learner_without_data_has_weight_zero_and_stays_in_step(played: Any) -> None:
-    one, two = played["idle", 2]
+def test_a_learner_without_data_has_weight_zero_and_stays_in_step(results: Any) -> None:
+    one, two = results["idle", 2]
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name], err_msg=name)
     assert one["step"] == 5
-    assert one["frames"] == played["idle", 1][0]["frames"] * 8 // 10  # two of ten shares were missing
+    assert one["frames"] == results["idle", 1][0]["frames"] * 8 // 10  # two of ten shares were missing
 
 
 def learners(logdir: Path, *flags: str) -> list[str]:
@@ -78,18 +77,20 @@ def learners(logdir: Path, *flags: str) -> list[str]:
 
 def ranks(run: Process) -> dict[int, int]:
     """Rank -> process id of the learners below mpirun."""
-    found = {}
+    pids = {}
     for pid in descendants(run.process.pid):
         with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = dict(word.split("=", 1) for word in file.read().decode(errors="replace").split("\0") if "=" in word)
+            environment = dict(
+                word.split("=", 1) for word in file.read().decode(errors="replace").split("\0") if "=" in word
+            )
         if "OMPI_COMM_WORLD_RANK" in environment and "MLMA_PARENT" not in environment:
-            found[int(environment["OMPI_COMM_WORLD_RANK"])] = pid
-    return found
+            pids[int(environment["OMPI_COMM_WORLD_RANK"])] = pid
+    return pids
 
 
 @pytest.fixture
 def two_learners(tmp_path: Path) -> Any:
-    """A run that makes progress; nothing of it is left afterwards."""
+    """Starts a run that makes progress; none of its processes is left afterwards."""
     started: list[Process] = []
 
     def start(*flags: str, name: str = "run") -> Process:
@@ -110,23 +111,25 @@ def two_learners(tmp_path: Path) -> Any:
 def test_two_learners_train_one_network_and_a_term_signal_saves_it(tmp_path: Path, two_learners: Any) -> None:
     run = two_learners()
     logdir = tmp_path / "run"
-    everyone = descendants(run.process.pid)
+    everything = descendants(run.process.pid)
     assert sorted(ranks(run)) == [0, 1]
     wait_for(lambda: rows(logdir)[-1]["learner_step"] > 1000, 200, run.text)
     assert rows(logdir)[-1]["episodes"] > 100
     run.signal(signal.SIGTERM)
     assert run.wait(60) == 0, run.text()
-    one, two = re.findall(r"learner \d: ended after ([\d,]+) learner steps and [\d,]+ frames; weights (\w+)", run.text())
+    one, two = re.findall(
+        r"learner \d: ended after ([\d,]+) learner steps and [\d,]+ frames; weights (\w+)", run.text()
+    )
     assert one == two, "step and weights on both ranks"
     assert int(one[0].replace(",", "")) > 1000
-    wait_for(lambda: gone(everyone), 10, lambda: f"left: {set(everyone) & set(parents())}")
+    wait_for(lambda: gone(everything), 10, lambda: f"left: {set(everything) & set(parents())}")
     table = rows(logdir)
     last = sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))[-1]
     _, meta = load_checkpoint(last)
     assert meta["frames"] >= table[-1]["frames"] > 0
-    # With one actor each, 8 trajectories of 10 steps of Catch (1 frame a step) from each learner in each step.
-    full = [row for row in table if row["learner_step"] > 0]
-    assert full[-1]["frames"] <= full[-1]["learner_step"] * 2 * 8 * 10
+    # In each step, each learner uses 8 trajectories of 10 steps of Catch, which has 1 frame per step.
+    trained = [row for row in table if row["learner_step"] > 0]
+    assert trained[-1]["frames"] <= trained[-1]["learner_step"] * 2 * 8 * 10
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -140,7 +143,9 @@ def test_a_stopped_learner_is_named_by_the_other_and_the_run_ends(two_learners: 
     wait_for(lambda: gone(list(pids.values())), 15, lambda: f"left: {pids}")
 
 
-def test_a_killed_learner_ends_the_run_and_a_restart_goes_on_from_its_checkpoint(tmp_path: Path, two_learners: Any) -> None:
+def test_a_killed_learner_ends_the_run_and_a_restart_resumes_from_its_checkpoint(
+    tmp_path: Path, two_learners: Any
+) -> None:
     run = two_learners("--max_restarts=1")
     logdir = tmp_path / "run"
     wait_for(lambda: any((logdir / "checkpoints").glob("checkpoint-*.npz")), 60, run.text)
@@ -148,23 +153,23 @@ def test_a_killed_learner_ends_the_run_and_a_restart_goes_on_from_its_checkpoint
     run.expect("restarts left: 1", 30)
     run.expect("resumed", 60)
     wait_for_progress(run, logdir)
-    everyone = descendants(run.process.pid)
+    everything = descendants(run.process.pid)
     os.kill(ranks(run)[0], signal.SIGKILL)
     assert run.wait(30) != 0
     assert "restarts left: 0" in run.text()
-    wait_for(lambda: gone(everyone), 15, lambda: f"left: {set(everyone) & set(parents())}")
+    wait_for(lambda: gone(everything), 15, lambda: f"left: {set(everything) & set(parents())}")
 
 
-def test_a_killed_mpirun_leaves_nobody(two_learners: Any) -> None:
+def test_a_killed_mpirun_leaves_no_process(two_learners: Any) -> None:
     run = two_learners()
-    everyone = descendants(run.process.pid)
+    everything = descendants(run.process.pid)
     (launcher,) = run.children()
     os.kill(launcher, signal.SIGKILL)
     assert run.wait(30) == 128 + signal.SIGKILL
-    wait_for(lambda: gone(everyone), 15, lambda: f"left: {set(everyone) & set(parents())}")
+    wait_for(lambda: gone(everything), 15, lambda: f"left: {set(everything) & set(parents())}")
 
 
-def test_a_learner_that_loses_its_actors_says_whom_and_the_other_goes_on(tmp_path: Path) -> None:
+def test_a_learner_that_loses_its_actors_names_them_and_the_other_continues(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
     flags = [
         *SMALL,
@@ -174,56 +179,76 @@ def test_a_learner_that_loses_its_actors_says_whom_and_the_other_goes_on(tmp_pat
         "--sample_timeout_seconds=2",
         "--actor_hosts=localhost:9001",
     ]
-    words = [find_mpirun(), "--oversubscribe", "--bind-to", "none"]
+    command = [find_mpirun(), "--oversubscribe", "--bind-to", "none"]
     hosts = [f"unix:{tmp_path}/{rank}" for rank in range(2)]
     for rank, host in enumerate(hosts):
-        words += [*([":"] if rank else []), "-np", "1", sys.executable, "experiment.py", *flags, f"--learner_host={host}"]
-    with Process(tmp_path, "learners", command=words, env=mpi_environment()) as run:
+        command += [
+            *([":"] if rank else []),
+            "-np",
+            "1",
+            sys.executable,
+            "experiment.py",
+            *flags,
+            f"--learner_host={host}",
+        ]
+    with Process(tmp_path, "learners", command=command, env=mpi_environment()) as run:
         actor = [*SMALL, "--job_name=actor", "--task=0"]
         with Process(tmp_path, "first", *actor, f"--learner_host={hosts[0]}"):
             with Process(tmp_path, "second", *actor, f"--learner_host={hosts[1]}") as second:
                 wait_for_progress(run, logdir)
                 second.signal(signal.SIGKILL)
                 second.wait()
-            run.expect("learner 1: no sample for 2 s, takes part with weight zero until it has one; 0 of 1 actors send", 30)
+            run.expect(
+                "learner 1: no sample for 2 s, takes part with weight zero until it has one; 0 of 1 actors send", 30
+            )
             run.expect("actor 0 silent for", 30)
             wait_for_progress(run, logdir)
             with Process(tmp_path, "again", *actor, f"--learner_host={hosts[1]}"):
                 run.expect("learner 1: has samples again", 60)
                 wait_for_progress(run, logdir)
-                run.signal(signal.SIGTERM)  # to mpirun itself, which leaves its children half a second
+                run.signal(signal.SIGTERM)  # to mpirun itself, which gives its children half a second
                 run.wait(60)
     saved = sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))
     assert saved, run.text()
     assert load_checkpoint(saved[-1])[1]["frames"] > 0
 
 
-def test_a_late_learner_is_waited_for_and_not_in_silence(tmp_path: Path) -> None:
+def test_a_late_learner_is_waited_for_with_a_warning(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
     flags = [*SMALL, "--num_actors=1", f"--logdir={logdir}", "--total_environment_frames=20000"]
-    words = [find_mpirun(), "--oversubscribe", "--bind-to", "none"]
-    words += ["-np", "1", sys.executable, "experiment.py", *flags, ":"]
-    words += ["-np", "1", "sh", "-c", 'sleep 25; exec "$@"', "late", sys.executable, "experiment.py", *flags]
-    with Process(tmp_path, "learners", command=words, env=mpi_environment()) as run:
+    command = [find_mpirun(), "--oversubscribe", "--bind-to", "none"]
+    command += ["-np", "1", sys.executable, "experiment.py", *flags, ":"]
+    command += ["-np", "1", "sh", "-c", 'sleep 25; exec "$@"', "late", sys.executable, "experiment.py", *flags]
+    with Process(tmp_path, "learners", command=command, env=mpi_environment()) as run:
         run.expect("learner 0: waits for the other learners to start, for 10 s", 60)
         assert run.wait(120) == 0, run.text()
     assert rows(logdir)[-1]["frames"] >= 20000
 
 
-def test_a_disk_that_is_full_ends_nothing(tmp_path: Path, two_learners: Any) -> None:
+def test_a_failed_save_does_not_end_the_run(tmp_path: Path, two_learners: Any) -> None:
     run = two_learners()
     saved = tmp_path / "run" / "checkpoints"
     wait_for(lambda: any(saved.glob("checkpoint-*.npz")), 60, run.text)
     saved.rename(tmp_path / "moved")
-    saved.write_text("a file where a folder should be is what root cannot write into either")
+    saved.write_text("a file in place of the folder: even root cannot write into it")
     run.expect("could not save a checkpoint", 30)
     wait_for_progress(run, tmp_path / "run")
     saved.unlink()
     wait_for(lambda: saved.is_dir() and any(saved.glob("checkpoint-*.npz")), 60, run.text)
 
 
-def test_the_number_of_learners_must_be_what_was_asked_for(tmp_path: Path) -> None:
-    words = [find_mpirun(), "-np", "2", "--oversubscribe", "--bind-to", "none", sys.executable, "experiment.py", *SMALL]
-    with Process(tmp_path, "run", command=[*words, "--num_learners=3"], env=mpi_environment()) as run:
+def test_the_number_of_learners_must_match_the_flag(tmp_path: Path) -> None:
+    command = [
+        find_mpirun(),
+        "-np",
+        "2",
+        "--oversubscribe",
+        "--bind-to",
+        "none",
+        sys.executable,
+        "experiment.py",
+        *SMALL,
+    ]
+    with Process(tmp_path, "run", command=[*command, "--num_learners=3"], env=mpi_environment()) as run:
         assert run.wait(60) == 2
         assert "--num_learners=3: mpirun started 2" in run.text()

@@ -1,4 +1,4 @@
-"""Whole runs with real processes: what survives a fault, what ends cleanly, what goes on where it stopped."""
+"""Complete runs with real processes: faults they survive, clean ends, and resuming."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from tests.support.runs import SMALL, Process, frames, gone, rows, wait_for, wai
 
 
 def niceness(pid: int) -> set[int]:
-    """Of all threads."""
-    found = set()
+    """The niceness values of all threads of a process."""
+    values = set()
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(ProcessLookupError):  # it has ended since
-            found.add(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
-    return found
+        with contextlib.suppress(ProcessLookupError):  # it has ended in the meantime
+            values.add(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
+    return values
 
 
-def test_ctrl_c_saves_and_leaves_nobody_and_the_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_leaves_no_process_and_the_run_resumes_where_it_stopped(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
     with Process(tmp_path, "first", *SMALL, f"--logdir={logdir}", "--num_actors=2") as run:
         wait_for_progress(run, logdir)
         wait_for(lambda: len(run.children()) == 2, 60, run.text)
         children = run.children()
         assert niceness(run.process.pid) == {os.nice(0)}
-        assert [niceness(child) for child in children] == 2 * [{os.nice(0) + 10}], "on its learner's host it goes second"
+        assert [niceness(child) for child in children] == 2 * [{os.nice(0) + 10}], (
+            "on its learner's host an actor has lower priority"
+        )
         run.signal(signal.SIGINT)
         assert run.wait() == 0
         assert gone(children)
@@ -50,7 +52,7 @@ def test_ctrl_c_saves_and_leaves_nobody_and_the_run_goes_on_where_it_stopped(tmp
     _, after = load_checkpoint(sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))[-1])
     assert after["frames"] >= total
     assert after["seconds"] > meta["seconds"]
-    assert after["seeds"][1] > meta["seeds"][1], "a resumed run must not replay the games that it played"
+    assert after["seeds"][1] > meta["seeds"][1], "a resumed run must not repeat the episodes of the first"
 
 
 def test_a_killed_actor_comes_back_and_a_killed_learner_leaves_no_orphan(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_a_killed_actor_comes_back_and_a_killed_learner_leaves_no_orphan(tmp_pat
         wait_for(lambda: len(run.children()) == 2, 60, run.text)
         victim = run.children()[0]
         os.kill(victim, signal.SIGKILL)
-        run.expect("ended with code -9; starting it again")
+        run.expect("ended with code -9; restarting it")
         wait_for_progress(run, logdir)
         wait_for(lambda: len(run.children()) == 2 and victim not in run.children(), 60, run.text)
         wait_for(lambda: rows(logdir)[-1].get("faults/actors_restarted") == 1, 30, run.text)
@@ -79,7 +81,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     with Process(tmp_path, "run", *SMALL, f"--logdir={tmp_path}/run", "--num_actors=1") as run:
         wait_for_progress(run, tmp_path / "run")
         children = run.children()
-        run.signal(signal.SIGSTOP)  # so that both signals are there when it looks
+        run.signal(signal.SIGSTOP)  # so that both signals are pending when it continues
         run.signal(signal.SIGINT)
         run.signal(signal.SIGTERM)
         run.signal(signal.SIGCONT)
@@ -88,7 +90,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inference", ["actor", "learner"])
-def test_actors_may_come_before_the_learner_and_late_and_outlive_it(tmp_path: Path, inference: str) -> None:
+def test_actors_may_start_before_the_learner_and_late_and_outlive_it(tmp_path: Path, inference: str) -> None:
     logdir, both = tmp_path / "run", [*SMALL, f"--learner_host=unix:{tmp_path}/socket", f"--inference={inference}"]
     acting = [*both, "--job_name=actor"]
     learning = [*both, "--job_name=learner", "--task=0", f"--logdir={logdir}", "--checkpoint_every_seconds=1"]
@@ -117,7 +119,7 @@ def test_actors_may_come_before_the_learner_and_late_and_outlive_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize("inference", ["actor", "learner"])
-def test_actors_that_wait_for_room_when_training_ends_hear_of_it(tmp_path: Path, inference: str) -> None:
+def test_actors_that_wait_for_room_when_training_ends_are_notified(tmp_path: Path, inference: str) -> None:
     both = [*SMALL, f"--learner_host=unix:{tmp_path}/socket", f"--inference={inference}"]
     learning = [*both, "--job_name=learner", "--task=0", f"--logdir={tmp_path}/run", "--sample_reuse=200"]
     with Process(tmp_path, "learner", *learning) as learner:
@@ -126,11 +128,11 @@ def test_actors_that_wait_for_room_when_training_ends_hear_of_it(tmp_path: Path,
             wait_for_progress(learner, tmp_path / "run")
             wait_for(lambda: rows(tmp_path / "run")[-1]["actors/wait"] > 0.5, 60, learner.text)
             learner.signal(signal.SIGINT)
-            assert learner.wait(9) == 0, "it lingers for ten seconds only while somebody has not heard"
+            assert learner.wait(9) == 0, "it waits the full ten seconds only for actors that were not notified"
             assert [actor.wait(20) for actor in acting] == [0, 0], acting[0].text()
             for actor in acting:
                 assert "training is over" in actor.text()
-                assert actor.text().count("connected") == 1, "it makes no games for a learner that is done"
+                assert actor.text().count("connected") == 1, "it does not reconnect to a learner that has finished"
 
 
 def test_ten_thousand_malformed_messages_leave_the_learner_training(tmp_path: Path) -> None:
@@ -144,25 +146,25 @@ def test_ten_thousand_malformed_messages_leave_the_learner_training(tmp_path: Pa
     with Process(tmp_path, "learner", *flags, "--num_actors=1", env={"MLMA_TOKEN": "secret"}) as run:
         wait_for_progress(run, logdir)
         rng = np.random.default_rng(0)
-        good = pack({"task": 7, "part": 0, "parts": 1}, rng.bytes(1000))
-        friend = Client(address, "secret", 20)
+        valid = pack({"task": 7, "part": 0, "parts": 1}, rng.bytes(1000))
+        admitted = Client(address, "secret", 20)
         for kind in range(5_000):
-            message = bytearray(good) if kind % 2 else bytearray(rng.bytes(int(rng.integers(0, 3000))))
+            message = bytearray(valid) if kind % 2 else bytearray(rng.bytes(int(rng.integers(0, 3000))))
             if kind % 4 == 1:
                 message[int(rng.integers(len(message)))] ^= 1 + int(rng.integers(255))
-            friend.put(bytes(message))
+            admitted.put(bytes(message))
         stranger = Client(address, "guess", 20)
         for _ in range(4_998):
-            answer = stranger._call("put", token_digest("guess"), good)
+            answer = stranger._call("put", token_digest("guess"), valid)
             assert int(answer) == REFUSED
         with pytest.raises(HandshakeRefusedError, match="token"):
             stranger.handshake({})
         with pytest.raises(HandshakeRefusedError):
-            friend.handshake({"level_name": "another"})
+            admitted.handshake({"level_name": "another"})
         assert int(stranger._call("fetch", token_digest("guess"), np.int64(-1), np.int64(0))[0]) == VERSION_UNAVAILABLE
         wait_for_progress(run, logdir)
         refused = rows(logdir)[-1]["faults/messages_refused"]
-        assert refused >= 4_990  # those still in the queue come later
+        assert refused >= 4_990  # those still in the queue are counted later
         run.signal(signal.SIGINT)
         assert run.wait() == 0
 
@@ -177,9 +179,11 @@ def test_an_actor_of_another_configuration_is_refused_with_the_difference(tmp_pa
         learner.expect("refused actor 4: unroll_length: actor has 11, learner 10")
 
 
-def test_test_mode_plays_episodes_with_a_checkpoint(tmp_path: Path) -> None:
+def test_test_mode_runs_episodes_with_a_checkpoint(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
-    with Process(tmp_path, "train", *SMALL, f"--logdir={logdir}", "--num_actors=1", "--total_environment_frames=2000") as run:
+    with Process(
+        tmp_path, "train", *SMALL, f"--logdir={logdir}", "--num_actors=1", "--total_environment_frames=2000"
+    ) as run:
         assert run.wait(120) == 0, run.text()
     greedy = ["--test_num_episodes=5", "--test_actions=greedy"]
     with Process(tmp_path, "test", "--mode=test", f"--config={logdir}/config.json", *greedy) as run:
@@ -199,21 +203,21 @@ def test_test_mode_plays_episodes_with_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "answer"),
+    ("flag", "message"),
     [
-        ("--levle_name=x", "--levle_name: no such flag; nearest: --level_name"),
+        ("--levle_name=x", "--levle_name: no such flag; did you mean --level_name"),
         ("--batch_size=many", "--batch_size=many: must be an integer"),
-        ("--agent_name=ShalowConvNetAgent", "nearest: ShallowConvNetAgent"),
-        ("--level_name=PongNoFrameskp-v4", "nearest: PongNoFrameskip-v4"),
+        ("--agent_name=ShalowConvNetAgent", "did you mean ShallowConvNetAgent"),
+        ("--level_name=PongNoFrameskp-v4", "PongNoFrameskip-v4"),
         ("--config=/nowhere.json", "--config=/nowhere.json: No such file or directory"),
         ("--learner_host=0.0.0.0:8001", "needs a shared token"),
         ("--logdir=/dev/null/run", "--logdir=/dev/null/run: cannot be written to: Not a directory"),
         ("--logdir=/proc/run", "--logdir=/proc/run: cannot be written to: No such file or directory"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, flag: str, answer: str) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, flag: str, message: str) -> None:
     with Process(tmp_path, "run", f"--logdir={tmp_path}/run", flag) as run:
         assert run.wait(60) == 2
     lines = run.text().splitlines()
     assert len(lines) == 1, run.text()
-    assert answer in lines[0]
+    assert message in lines[0]

@@ -1,4 +1,4 @@
-"""The wire for real: one server, its clients, over unix sockets and loopback."""
+"""The transport with real servers and clients, over unix sockets."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from mlma.transport.client import Client
 from mlma.transport.messages import pack, split_message, unpack
 from mlma.transport.protocol import TRAINING_OVER, HandshakeRefusedError, LearnerLostError
 from mlma.transport.server import Server
+from tests.support.runs import wait_for
 from tests.support.samples import make_metrics
+from tests.support.servers import SERVERS
 
-SERVERS: list[Server] = []  # kept: the runtime does not like its servers to be deleted
 
-
-def serve(address: str, token: str = "", weights: int = 10) -> Server:
-    server = Server(address, token, lambda hello: {"seed": hello["task"]})
-    server.publish(0, tf.zeros([weights]))
+def serve(address: str, token: str = "", num_weights: int = 10) -> Server:
+    """A server that has published version 0 and admits everyone."""
+    server = Server(address, token, lambda request: {"seed": request["task"]})
+    server.publish(0, tf.zeros([num_weights]))
     server.start()
     SERVERS.append(server)
     return server
@@ -38,7 +39,7 @@ def serve(address: str, token: str = "", weights: int = 10) -> Server:
 
 def test_an_actor_never_mixes_two_versions_of_a_network_of_40_mb(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/socket"
-    server = serve(address, weights=10_000_000)
+    server = serve(address, num_weights=10_000_000)
     stop = threading.Event()
 
     def publish() -> None:
@@ -66,16 +67,18 @@ HEADER = {"task": 0, "phases": PhaseTimer(*ACTOR_PHASES).seconds}
 
 
 def big_layout() -> RecordLayout:
+    """A layout whose records travel in several parts."""
     return RecordLayout(trajectory_spec(BIG, None, unroll_length=99))  # 10.5 MB
 
 
 def receive_into(server: Server, layout: RecordLayout, insert: Callable[[Any], None]) -> Metrics:
+    """Starts a receiver; its metrics."""
     metrics = make_metrics()
     TrajectoryReceiver(server.receive, insert, layout, BIG, metrics, on_failure=lambda error: None)
     return metrics
 
 
-def test_trajectories_of_10_mb_arrive_whole(tmp_path: Path) -> None:
+def test_trajectories_of_10_mb_arrive_complete(tmp_path: Path) -> None:
     layout, arrived = big_layout(), []
     server = serve(f"unix:{tmp_path}/socket")
     receive_into(server, layout, lambda records: arrived.append(records.copy()))
@@ -116,10 +119,10 @@ def test_a_full_inbox_makes_put_wait_but_not_fetch(tmp_path: Path) -> None:
 
     threading.Thread(target=put, daemon=True).start()
     time.sleep(1.0)
-    assert 2 <= len(sent) <= 5, "inbox, call under way and outbox are full, and no more"
-    started = time.monotonic()
+    assert 2 <= len(sent) <= 5, "inbox, call in flight and outbox are full"
+    began = time.monotonic()
     assert Client(f"unix:{tmp_path}/socket", "", 30).fetch(-1)[0] == 0, "a new client is served too"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - began < 2
     for i in range(8):
         message = server.receive()
         assert message is not None
@@ -128,7 +131,7 @@ def test_a_full_inbox_makes_put_wait_but_not_fetch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", "token", "tokens", "TOKEN!" * 30])
-def test_without_the_token_nothing_is_accepted_and_nothing_told(tmp_path: Path, wrong: str) -> None:
+def test_without_the_token_nothing_is_accepted_and_nothing_revealed(tmp_path: Path, wrong: str) -> None:
     server = serve(f"unix:{tmp_path}/socket", token="the token")
     stranger = Client(f"unix:{tmp_path}/socket", wrong, 10)
     with pytest.raises(HandshakeRefusedError) as refusal:
@@ -142,7 +145,7 @@ def test_without_the_token_nothing_is_accepted_and_nothing_told(tmp_path: Path, 
     assert server._inbox.size() == 0
 
 
-def test_a_learner_that_is_done_says_so_and_lets_go_of_waiting_actors(tmp_path: Path) -> None:
+def test_a_learner_that_has_finished_notifies_and_releases_waiting_actors(tmp_path: Path) -> None:
     server = serve(f"unix:{tmp_path}/socket")
     client = Client(f"unix:{tmp_path}/socket", "", 30)
     for i in range(3):
@@ -155,15 +158,15 @@ def test_a_learner_that_is_done_says_so_and_lets_go_of_waiting_actors(tmp_path: 
     assert server.receive() is None or server.receive() is None or server.receive() is None
 
 
-def test_nobody_there_is_said_at_once_and_not_waited_for(tmp_path: Path) -> None:
-    started = time.monotonic()
+def test_a_missing_learner_is_an_error_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
     with pytest.raises(LearnerLostError):
         Client(f"unix:{tmp_path}/nobody", "", 2).handshake({})
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
-    ("address", "token", "answer"),
+    ("address", "token", "expected"),
     [
         ("localhost:8001", "", "127.0.0.1:8001"),
         ("127.0.0.1:1", "", "127.0.0.1:1"),
@@ -171,12 +174,12 @@ def test_nobody_there_is_said_at_once_and_not_waited_for(tmp_path: Path) -> None
         ("unix:/tmp/x", "", "unix:/tmp/x"),
     ],
 )
-def test_loopback_and_unix_sockets_go_without_a_token(address: str, token: str, answer: str) -> None:
-    assert check_address(address, token) == answer
+def test_loopback_and_unix_sockets_need_no_token(address: str, token: str, expected: str) -> None:
+    assert check_address(address, token) == expected
 
 
 @pytest.mark.parametrize(
-    ("address", "answer"),
+    ("address", "message"),
     [
         ("lab7:8001", "needs a shared token"),
         ("0.0.0.0:8001", "needs a shared token"),
@@ -185,14 +188,15 @@ def test_loopback_and_unix_sockets_go_without_a_token(address: str, token: str, 
         ("unix:/" + 200 * "x", "too long"),
     ],
 )
-def test_other_addresses_need_a_token_and_a_port(address: str, answer: str) -> None:
-    with pytest.raises(ValueError, match=answer):
+def test_other_addresses_need_a_token_and_a_port(address: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         check_address(address, "")
 
 
-def test_what_is_not_this_machine_is_known() -> None:
-    here = ["unix:/tmp/socket", "127.0.0.1:8001", "[::1]:8001"]
-    assert [is_local_address(address) for address in [*here, "192.0.2.1:8001", "gpu-box:8001"]] == [True] * 3 + [False] * 2
+def test_addresses_of_this_machine_are_recognised() -> None:
+    local = ["unix:/tmp/socket", "127.0.0.1:8001", "[::1]:8001"]
+    remote = ["192.0.2.1:8001", "gpu-box:8001"]
+    assert [is_local_address(address) for address in [*local, *remote]] == [True] * 3 + [False] * 2
 
 
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +212,5 @@ def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path, monkeypatc
     assert read_token(str(path)) == "from the environment"
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+def wait_until(condition: Callable[[], Any]) -> None:
+    wait_for(condition, 20, lambda: "not within 20 s")

@@ -29,7 +29,12 @@ def last_fifth(table: list[dict[str, float]], name: str) -> float:
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
 def test_the_corridor_is_left_with_the_best_stochastic_policy(tmp_path: Path, seed: int) -> None:
     table = train(
-        tmp_path, 180, "--level_name=corridor", "--total_environment_frames=2e6", "--report_every_seconds=1", f"--seed={seed}"
+        tmp_path,
+        180,
+        "--level_name=corridor",
+        "--total_environment_frames=2e6",
+        "--report_every_seconds=1",
+        f"--seed={seed}",
     )
     assert abs(last_fifth(table, "policy/p_action_1") - (2 - 2**0.5)) < 0.03
     assert abs(last_fifth(table, "return/mean") + 11.7) < 0.5
@@ -47,10 +52,14 @@ def test_small_levels_are_solved(tmp_path: Path, level: str, frames: float, goal
     ("algorithm", "level", "goal"),
     [("apex", "catch", 0.95), ("apex", "CartPole-v1", 475), ("r2d2", "catch", 0.95), ("r2d2", "tmaze", 0.95)],
 )
-def test_small_levels_are_solved_by_value_learners(tmp_path: Path, algorithm: str, level: str, goal: float, seed: int) -> None:
+def test_small_levels_are_solved_by_value_learners(
+    tmp_path: Path, algorithm: str, level: str, goal: float, seed: int
+) -> None:
     table = train(tmp_path, 1200, f"--algorithm={algorithm}", f"--level_name={level}", f"--seed={seed}")
     assert table[-1]["return/greedy"] >= goal
-    with Process(tmp_path, "test", "--mode=test", f"--config={tmp_path}/run/config.json", "--test_num_episodes=100") as run:
+    with Process(
+        tmp_path, "test", "--mode=test", f"--config={tmp_path}/run/config.json", "--test_num_episodes=100"
+    ) as run:
         assert run.wait(600) == 0, run.text()
         match = re.search(r"mean (\S+)", run.text())
         assert match and float(match[1]) >= goal
@@ -65,7 +74,9 @@ def test_without_memory_the_t_maze_stays_a_coin_toss(tmp_path: Path, algorithm: 
 def test_pong_is_solved_and_its_evaluation_too(tmp_path: Path) -> None:
     table = train(tmp_path, 4 * 3600)
     assert table[-1]["return/mean"] >= 18
-    with Process(tmp_path, "test", "--mode=test", f"--config={tmp_path}/run/config.json", "--test_num_episodes=20") as run:
+    with Process(
+        tmp_path, "test", "--mode=test", f"--config={tmp_path}/run/config.json", "--test_num_episodes=20"
+    ) as run:
         assert run.wait(600) == 0, run.text()
         match = re.search(r"mean (\S+)", run.text())
         assert match and float(match[1]) >= 19

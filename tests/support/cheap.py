@@ -20,7 +20,9 @@ def cheap_python(folder: Path) -> str:
     """An executable that is Python, but for experiment.py."""
     path = folder / "cheap-python"
     real, here = sys.executable, Path(__file__).resolve()
-    path.write_text(f'#!/bin/sh\ncase "$1" in *experiment.py) shift; exec {real} -S {here} "$@";; *) exec {real} "$@";; esac\n')
+    path.write_text(
+        f'#!/bin/sh\ncase "$1" in *experiment.py) shift; exec {real} -S {here} "$@";; *) exec {real} "$@";; esac\n'
+    )
     path.chmod(0o755)
     return str(path)
 

@@ -211,7 +211,13 @@ class Hosts:
         root("useradd", "--no-create-home", "--home-dir", str(host.home), "--shell", "/bin/bash", host.name)
         root("chpasswd", stdin=f"{host.name}:{host.password}\n")
         root(
-            "mount", "-t", "tmpfs", "-o", f"size={HOME_SIZE},mode=0700,uid={host.name},gid={host.name}", "none", str(host.home)
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size={HOME_SIZE},mode=0700,uid={host.name},gid={host.name}",
+            "none",
+            str(host.home),
         )
         (host.home / ".ssh").mkdir(mode=0o700)
         (host.home / ".ssh" / "authorized_keys").write_text(self.key.with_suffix(".pub").read_text())

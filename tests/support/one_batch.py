@@ -82,7 +82,9 @@ def play(case: Case, learners: Allreduce) -> dict[str, Any]:
     for step in range(case.steps):
         sample = as_tensors(share(random_sample(step, config, spec), agent, learners.rank, learners.size))
         learner.update(None if learners.rank == case.idle and step % 2 else sample)
-    values = {name.replace("/", "|"): v.numpy() for name, v in named_variables("network", learner.weights.variables).items()}
+    values = {
+        name.replace("/", "|"): v.numpy() for name, v in named_variables("network", learner.weights.variables).items()
+    }
     moved = np.abs(learner.weights.read().numpy() - before).max()
     return values | {"frames": learner.frames, "step": learner.step, "moved": moved}
 

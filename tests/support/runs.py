@@ -1,4 +1,4 @@
-"""Real runs of experiment.py for the tests: start, watch, signal. Ends only what it started."""
+"""Real runs of experiment.py in tests: start, watch, signal. Ends only what it started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--level_name=catch", "--envs_per_actor=8", "--batch_size=8", "--unroll_length=10", "--report_every_seconds=0.5"]
+SMALL = [
+    "--level_name=catch",
+    "--envs_per_actor=8",
+    "--batch_size=8",
+    "--unroll_length=10",
+    "--report_every_seconds=0.5",
+]
 
 
 class Process:
@@ -22,7 +28,7 @@ class Process:
     def __init__(
         self, folder: Path, name: str, *flags: str, env: dict[str, str] | None = None, command: list[str] | None = None
     ) -> None:
-        """`command` stands in for python experiment.py."""
+        """`command` replaces python experiment.py."""
         folder.mkdir(parents=True, exist_ok=True)
         self.console = folder / f"{name}.console"
         with self.console.open("ab") as out:
@@ -37,24 +43,28 @@ class Process:
             )
 
     def text(self) -> str:
+        """The console so far."""
         return self.console.read_text(errors="replace")
 
-    def expect(self, words: str, seconds: float = 120) -> None:
-        """Waits until the console says `words`; `pytest -rP` shows how long."""
-        begun = time.monotonic()
-        wait_for(lambda: words in self.text(), seconds, lambda: f"no {words!r} in:\n{self.text()}", self)
-        print(f"after {time.monotonic() - begun:5.1f} s: {words}")
+    def expect(self, text: str, seconds: float = 120) -> None:
+        """Waits until the console contains `text`; `pytest -rP` shows how long."""
+        began = time.monotonic()
+        wait_for(lambda: text in self.text(), seconds, lambda: f"no {text!r} in:\n{self.text()}", self)
+        print(f"after {time.monotonic() - began:5.1f} s: {text}")
 
     def signal(self, number: int) -> None:
+        """Sends a signal to this process only."""
         self.process.send_signal(number)
 
     def wait(self, seconds: float = 60) -> int:
-        begun = time.monotonic()
+        """Waits for the end; the exit code."""
+        began = time.monotonic()
         code = self.process.wait(seconds)
-        print(f"after {time.monotonic() - begun:5.1f} s: exit code {code}")
+        print(f"after {time.monotonic() - began:5.1f} s: exit code {code}")
         return code
 
     def children(self) -> list[int]:
+        """The process ids of living children."""
         return [pid for pid, parent in parents().items() if parent == self.process.pid]
 
     def __enter__(self) -> Process:
@@ -70,7 +80,10 @@ class Process:
                 os.kill(pid, signal.SIGKILL)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float, explain: Callable[[], str], running: Process | None = None) -> None:
+def wait_for(
+    condition: Callable[[], Any], seconds: float, explain: Callable[[], str], running: Process | None = None
+) -> None:
+    """Waits for `condition`; fails after `seconds`, or when `running` ends before."""
     end = time.monotonic() + seconds
     while not condition():
         ended = running is not None and running.process.poll() is not None and not condition()
@@ -79,34 +92,37 @@ def wait_for(condition: Callable[[], Any], seconds: float, explain: Callable[[],
 
 
 def parents() -> dict[int, int]:
-    """Process id -> parent's id of all living processes (zombies are not living)."""
-    found = {}
+    """Process id -> parent's id of all living processes, without zombies."""
+    parent_of = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if fields[0] != "Z":
-            found[int(stat.parent.name)] = int(fields[1])
-    return found
+            parent_of[int(stat.parent.name)] = int(fields[1])
+    return parent_of
 
 
 def gone(pids: list[int]) -> bool:
+    """Whether none of these processes is alive."""
     return not set(pids) & set(parents())
 
 
 def descendants(pid: int) -> list[int]:
-    everyone = parents()
-    found, todo = [], [pid]
-    while todo:
-        above = todo.pop()
-        below = [child for child, parent in everyone.items() if parent == above]
-        found += below
-        todo += below
-    return found
+    """The children of a process, their children, and so on."""
+    parent_of = parents()
+    below, pending = [], [pid]
+    while pending:
+        current = pending.pop()
+        children = [child for child, parent in parent_of.items() if parent == current]
+        below += children
+        pending += children
+    return below
 
 
 def rows(logdir: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv so far."""
     table = logdir / "metrics.csv"
     if not table.exists():
         return []
@@ -115,6 +131,7 @@ def rows(logdir: Path) -> list[dict[str, float]]:
 
 
 def frames(logdir: Path) -> float:
+    """The frames in the last row of metrics.csv."""
     table = rows(logdir)
     return table[-1]["frames"] if table else 0.0
 

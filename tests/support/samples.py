@@ -28,7 +28,9 @@ class Rows(list[Row]):
         pass
 
 
-def make_metrics(*listeners: ReportListener, every_seconds: float = 0.0, total_frames: float = 1000, **more: Any) -> Metrics:
+def make_metrics(
+    *listeners: ReportListener, every_seconds: float = 0.0, total_frames: float = 1000, **more: Any
+) -> Metrics:
     return Metrics(PhaseTimer(), listeners, every_seconds, total_frames, **more)
 
 
@@ -82,7 +84,10 @@ def random_sample(seed: int, config: Config, spec: EnvSpec = VECTOR, firsts: flo
     timesteps = random_timesteps(rng, spec, steps, batch, firsts)
     trajectory = Trajectory(NetworkState(None, None), timesteps, acted, zeros.astype(np.int64), zeros)
     return Sample(
-        trajectory, zeros.astype(np.int64), np.ones(batch, np.float32), num_new_steps=batch * config.learner.unroll_length
+        trajectory,
+        zeros.astype(np.int64),
+        np.ones(batch, np.float32),
+        num_new_steps=batch * config.learner.unroll_length,
     )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, of this run or refused, and nothing forgotten."""
+"""Checkpoints: written completely or not at all, refused if of another run, and without a variable missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from agents.networks.zoo import NETWORKS
 from mlma.core.config import Config
 from mlma.distributed.allreduce import SingleProcess
-from mlma.learning.checkpoint import CheckpointMismatch, Checkpoints, check_compatible, load_checkpoint
+from mlma.learning.checkpoint import CheckpointMismatchError, Checkpoints, check_compatible, load_checkpoint
 from mlma.learning.learner import Learner
 from mlma.learning.run_state import RunState
 from tests.support.samples import IMAGE, VECTOR, as_tensors, make_impala, make_metrics, random_sample, small_config
@@ -37,7 +37,9 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
         assert variables[name].dtype == value.dtype
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     checkpoints.save_best(VARIABLES, META)
     last = checkpoints.save(3, VARIABLES, META)
@@ -54,7 +56,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_litter(tmp_path: Path, 
     assert checkpoints.last() == last
 
 
-def test_a_value_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_value_that_cannot_be_written_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     checkpoints.save(3, VARIABLES, META)
     with pytest.raises(TypeError):
@@ -63,13 +65,18 @@ def test_a_value_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: P
     assert load_checkpoint(tmp_path / "checkpoint-000000003.npz")[1] == META
 
 
-def test_the_last_few_are_kept_and_the_best_beside_them(tmp_path: Path) -> None:
+def test_the_last_few_and_the_best_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save_best(VARIABLES, META)
     (tmp_path / "checkpoint-mine.npz").write_bytes(b"a user's own file")
     for step in (1, 9, 10, 100):
         checkpoints.save(step, VARIABLES, META)
-    assert names(tmp_path) == ["best.npz", "checkpoint-000000010.npz", "checkpoint-000000100.npz", "checkpoint-mine.npz"]
+    assert names(tmp_path) == [
+        "best.npz",
+        "checkpoint-000000010.npz",
+        "checkpoint-000000100.npz",
+        "checkpoint-mine.npz",
+    ]
     assert checkpoints.find("last").name == "checkpoint-000000100.npz"
     assert checkpoints.find("best").name == "best.npz"
     assert checkpoints.find(str(tmp_path / "checkpoint-000000010.npz")).name == "checkpoint-000000010.npz"
@@ -81,12 +88,12 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path, which: str) -> 
         Checkpoints(tmp_path, keep=2).find(which)
 
 
-@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_no_checkpoint(tmp_path: Path, part: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_no_checkpoint(tmp_path: Path, share: float) -> None:
     path = Checkpoints(tmp_path, keep=3).save(3, VARIABLES, META)
     data = path.read_bytes()
-    path.write_bytes(data[: int(part * len(data))])
-    with pytest.raises(CheckpointMismatch, match="is no checkpoint"):
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(CheckpointMismatchError, match="not a checkpoint"):
         load_checkpoint(path)
 
 
@@ -94,17 +101,17 @@ def test_a_file_of_anything_else_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint-000000001.npz"
     np.savez(path, a=np.ones(3))
     others = [path.read_bytes(), b"text", b"PK\3\4" + bytes(100), bytes(1000)]
-    whole = Checkpoints(tmp_path, keep=3).save(3, VARIABLES, META).read_bytes()
-    middle = whole.index(b"level_name")  # one flipped bit, which the checksum finds
-    others.append(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    intact = Checkpoints(tmp_path, keep=3).save(3, VARIABLES, META).read_bytes()
+    middle = intact.index(b"level_name")  # one flipped bit, which the checksum finds
+    others.append(intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :])
     for data in others:
         path.write_bytes(data)
-        with pytest.raises(CheckpointMismatch, match="is no checkpoint"):
+        with pytest.raises(CheckpointMismatchError, match="not a checkpoint"):
             load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
-    ("change", "run", "says"),
+    ("change", "identity", "mentions"),
     [
         ({}, {"level_name": "corridor"}, ["level_name=catch", "level_name=corridor", "--logdir"]),
         ({"network/a/b:0": None}, {}, ["has unknown network/a/b:0", "--logdir"]),
@@ -112,13 +119,15 @@ def test_a_file_of_anything_else_is_no_checkpoint(tmp_path: Path) -> None:
         ({"network/a/w:0": np.ones((2, 4))}, {}, ["network/a/w:0", "(2, 3)", "(2, 4)", "--logdir"]),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused_with_the_difference(change: Any, run: Any, says: list[str]) -> None:
-    wanted = {name: value for name, value in (VARIABLES | change).items() if value is not None}
-    with pytest.raises(CheckpointMismatch) as caught:
-        check_compatible(Path("c.npz"), VARIABLES, META, wanted, {"level_name": "catch"} | run)
-    assert [part for part in says if part not in str(caught.value)] == []
+def test_a_checkpoint_of_another_run_is_refused_with_the_difference(
+    change: Any, identity: Any, mentions: list[str]
+) -> None:
+    expected = {name: value for name, value in (VARIABLES | change).items() if value is not None}
+    with pytest.raises(CheckpointMismatchError) as caught:
+        check_compatible(Path("c.npz"), VARIABLES, META, expected, {"level_name": "catch"} | identity)
+    assert [part for part in mentions if part not in str(caught.value)] == []
     assert "c.npz" in str(caught.value)
-    check_compatible(Path("c.npz"), VARIABLES, META, VARIABLES, {"level_name": "catch"})  # its own is not
+    check_compatible(Path("c.npz"), VARIABLES, META, VARIABLES, {"level_name": "catch"})  # its own run is accepted
 
 
 def make_learner(config: Any, seed: int) -> tuple[Learner, Any]:
@@ -126,13 +135,14 @@ def make_learner(config: Any, seed: int) -> tuple[Learner, Any]:
     return Learner(config, agent, VECTOR.action_repeats, SingleProcess()), agent.network
 
 
-def everything(learner: Learner, network: Any) -> list[bytes]:
+def state_of(learner: Learner, network: Any) -> list[bytes]:
+    """All variables of a learner as bytes."""
     return [v.numpy().tobytes() for v in (*network.variables, *learner._optimizer.variables)]
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_a_checkpoint_names_every_variable_of_the_network_and_of_the_optimizer(name: str) -> None:
-    """Two variables of one name would be one in the file."""
+    """Two variables with the same name would become one in the file."""
     spec = VECTOR if name == "MLPAgent" else IMAGE
     config = small_config(agent_name=name, num_stacked_frames=1 if spec is VECTOR else 4)
     agent = make_impala(config, spec)
@@ -147,32 +157,34 @@ def run_state(config: Config, learner: Learner) -> RunState:
 
 
 @pytest.mark.parametrize("optimizer", [{"optimizer": "rmsprop", "momentum": 0.5}, {"optimizer": "adam"}])
-def test_a_restored_learner_goes_on_as_if_it_had_never_stopped(tmp_path: Path, optimizer: dict[str, Any]) -> None:
+def test_a_restored_learner_continues_as_if_it_had_never_stopped(tmp_path: Path, optimizer: dict[str, Any]) -> None:
     config = small_config(total_environment_frames=1000, logdir=str(tmp_path), **optimizer)
     batches = [as_tensors(random_sample(seed, config)) for seed in range(5)]
     learner, network = make_learner(config, seed=1)
     for sample in batches[:3]:
         learner.update(sample)
     saved = run_state(config, learner)
-    given = [saved.seeds.allocate() for _ in range(3)]
+    used_seeds = [saved.seeds.allocate() for _ in range(3)]
     assert saved.save(make_metrics())
 
     other, other_network = make_learner(config, seed=2)
-    assert everything(other, other_network) != everything(learner, network)
+    assert state_of(other, other_network) != state_of(learner, network)
     resumed = run_state(config, other)
     resumed.resume()
     assert (other.step, other.frames) == (learner.step, learner.frames)
-    assert resumed.seeds.allocate() not in given
+    assert resumed.seeds.allocate() not in used_seeds
     for sample in batches[3:]:
-        assert learner.update(sample)._replace(events=[]) == other.update(sample)._replace(events=[])  # events are times of day
-        assert everything(other, other_network) == everything(learner, network)
+        assert learner.update(sample)._replace(events=[]) == other.update(sample)._replace(
+            events=[]
+        )  # events hold times of day
+        assert state_of(other, other_network) == state_of(learner, network)
 
 
 def test_a_run_does_not_resume_from_the_checkpoint_of_another_level(tmp_path: Path) -> None:
     config = small_config(logdir=str(tmp_path))
     learner, _ = make_learner(config, seed=1)
     assert run_state(config, learner).save(make_metrics())
-    with pytest.raises(CheckpointMismatch, match="level_name=PongNoFrameskip-v4, this run has level_name=catch"):
+    with pytest.raises(CheckpointMismatchError, match="level_name=PongNoFrameskip-v4, this run has level_name=catch"):
         run_state(small_config(logdir=str(tmp_path), level_name="catch"), learner).resume()
 
 

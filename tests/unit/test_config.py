@@ -1,4 +1,4 @@
-"""Flags: each defined once, read strictly, and a mistake answered in one line that helps."""
+"""Flags: each defined once, parsed strictly, and a mistake answered in one helpful line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mlma.core.presets.resolve import resolve
 from mlma.core.types import ArraySpec, EnvSpec
 from mlma.utils.import_object import import_object
 
-ANCESTOR = [
-    "logdir", "mode", "test_num_episodes", "learner_host", "actor_hosts", "task", "job_name", "total_environment_frames",
-    "batch_size", "unroll_length", "seed", "agent_name", "queue_capacity", "entropy_cost", "baseline_cost", "discounting",
-    "reward_clipping", "gradients_clipping", "level_name", "width", "height", "learning_rate", "decay", "momentum", "epsilon",
-    "num_action_repeats",
+ANCESTOR_FLAGS = [  # of the system that this one succeeds
+    "logdir", "mode", "test_num_episodes", "learner_host", "actor_hosts", "task", "job_name",
+    "total_environment_frames", "batch_size", "unroll_length", "seed", "agent_name", "queue_capacity", "entropy_cost",
+    "baseline_cost", "discounting", "reward_clipping", "gradients_clipping", "level_name", "width", "height",
+    "learning_rate", "decay", "momentum", "epsilon", "num_action_repeats",
 ]  # fmt: skip
 
 
@@ -38,8 +38,12 @@ def test_every_flag_is_defined_once_and_explained() -> None:
     assert [name for name, flag in flag_table().items() if f"--{name}=" not in text or flag.help[:30] not in text] == []
 
 
-def test_a_former_name_works_with_a_note_and_in_files_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse(["--learner_parts=4", "--hang_seconds=70"]) == parse(["--gradient_shards=4", "--hang_timeout_seconds=70"])
+def test_a_former_name_works_with_a_note_and_in_files_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse(["--learner_parts=4", "--hang_seconds=70"]) == parse(
+        ["--gradient_shards=4", "--hang_timeout_seconds=70"]
+    )
     assert "--learner_parts is now --gradient_shards" in capsys.readouterr().err
     path = tmp_path / "config.json"
     path.write_text('{"learner_parts": 2, "colours": "rgb"}')
@@ -55,10 +59,10 @@ def test_every_default_is_a_value_that_its_flag_accepts() -> None:
 
 
 def test_all_flags_of_the_ancestor_exist() -> None:
-    assert [name for name in ANCESTOR if name not in flag_table()] == []
+    assert [name for name in ANCESTOR_FLAGS if name not in flag_table()] == []
 
 
-def test_a_command_line_of_the_ancestor_is_understood() -> None:
+def test_a_command_line_of_the_ancestor_is_parsed() -> None:
     config = parse(
         [
             "--job_name=actor",
@@ -121,17 +125,17 @@ def test_the_networks_and_algorithms_that_can_be_named_exist() -> None:
         (["--full_action_space", "false"], "full_action_space", False),
         (["--nolife_loss_ends_return"], "life_loss_ends_return", False),
         (["--life_loss_ends_return=0"], "life_loss_ends_return", False),
-        (["--noop_max=3"], "noop_max", 3),  # is no "--no" and "op_max"
+        (["--noop_max=3"], "noop_max", 3),  # not "--no" and "op_max"
     ],
 )
 def test_flags_are_read_in_every_usual_spelling(argv: list[str], name: str, value: object) -> None:
-    found = parse(argv).get(name)
-    assert found == value
-    assert type(found) is type(value)
+    parsed = parse(argv).get(name)
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("word", "helps"),
+    ("word", "mentions"),
     [
         ("--learning_rte=1", ["learning_rte", "--learning_rate"]),
         ("--zzzzzzz=1", ["zzzzzzz", "no such flag"]),
@@ -143,7 +147,10 @@ def test_flags_are_read_in_every_usual_spelling(argv: list[str], name: str, valu
         ("--batch_size", ["--batch_size", "an integer"]),
         ("--learning_rate=fast", ["--learning_rate=fast", "a number"]),
         ("--full_action_space=maybe", ["--full_action_space=maybe", "true or false"]),
-        ("--agent_name=SimpleConvAgent", ["SimpleConvAgent", "did you mean SimpleConvNetAgent", "ResNetLSTMAgent, MLPAgent"]),
+        (
+            "--agent_name=SimpleConvAgent",
+            ["SimpleConvAgent", "did you mean SimpleConvNetAgent", "ResNetLSTMAgent, MLPAgent"],
+        ),
         ("--mode=testing", ["--mode=testing", "train, test"]),
         ("--reward_clipping=abs", ["abs_one, soft_asymmetric, none"]),
         ("--discounting=1.5", ["--discounting=1.5", "at most 1"]),
@@ -154,10 +161,10 @@ def test_flags_are_read_in_every_usual_spelling(argv: list[str], name: str, valu
         ("--config", ["--config", "needs a value"]),
     ],
 )
-def test_a_mistake_is_answered_in_one_line_that_helps(word: str, helps: list[str]) -> None:
+def test_a_mistake_is_answered_in_one_line_that_helps(word: str, mentions: list[str]) -> None:
     answer = message([word])
     assert "\n" not in answer
-    assert [part for part in helps if part not in answer] == []
+    assert [part for part in mentions if part not in answer] == []
 
 
 @pytest.mark.parametrize("name", ["entropy_cost", "gradients_clipping", "sticky_actions", "learning_rate"])
@@ -166,8 +173,8 @@ def test_a_number_must_be_finite(name: str) -> None:
         assert f"--{name}={value}" in message([f"--{name}={value}"])
 
 
-def test_nonsense_with_a_value_is_refused() -> None:
-    """--noflag=true says two things at once."""
+def test_a_negated_flag_with_a_value_is_refused() -> None:
+    """--noflag=true is ambiguous."""
     assert "nofull_action_space" in message(["--nofull_action_space=true"])
 
 
@@ -183,7 +190,7 @@ def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
     assert parse([f"--config={path}"]) == parse(CHANGED)
 
 
-def test_the_command_line_goes_before_the_file_whatever_the_order(tmp_path: Path) -> None:
+def test_the_command_line_takes_precedence_over_the_file_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     save(parse(CHANGED), path)
     for argv in (["--task=5", f"--config={path}"], ["--config", str(path), "--task=5"]):
@@ -192,7 +199,7 @@ def test_the_command_line_goes_before_the_file_whatever_the_order(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("text", "helps"),
+    ("text", "mentions"),
     [
         ("{", "not JSON"),
         ("[1, 2]", "object of flags"),
@@ -204,11 +211,11 @@ def test_the_command_line_goes_before_the_file_whatever_the_order(tmp_path: Path
         ("\udcff", "not JSON"),
     ],
 )
-def test_a_bad_file_is_named_with_its_mistake(tmp_path: Path, text: str, helps: str) -> None:
+def test_a_bad_file_is_named_with_its_mistake(tmp_path: Path, text: str, mentions: str) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
     answer = message([f"--config={path}"])
-    assert helps in answer
+    assert mentions in answer
     assert "\n" not in answer
     assert str(path) in answer or "--discounting" in answer
 
@@ -220,7 +227,7 @@ def test_a_configuration_survives_its_command_line() -> None:
     assert len(to_argv(config)) == len(CHANGED)
 
 
-def test_the_program_ends_with_code_2_on_a_mistake_and_0_on_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_exits_with_code_2_on_a_mistake_and_0_on_help(capsys: pytest.CaptureFixture[str]) -> None:
     for argv, code in ((["--learning_rte=1"], 2), (["--help"], 0), (["--task=1", "-h"], 0)):
         with pytest.raises(SystemExit) as caught:
             parse_or_exit(argv)
@@ -230,8 +237,10 @@ def test_the_program_ends_with_code_2_on_a_mistake_and_0_on_help(capsys: pytest.
     assert "--level_name=" in captured.out
 
 
-@pytest.mark.parametrize(("role", "host"), [("actor", "localhost:8001"), ("learner", "localhost:8001"), ("local", "auto")])
-def test_learner_and_actors_that_are_started_apart_agree_on_an_address_without_being_told(role: str, host: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "host"), [("actor", "localhost:8001"), ("learner", "localhost:8001"), ("local", "auto")]
+)
+def test_learner_and_actors_that_are_started_separately_agree_on_a_default_address(role: str, host: str) -> None:
     words = [] if role == "local" else [f"--job_name={role}", "--task=0"]
     spec = EnvSpec(ArraySpec((50,), "float32"), num_actions=3, action_repeats=1)
     assert resolve(parse(["--level_name=catch", *words]), spec, cores=2).distributed.learner_host == host
@@ -242,7 +251,7 @@ def test_learner_and_actors_that_are_started_apart_agree_on_an_address_without_b
     [
         ([], 2, 2, 4),
         ([], 1, 1, 1),
-        ([], 16, 16, 4),  # of a batch of 8, two trajectories each
+        ([], 16, 16, 4),  # two trajectories of a batch of 8 in each
         (["--batch_size=32"], 16, 16, 8),
         (["--batch_size=30"], 4, 4, 6),
         (["--batch_size=7"], 2, 2, 1),
@@ -260,7 +269,7 @@ def test_a_sample_has_two_shards_for_each_thread(words: list[str], cores: int, t
     assert (config.learner.learner_threads, config.learner.gradient_shards) == (threads, shards)
 
 
-def test_parts_that_a_sample_cannot_be_cut_into_are_refused() -> None:
+def test_a_number_of_shards_that_does_not_divide_the_batch_is_refused() -> None:
     spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=6, action_repeats=4)
     with pytest.raises(ValueError, match=r"--gradient_shards=3: must divide --batch_size=8"):
         resolve(parse(["--level_name=PongNoFrameskip-v4", "--gradient_shards=3"]), spec, cores=2)

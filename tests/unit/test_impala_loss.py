@@ -88,7 +88,9 @@ def assert_matters(sample: Sample, field: str, where: Any, value: Any, matters: 
         ("episode_return", slice(None), 99.0),
     ],
 )
-def test_what_does_not_belong_to_a_transition_of_the_trajectory_does_not_matter(field: str, where: Any, value: Any) -> None:
+def test_what_does_not_belong_to_a_transition_of_the_trajectory_does_not_matter(
+    field: str, where: Any, value: Any
+) -> None:
     sample = changed(one_game(), "action", STEPS, 0)
     assert_matters(sample, field, where, value, matters=False)
 
@@ -102,7 +104,9 @@ def test_all_that_belongs_to_a_transition_matters(step: int) -> None:
         assert_matters(sample, "discount", step, 0.0, matters=True)
     if step < STEPS:  # what leads away from it
         assert_matters(changed(sample, "action", step, 0), "action", step, 2, matters=True)
-        likely = 4 * np.eye(3)[sample.trajectory.act_outputs.action[step]]  # below the threshold, where rho is not clipped
+        likely = (
+            4 * np.eye(3)[sample.trajectory.act_outputs.action[step]]
+        )  # below the threshold, where rho is not clipped
         assert_matters(sample, "logits", step, likely, matters=True)
 
 
@@ -153,7 +157,9 @@ def test_losses_are_summed_over_the_batch() -> None:
 
     trajectory = once.trajectory
     doubled = once._replace(
-        trajectory=trajectory._replace(timesteps=twice(trajectory.timesteps, 1), act_outputs=twice(trajectory.act_outputs, 1))
+        trajectory=trajectory._replace(
+            timesteps=twice(trajectory.timesteps, 1), act_outputs=twice(trajectory.act_outputs, 1)
+        )
     )
     assert_same(loss_and_gradient(doubled, agent), 2 * loss_and_gradient(once, agent))
 
@@ -165,10 +171,15 @@ def test_the_parts_of_the_loss_are_weighted_as_the_flags_say() -> None:
         return float(make_impala(config(**changes)).loss(sample).total)
 
     neither = total(baseline_cost=0.0, entropy_cost=0.0)
-    value, entropy = total(baseline_cost=1.0, entropy_cost=0.0) - neither, total(baseline_cost=0.0, entropy_cost=1.0) - neither
+    value, entropy = (
+        total(baseline_cost=1.0, entropy_cost=0.0) - neither,
+        total(baseline_cost=0.0, entropy_cost=1.0) - neither,
+    )
     assert value > 0
     assert entropy == pytest.approx(-STEPS * np.log(3), rel=1e-2)
-    assert total(baseline_cost=0.5, entropy_cost=0.01) == pytest.approx(neither + 0.5 * value + 0.01 * entropy, rel=1e-4)
+    assert total(baseline_cost=0.5, entropy_cost=0.01) == pytest.approx(
+        neither + 0.5 * value + 0.01 * entropy, rel=1e-4
+    )
 
 
 def test_an_action_that_has_moved_far_enough_moves_no_further() -> None:
@@ -223,7 +234,9 @@ def test_actions_are_drawn_from_the_policy() -> None:
     same = random_sample(6, small_config(batch_size=1)).trajectory.timesteps
     timestep = tf.nest.map_structure(lambda x: np.repeat(x[0], 20_000, axis=0), same)  # [E, ...]
     output, _ = agent.act(
-        tf.nest.map_structure(tf.constant, timestep), agent.initial_state(20_000), NoiseGenerator(1, np.zeros(20_000)).draw()
+        tf.nest.map_structure(tf.constant, timestep),
+        agent.initial_state(20_000),
+        NoiseGenerator(1, np.zeros(20_000)).draw(),
     )
     frequencies = np.bincount(output.action, minlength=VECTOR.num_actions) / 20_000
     assert frequencies.max() > 0.5

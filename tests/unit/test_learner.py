@@ -1,4 +1,4 @@
-"""The train step: one graph, no update from what is not a number, and the schedule over frames."""
+"""The learner: one graph, no update from non-finite values, the learning rate schedule; and the training loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlma.replay.trajectory_queue import TrajectoryQueue
 from tests.support.samples import VECTOR, as_tensors, make_impala, random_sample, small_config
 
 CONFIG = small_config(total_environment_frames=400.0)
-FRAMES = 2 * 5 * VECTOR.action_repeats  # of a sample of CONFIG
+FRAMES = 2 * 5 * VECTOR.action_repeats  # in a sample of CONFIG
 
 
 def make_learner(**changes: Any) -> Learner:
@@ -31,15 +31,17 @@ def make_learner(**changes: Any) -> Learner:
 
 
 def sample(seed: int = 1, version: Any = 0, **fields: Any) -> Sample:
-    """Time steps with the value given for `fields` at step 2 of the second trajectory."""
-    made = random_sample(seed, CONFIG, firsts=0.0)
+    """A random sample; `fields` are set at step 2 of the second trajectory."""
+    numpy_sample = random_sample(seed, CONFIG, firsts=0.0)
     for name, value in fields.items():
-        getattr(made.trajectory.timesteps, name)[2, 1] = value
+        getattr(numpy_sample.trajectory.timesteps, name)[2, 1] = value
     versions = np.broadcast_to(np.asarray(version, np.int64), [CONFIG.learner.batch_size]).copy()
-    return as_tensors(made._replace(trajectory=made.trajectory._replace(weights_version=versions)))
+    trajectory = numpy_sample.trajectory._replace(weights_version=versions)
+    return as_tensors(numpy_sample._replace(trajectory=trajectory))
 
 
-def everything(learner: Learner) -> list[bytes]:
+def state_of(learner: Learner) -> list[bytes]:
+    """Weights and optimizer slots as bytes."""
     slots = [v for v in learner._optimizer.variables if v is not learner._learning_rate]
     return [v.numpy().tobytes() for v in (*learner.weights.variables, *slots)]
 
@@ -65,16 +67,16 @@ def test_every_sample_trains_in_one_graph() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"reward": np.nan}, {"observation": np.nan}, {"observation": np.inf}])
-def test_what_is_not_a_number_is_said_and_changes_nothing(bad: dict[str, Any]) -> None:
+def test_a_non_finite_loss_is_an_error_and_changes_nothing(bad: dict[str, Any]) -> None:
     learner = make_learner(momentum=0.5)
     learner.update(sample())
-    before = everything(learner)
+    before = state_of(learner)
     with pytest.raises(NonFiniteLossError, match="learner step 2"):
         learner.update(sample(**bad))
-    assert everything(learner) == before
+    assert state_of(learner) == before
     assert (learner.step, learner.frames) == (1, FRAMES)
     learner.update(sample())
-    assert everything(learner) != before
+    assert state_of(learner) != before
 
 
 def test_frames_count_every_repeat_of_every_step_of_the_sample() -> None:
@@ -84,15 +86,15 @@ def test_frames_count_every_repeat_of_every_step_of_the_sample() -> None:
     assert (learner.step, learner.frames) == (3, 3 * FRAMES)
 
 
-def test_the_step_size_falls_linearly_over_frames_to_its_end() -> None:
+def test_the_learning_rate_falls_linearly_over_frames_to_its_end() -> None:
     learner = make_learner(learning_rate=0.1, end_learning_rate=0.02)
     rates = [learner.update(sample()).metrics["learning_rate"] for _ in range(13)]
-    wanted = [0.02 + 0.08 * max(0.0, 1 - i * FRAMES / 400) for i in range(13)]
-    assert rates == pytest.approx(wanted, rel=1e-5)
+    expected = [0.02 + 0.08 * max(0.0, 1 - i * FRAMES / 400) for i in range(13)]
+    assert rates == pytest.approx(expected, rel=1e-5)
     assert rates[-1] == pytest.approx(0.02)
 
 
-def test_the_step_size_is_what_moves_the_weights() -> None:
+def test_a_learning_rate_of_zero_moves_no_weight() -> None:
     learner = make_learner(end_learning_rate=0.0)
     learner.frames = 400
     before = [v.numpy() for v in learner.weights.variables]
@@ -102,30 +104,30 @@ def test_the_step_size_is_what_moves_the_weights() -> None:
 
 
 def test_gradients_are_clipped_at_their_global_norm() -> None:
-    gradients = [tf.constant([3.0, 0.0]), tf.constant([[0.0], [4.0]])]  # of norm 5
-    for norm, wanted in ((2.5, 0.5), (5.0, 1.0), (40.0, 1.0), (-1.0, 1.0)):
+    gradients = [tf.constant([3.0, 0.0]), tf.constant([[0.0], [4.0]])]  # norm 5
+    for norm, factor in ((2.5, 0.5), (5.0, 1.0), (40.0, 1.0), (-1.0, 1.0)):
         clipped, before = clip_gradients(gradients, norm)
         assert before == 5
         for one, two in zip(gradients, clipped, strict=True):
-            np.testing.assert_allclose(one * wanted, two)
+            np.testing.assert_allclose(one * factor, two)
 
 
 def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped() -> None:
-    """The mean square of RMSProp shows which gradient the optimizer was given."""
+    """The mean square of RMSProp shows which gradient the optimizer received."""
     norms = []
     for limit in (-1.0, 0.5):
         learner = make_learner(gradients_clipping=limit, decay=0.5)
         reported = learner.update(sample()).metrics["gradient_norm"]
         squares = sum(float(np.sum(v)) for v in learner._optimizer.ms)
         norms.append((reported, np.sqrt(squares / 0.5)))
-    (free, used), (same, clipped) = norms
-    assert free > 1
-    assert used == pytest.approx(free, rel=1e-4)
-    assert same == pytest.approx(free, rel=1e-5)
-    assert clipped == pytest.approx(0.5, rel=1e-4)
+    (reported, applied), (reported_with_limit, applied_with_limit) = norms
+    assert reported > 1
+    assert applied == pytest.approx(reported, rel=1e-4)
+    assert reported_with_limit == pytest.approx(reported, rel=1e-5)
+    assert applied_with_limit == pytest.approx(0.5, rel=1e-4)
 
 
-def test_the_lag_is_how_many_updates_ago_the_weights_acted() -> None:
+def test_the_lag_is_the_number_of_updates_since_the_weights_acted() -> None:
     learner = make_learner()
     learner.step = 7
     values = learner.update(sample(version=[3, 6])).metrics
@@ -140,7 +142,7 @@ def test_training_lowers_the_loss_of_a_sample_that_is_seen_again() -> None:
 
 
 class Stop:
-    """Requested once the log has as many lines."""
+    """A stop request that is made once the log has this many lines."""
 
     def __init__(self, log_lines: Callable[[], list[str]], lines: int) -> None:
         self._log_lines, self._lines = log_lines, lines
@@ -151,7 +153,7 @@ class Stop:
 
 
 def run(learner: Learner, trajectories: int, log_lines: Callable[[], list[str]]) -> list[int]:
-    """The versions that the loop publishes with this much data, until it ends or has logged two lines."""
+    """The versions that the loop publishes, given this many trajectories, until it ends or has logged two lines."""
     config = small_config(total_environment_frames=400.0, starvation_warning_seconds=0.4)
     layout = RecordLayout(trajectory_spec(VECTOR, NetworkState(None, None), config.learner.unroll_length))
     queue = TrajectoryQueue(layout, config.learner.batch_size, capacity=40)
@@ -170,14 +172,16 @@ def run(learner: Learner, trajectories: int, log_lines: Callable[[], list[str]])
     return published
 
 
-def test_training_ends_at_the_frames_asked_for_and_offers_the_weights_of_every_step(log_lines: Callable[[], list[str]]) -> None:
+def test_training_ends_at_the_total_frames_and_publishes_the_weights_of_every_step(
+    log_lines: Callable[[], list[str]],
+) -> None:
     learner = make_learner()
     assert run(learner, 30, log_lines) == list(range(1, 11))
     assert learner.frames == 400
     assert log_lines() == []
 
 
-def test_a_learner_without_data_says_so_again_and_again_and_can_be_stopped(log_lines: Callable[[], list[str]]) -> None:
+def test_a_learner_without_data_warns_repeatedly_and_can_be_stopped(log_lines: Callable[[], list[str]]) -> None:
     assert run(make_learner(), 2, log_lines) == [1]
     assert len(log_lines()) == 2
     assert all("few trajectories" in line for line in log_lines())

@@ -1,4 +1,4 @@
-"""What a run writes about itself can be read again, also after it was resumed."""
+"""Metrics and their files: what is reported, and that it can be read again, also after a run was resumed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path: Path) -> No
     assert [(row["frames"], row["loss"]) for row in read(path)] == [("100", "1"), ("200", "1"), ("250", "2")]
 
 
-def test_a_run_that_starts_afresh_drops_all_rows(tmp_path: Path) -> None:
+def test_a_run_that_starts_from_scratch_drops_all_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     write(path, 0, {"frames": 100, "loss": 1.0})
     write(path, 0, {"frames": 50, "gain": 3.0})
@@ -78,13 +78,13 @@ def test_a_resumed_run_can_widen_the_file(tmp_path: Path) -> None:
     assert read(path) == [{"frames": "1", "a": "1", "b": ""}, {"frames": "2", "a": "", "b": "2"}]
 
 
-def reports(every: float = 0.0) -> tuple[Metrics, Rows]:
+def metrics_and_rows(every: float = 0.0) -> tuple[Metrics, Rows]:
     rows = Rows()
     return make_metrics(rows, every_seconds=every), rows
 
 
 def test_episode_statistics_are_over_the_last_hundred() -> None:
-    metrics, rows = reports()
+    metrics, rows = metrics_and_rows()
     assert EPISODE_WINDOW == 100
     assert math.isnan(metrics.episodes.mean_return())
     metrics.episodes.add([1000.0] * 50, [4] * 50)
@@ -95,12 +95,12 @@ def test_episode_statistics_are_over_the_last_hundred() -> None:
     assert metrics.episodes.full_window()
     assert metrics.episodes.mean_return() == pytest.approx(49.5)
     assert [row["episodes"] for row in rows] == [50, 150]
-    found = {name: rows[1][name] for name in ("return/mean", "return/median", "return/max", "episode_frames")}
-    assert found == {"return/mean": 49.5, "return/median": 49.5, "return/max": 99.0, "episode_frames": 8.0}
+    columns = {name: rows[1][name] for name in ("return/mean", "return/median", "return/max", "episode_frames")}
+    assert columns == {"return/mean": 49.5, "return/median": 49.5, "return/max": 99.0, "episode_frames": 8.0}
 
 
-def test_a_row_averages_its_steps_and_takes_the_largest_of_maxima() -> None:
-    metrics, rows = reports()
+def test_a_row_averages_its_steps_and_takes_the_maximum_of_maxima() -> None:
+    metrics, rows = metrics_and_rows()
     for loss, lag in ((1.0, 5.0), (3.0, 2.0)):
         metrics.add({"loss": loss, "lag/max": lag})
     metrics.count_fault("messages_refused")
@@ -117,12 +117,12 @@ def test_a_row_averages_its_steps_and_takes_the_largest_of_maxima() -> None:
     assert (rows[1]["frames"], rows[1]["learner_step"]) == (60, 3)
 
 
-def two_learners(**of_the_other: Any) -> tuple[Metrics, Rows]:
-    """Metrics of rank 0, whose only companion collected what is given, and else the same."""
+def two_learners(**other_part: Any) -> tuple[Metrics, Rows]:
+    """Metrics of rank 0 of two; the other rank has collected the same, except for `other_part`."""
     rows = Rows()
 
     def gather(data: bytes) -> list[bytes]:
-        return [data, json.dumps(json.loads(data) | of_the_other).encode()]
+        return [data, json.dumps(json.loads(data) | other_part).encode()]
 
     return make_metrics(rows, gather=gather), rows
 
@@ -146,24 +146,24 @@ def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners()
     metrics.count_fault("actors_restarted")
     metrics.add_gauges({"queue": lambda: 0.0})
     metrics.report(1, 10, lambda: 0)
-    found = {name: rows[0][name] for name in ("episodes", "return/mean", "loss", "lag/max", "queue", "actors/wait")}
-    assert found == {"episodes": 3, "return/mean": 4.0, "loss": 3.0, "lag/max": 9.0, "queue": 0.5, "actors/wait": 0.2}
-    assert rows[0]["actors/count"] == 1, "one has been silent for long"
+    columns = {name: rows[0][name] for name in ("episodes", "return/mean", "loss", "lag/max", "queue", "actors/wait")}
+    assert columns == {"episodes": 3, "return/mean": 4.0, "loss": 3.0, "lag/max": 9.0, "queue": 0.5, "actors/wait": 0.2}
+    assert rows[0]["actors/count"] == 1, "one has been silent for too long"
     assert rows[0]["faults/actors_restarted"] == 3
 
 
 @pytest.mark.parametrize("name", ["checksum", "step", "frames"])
-def test_learners_that_differ_are_found_at_the_next_report(name: str) -> None:
+def test_learners_that_differ_are_detected_at_the_next_report(name: str) -> None:
     with pytest.raises(WeightsDivergedError, match=rf"differ in {name} at step 7"):
         two_learners(**{name: 99})[0].report(7, 10, lambda: 5)
     two_learners(checksum=5)[0].report(7, 10, lambda: 5)
 
 
 def test_nothing_is_reported_before_it_is_due() -> None:
-    metrics, rows = reports(every=1000.0)
+    metrics, rows = metrics_and_rows(every=1000.0)
     assert not metrics.report_due(1)
-    assert reports(every=0.0)[0].report_due(1)
-    assert not make_metrics().report_due(1), "only the learner with listeners asks for a report"
+    assert metrics_and_rows(every=0.0)[0].report_due(1)
+    assert not make_metrics().report_due(1), "only the learner with listeners requests a report"
     by_steps = make_metrics(rows, every_steps=3)
     assert [by_steps.report_due(step) for step in range(1, 5)] == [False, False, True, True]
     assert rows == []
@@ -180,16 +180,20 @@ def test_the_time_of_a_phase_is_its_share() -> None:
 
 
 def test_the_phases_of_actors_are_shares_of_the_time_since_the_last_report() -> None:
-    metrics, rows = reports()
+    metrics, rows = metrics_and_rows()
     for second in range(4):
         metrics.actors.record(
             0, {"simulate": 10.0 + 3 * second, "infer": 5.0 + second, "send": 0.0, "wait": 1.0, "fetch": 0.0}, 80
         )
-        if second < 2:  # another life of the actor, which has lost what it had counted
-            metrics.actors.record(1, {"simulate": 9.0 - 8 * second, "infer": 0.0, "send": 0.0, "wait": 0.0, "fetch": 0.0}, 80)
+        if second < 2:  # the actor was restarted and counts from zero again
+            metrics.actors.record(
+                1, {"simulate": 9.0 - 8 * second, "infer": 0.0, "send": 0.0, "wait": 0.0, "fetch": 0.0}, 80
+            )
         metrics.report(second, 10, lambda: 0)
-    assert math.isnan(rows[0]["actors/wait"]), "one value makes no difference"
-    assert [(row["actors/simulate"], row["actors/infer"], row["actors/wait"]) for row in rows[1:]] == [(0.75, 0.25, 0)] * 3
+    assert math.isnan(rows[0]["actors/wait"]), "a difference needs two values"
+    assert [(row["actors/simulate"], row["actors/infer"], row["actors/wait"]) for row in rows[1:]] == [
+        (0.75, 0.25, 0)
+    ] * 3
     assert [row["actors/count"] for row in rows] == [2, 2, 2, 2]
 
 
@@ -204,7 +208,7 @@ def test_the_learner_that_waits_least_for_the_others_is_the_slowest() -> None:
 
 
 def test_a_clock_is_reported_as_the_share_of_the_time_in_which_it_ran() -> None:
-    metrics, rows = reports()
+    metrics, rows = metrics_and_rows()
     clock = [100.0]
     metrics.add_clocks({"receiver/wait": lambda: clock[0]})
     metrics.report(1, 10, lambda: 0)
@@ -215,8 +219,8 @@ def test_a_clock_is_reported_as_the_share_of_the_time_in_which_it_ran() -> None:
     assert 0.02 / (time.monotonic() - began + 0.01) < rows[1]["receiver/wait"] <= 0.4
 
 
-def test_time_and_rates_go_on_from_where_a_resumed_run_stopped() -> None:
-    metrics, rows = reports()
+def test_time_and_rates_continue_from_where_a_resumed_run_stopped() -> None:
+    metrics, rows = metrics_and_rows()
     metrics.begin(step=100, frames=900, seconds=50.0)
     assert 50.0 <= metrics.seconds < 60.0
     metrics.report(100, 900, lambda: 0)
@@ -224,7 +228,7 @@ def test_time_and_rates_go_on_from_where_a_resumed_run_stopped() -> None:
     assert math.isnan(rows[0]["eta_seconds"])
 
 
-def test_a_writer_without_its_package_is_one_line(tmp_path: Path) -> None:
+def test_a_logger_without_its_package_is_a_one_line_error(tmp_path: Path) -> None:
     for name in ("wandb", "mlflow"):
         if importlib.util.find_spec(name) is None:
             with pytest.raises(ValueError, match=f"--writers=tensorboard,{name}: the package {name} is not installed"):
@@ -234,7 +238,9 @@ def test_a_writer_without_its_package_is_one_line(tmp_path: Path) -> None:
         parse(["--writers=comet"])
 
 
-def test_a_service_that_fails_is_logged_once_and_ends_nothing(tmp_path: Path, log_lines: Callable[[], list[str]]) -> None:
+def test_a_service_that_fails_is_logged_once_and_ends_nothing(
+    tmp_path: Path, log_lines: Callable[[], list[str]]
+) -> None:
     broken = BestEffortLogger("mlflow", TensorBoardWriter(tmp_path))
     for _ in range(2):
         broken.on_report({"return/mean": 1.0})  # without frames, which every row has
@@ -259,4 +265,4 @@ def test_tensorboard_reads_every_number_over_frames(tmp_path: Path) -> None:
         return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in log.Tensors(tag)]
 
     assert values("return/mean") == [(100, -20.5), (2_000_000_000, 20.0)]
-    assert values("loss") == [(2_000_000_000, 0.5)]  # what is not a number is left out
+    assert values("loss") == [(2_000_000_000, 0.5)]  # NaN is left out

@@ -39,7 +39,9 @@ def timesteps(name: str, steps: int, batch: int, firsts: float = 0.3) -> TimeSte
 
 def random_state(network: Network, batch: int) -> NetworkState:
     def fill(x: tf.Tensor) -> tf.Tensor:
-        return tf.random.uniform(x.shape, maxval=255, dtype=tf.int32) if x.dtype == tf.uint8 else tf.random.normal(x.shape)
+        return (
+            tf.random.uniform(x.shape, maxval=255, dtype=tf.int32) if x.dtype == tf.uint8 else tf.random.normal(x.shape)
+        )
 
     state = network.initial_state(batch)
     return tf.nest.map_structure(lambda x: None if x is None else tf.cast(fill(x), x.dtype), state)

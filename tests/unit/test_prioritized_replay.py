@@ -27,9 +27,13 @@ from mlma.replay.snapshot import ReplaySnapshot, write_snapshot
 from mlma.replay.trajectory_queue import TrajectoryQueue
 from mlma.replay.trajectory_store import TrajectoryStore, available_memory, check_fits
 
-SPEC = EnvSpec(ArraySpec((2, 2, 1), "uint8"), num_actions=200, action_repeats=1)  # a frame says who, which game, which step
+SPEC = EnvSpec(
+    ArraySpec((2, 2, 1), "uint8"), num_actions=200, action_repeats=1
+)  # a frame says who, which game, which step
 ENVS, STACK, T = 3, 4, 5
-STATE = NetworkState(np.zeros((1, STACK - 1, 2, 2, 1), np.uint8), (np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32)))
+STATE = NetworkState(
+    np.zeros((1, STACK - 1, 2, 2, 1), np.uint8), (np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
+)
 LAYOUT = RecordLayout(trajectory_spec(SPEC, STATE, T, errors=True))
 STEPS, SEQUENCES = (
     ReplayWindowSpec(every_step=True, burn_in=0, length=3),
@@ -69,9 +73,13 @@ class Counting:
         while len(found) < count:
             step = self._timestep()
             _, after = stack_frames(tf.constant(step.observation[None]), tf.constant(step.is_first[None]), self._frames)
-            core = np.stack([np.arange(ENVS), np.full(ENVS, self._time)], axis=1).astype(np.float32)  # the state says when
+            core = np.stack([np.arange(ENVS), np.full(ENVS, self._time)], axis=1).astype(
+                np.float32
+            )  # the state says when
             state = NetworkState(self._frames, (core, core + 0.5))
-            acted = ActOutput(self._step.astype(np.int32), np.zeros((ENVS, 200), np.float32), np.zeros(ENVS, np.float32))
+            acted = ActOutput(
+                self._step.astype(np.int32), np.zeros((ENVS, 200), np.float32), np.zeros(ENVS, np.float32)
+            )
             if self._trajectories.add(step, acted, state, weights_version=self._time):
                 found += [bytes(payload) for payload in self._trajectories.messages()]
                 self._trajectories.add(step, acted, state, self._time)
@@ -98,7 +106,9 @@ class Unpaced(RateLimiter):
         return True
 
 
-def make(windows: ReplayWindowSpec, capacity: int = 600, batch: int = 64, pace: RateLimiter | None = None, **more: Any) -> Any:
+def make(
+    windows: ReplayWindowSpec, capacity: int = 600, batch: int = 64, pace: RateLimiter | None = None, **more: Any
+) -> Any:
     exponents = more.pop("exponents", (0.6, 0.4))
     return PrioritizedReplay(LAYOUT, windows, pace or Unpaced(), capacity, batch, exponents, PRIORITIES, seed=5, **more)
 
@@ -119,7 +129,11 @@ def check_lived(steps: Any, action: Any, frames: Any, used: Any, b: int) -> None
     stacks, _ = stack_frames(tf.constant(steps.observation), tf.constant(steps.is_first), tf.constant(frames))
     env, game, step = who(steps.observation)
     for t in used:
-        assert (env[t, b], game[t, b], step[t, b]) == (env[used[0], b], game[used[0], b], step[used[0], b] + t - used[0])
+        assert (env[t, b], game[t, b], step[t, b]) == (
+            env[used[0], b],
+            game[used[0], b],
+            step[used[0], b] + t - used[0],
+        )
         assert bool(steps.is_first[t, b]) == (step[t, b] == 1)
         assert steps.reward[t, b] == step[t, b] - 1
         assert action[t, b] == step[t, b] - 1
@@ -188,7 +202,11 @@ def test_what_impala_is_given_is_consecutive_and_stacked_too() -> None:
             bounds = [0, *(np.flatnonzero(steps.is_first.numpy()[1:, b]) + 1), T + 1]
             for begin, end in itertools.pairwise(bounds):  # one game each
                 check_lived(
-                    steps, sample.trajectory.act_outputs.action, sample.trajectory.agent_state.frames, range(begin, end), b
+                    steps,
+                    sample.trajectory.act_outputs.action,
+                    sample.trajectory.agent_state.frames,
+                    range(begin, end),
+                    b,
                 )
 
 
@@ -413,7 +431,9 @@ def test_a_replay_comes_back_with_its_frames_states_and_priorities(
         )
 
 
-def test_a_saved_replay_of_something_else_or_broken_is_left_alone(tmp_path: Path, log_lines: Callable[[], list[str]]) -> None:
+def test_a_saved_replay_of_something_else_or_broken_is_left_alone(
+    tmp_path: Path, log_lines: Callable[[], list[str]]
+) -> None:
     path = tmp_path / "replay.bin"
     memory = make(STEPS)
     memory.insert(numbered(5))
@@ -466,7 +486,10 @@ def test_frames_are_kept_once_and_compression_is_without_loss_and_reported() -> 
     plain.insert(records)
     packed.insert(records)
     big = trajectory_spec(
-        EnvSpec(ArraySpec((84, 84, 1), "uint8"), 6, 4), NetworkState(np.zeros((1, 3, 84, 84, 1), np.uint8), None), 64, True
+        EnvSpec(ArraySpec((84, 84, 1), "uint8"), 6, 4),
+        NetworkState(np.zeros((1, 3, 84, 84, 1), np.uint8), None),
+        64,
+        True,
     )
     per_step = TrajectoryStore(big, 1, compress=False).bytes_of_slots(1) / 64
     assert per_step < 1.1 * 84 * 84, "not the four of a stack"

@@ -226,7 +226,8 @@ def test_environments_act_at_random_as_often_as_their_place_on_the_ladder_says(a
     noise_generator = NoiseGenerator(1, agent.exploration_epsilons(np.arange(4), 4))
     act = tf.function(agent.act)
     others = np.mean(
-        [act(step, agent.initial_state(4), noise_generator.draw())[0].action != greedy.action for _ in range(1500)], axis=0
+        [act(step, agent.initial_state(4), noise_generator.draw())[0].action != greedy.action for _ in range(1500)],
+        axis=0,
     )
     epsilons = [0.8 ** (1 + 3 * i / 3) for i in range(4)]
     np.testing.assert_allclose(others, [e * 2 / 3 for e in epsilons], atol=0.05)
@@ -245,7 +246,9 @@ def test_dueling_heads_have_a_value_and_advantages_whose_mean_is_taken_off() -> 
     q, value = head(features)
     np.testing.assert_allclose(tf.reduce_mean(q, -1), value, rtol=1e-4, atol=1e-5)
     advantages = head._actions(features)
-    np.testing.assert_allclose(q - value[:, None], advantages - tf.reduce_mean(advantages, -1, keepdims=True), atol=1e-4)
+    np.testing.assert_allclose(
+        q - value[:, None], advantages - tf.reduce_mean(advantages, -1, keepdims=True), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["apex", "r2d2"])

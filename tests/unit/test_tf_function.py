@@ -1,4 +1,4 @@
-"""mlma/utils/tf_function.py: nests in and out of a graph, and what is not converted because nothing reads it."""
+"""mlma/utils/tf_function.py: nests passed through a graph, and arguments that the graph does not read."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ class Pair(NamedTuple):
     right: Any
 
 
-@pytest.mark.parametrize("nest", [1.5, (1, None, [2, 3]), Pair({"b": 1, "a": Pair(None, 2)}, ()), {"z": None, "y": [4]}])
+@pytest.mark.parametrize(
+    "nest", [1.5, (1, None, [2, 3]), Pair({"b": 1, "a": Pair(None, 2)}, ()), {"z": None, "y": [4]}]
+)
 def test_a_nest_comes_back_from_its_leaves(nest: Any) -> None:
-    again = nest_builder(leaf_mask(nest))(leaves(nest))
-    assert again == nest and type(again) is type(nest)
+    rebuilt = nest_builder(leaf_mask(nest))(leaves(nest))
+    assert rebuilt == nest and type(rebuilt) is type(nest)
 
 
-def test_a_graph_answers_as_its_function_for_arrays_and_tensors_anew_each_time() -> None:
-    def function(pair: Pair, more: dict[str, Any]) -> Any:
-        return Pair(pair.left + more["x"], None), {"twice": 2 * more["y"]}
+def test_a_graph_answers_as_its_function_for_arrays_and_tensors_each_time() -> None:
+    def function(pair: Pair, extras: dict[str, Any]) -> Any:
+        return Pair(pair.left + extras["x"], None), {"twice": 2 * extras["y"]}
 
-    flat = CachedGraph(function)
+    graph = CachedGraph(function)
     for number in range(3):
         pair = Pair(tf.fill([2], float(number)), None)
-        more = {"y": np.full(3, number, np.int32), "x": np.ones(2, np.float32)}
-        wanted, found = function(pair, more), flat(pair, more)
-        assert found[0].right is None
-        np.testing.assert_array_equal(found[0].left, wanted[0].left)
-        np.testing.assert_array_equal(found[1]["twice"], wanted[1]["twice"])
-    assert flat.traces == 1
+        extras = {"y": np.full(3, number, np.int32), "x": np.ones(2, np.float32)}
+        expected, result = function(pair, extras), graph(pair, extras)
+        assert result[0].right is None
+        np.testing.assert_array_equal(result[0].left, expected[0].left)
+        np.testing.assert_array_equal(result[1]["twice"], expected[1]["twice"])
+    assert graph.traces == 1
 
 
-def test_what_only_a_variable_takes_is_read_and_what_nothing_follows_from_is_not() -> None:
-    kept = tf.Variable(0.0)
+def test_what_only_a_variable_takes_is_read_and_what_nothing_depends_on_is_not() -> None:
+    variable = tf.Variable(0.0)
 
     def function(pair: Pair) -> tf.Tensor:
         tf.exp(pair.right)
-        kept.assign(pair.left)
+        variable.assign(pair.left)
         return tf.constant(1)
 
-    flat = CachedGraph(function)
+    graph = CachedGraph(function)
     for number in (1, 2):
-        flat(Pair(np.float32(number), np.float32(number)))
-        assert kept.numpy() == number
-    flat(Pair(np.float32(3), "nothing that could be converted to a number"))
-    assert kept.numpy() == 3
+        graph(Pair(np.float32(number), np.float32(number)))
+        assert variable.numpy() == number
+    graph(Pair(np.float32(3), "not convertible to a number"))
+    assert variable.numpy() == 3

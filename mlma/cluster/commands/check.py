@@ -79,7 +79,10 @@ def assess_host(
     cells["code"] = ("image", "") if host.image else _code(answer["code"], digests, host.folder)
     cells["packages"] = ("image", "") if host.image else _packages(answer["packages"])
     busy = {place: why for place, why in answer["ports"].items() if why and not (answer["ours"] and "in use" in why)}
-    cells["ports"] = ("free" if answer["ports"] else "-", "; ".join(f"cannot listen at {p}: {why}" for p, why in busy.items()))
+    cells["ports"] = (
+        "free" if answer["ports"] else "-",
+        "; ".join(f"cannot listen at {p}: {why}" for p, why in busy.items()),
+    )
     if busy:
         cells["ports"] = ("taken", cells["ports"][1])
     elif any(answer["ports"].values()):
@@ -164,6 +167,8 @@ def print_table(console: Console, plan: Plan, cells: dict[str, dict[str, Cell]],
         console.print(Text(reason, style="red"), soft_wrap=True)
     bad = len({key for key, row in cells.items() if any(reason for _, reason in row.values())})
     verdict = (
-        f"{plural(bad, 'host')} of {len(cells)} with something wrong" if bad else f"{plural(len(cells), 'host')}, nothing wrong"
+        f"{plural(bad, 'host')} of {len(cells)} with something wrong"
+        if bad
+        else f"{plural(len(cells), 'host')}, nothing wrong"
     )
     console.print(f"{verdict}; {summarize_plan(plan)}; {seconds:.1f} s", soft_wrap=True)

@@ -25,7 +25,9 @@ def dashboard(context: Context) -> int:
     server = libtmux.Server()
     found = server.sessions.get(session_name=name, default=None)
     if found and not _ours(context, found):
-        raise ValueError(f"there is a tmux session {name!r} that is not of this run; end it, or choose another --tmux_sess")
+        raise ValueError(
+            f"there is a tmux session {name!r} that is not of this run; end it, or choose another --tmux_sess"
+        )
     if not found:
         front = str(Path(sys.argv[0]).resolve())
         # The size of a window is its own, whatever was exported to the server.
@@ -47,7 +49,9 @@ def dashboard(context: Context) -> int:
             session.new_window(
                 window_name=display_name(host), window_shell=shlex.join(attach(context, host)) + THEN, attach=False
             )
-    print(f"{plural(1 + len(context.plan.hosts), 'window')}, one for each host and one with `status`: tmux attach -t {name}")
+    print(
+        f"{plural(1 + len(context.plan.hosts), 'window')}, one for each host and one with `status`: tmux attach -t {name}"
+    )
     return 0
 
 

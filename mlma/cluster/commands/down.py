@@ -38,7 +38,9 @@ def down(context: Context) -> int:
     for key, answer in answers.items():
         if isinstance(answer, dict):
             if answer.get("forced"):
-                print(f"{key}: ended by force: {plural(len(answer['forced']), 'process').replace('processs', 'processes')}")
+                print(
+                    f"{key}: ended by force: {plural(len(answer['forced']), 'process').replace('processs', 'processes')}"
+                )
             if answer.get("left"):
                 print(f"{key}: {answer['left']}")
             del state.touched[key]
@@ -71,9 +73,7 @@ def stop_learners(context: Context) -> str:
     if LEARNERS in answer["stopped"] and record.get("code") in UNHANDLED_STOP_CODES:
         return f"{head}: learners had not begun to train; there was nothing to save"
     if LEARNERS in answer["stopped"] and record.get("code") != 0:
-        return (
-            f"{head}: learners ended with code {record.get('code')} when asked to save a checkpoint; `logs {LEARNERS}` says why"
-        )
+        return f"{head}: learners ended with code {record.get('code')} when asked to save a checkpoint; `logs {LEARNERS}` says why"
     return ""
 
 

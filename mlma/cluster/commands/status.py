@@ -90,7 +90,9 @@ def status(context: Context) -> int:
     os._exit(0)  # threads that wait for a dead host would keep us
 
 
-def query_hosts(context: Context, ask: Callable[[dict[str, Any], float], dict[str, Any]]) -> tuple[list[WorkerRow], str]:
+def query_hosts(
+    context: Context, ask: Callable[[dict[str, Any], float], dict[str, Any]]
+) -> tuple[list[WorkerRow], str]:
     plan = context.plan
     logdir = {plan.head.key: context.logdir()}
     requests = {key: context.request("status", logdir=logdir.get(key, ""), rows=RECENT_REPORTS) for key in plan.hosts}
@@ -100,7 +102,8 @@ def query_hosts(context: Context, ask: Callable[[dict[str, Any], float], dict[st
     metrics = rows[-1] if rows else {}
     lines = learner_lines(context, answers, metrics)
     for window in sorted(
-        plan.windows, key=lambda w: (worker_kind(w.name) == "tunnel", int(w.name.rpartition("-")[2]) if "-" in w.name else -1)
+        plan.windows,
+        key=lambda w: (worker_kind(w.name) == "tunnel", int(w.name.rpartition("-")[2]) if "-" in w.name else -1),
     ):
         if window.name != LEARNERS:
             line = _line(context, window.name, window.host, answers)
@@ -181,7 +184,13 @@ def _line(context: Context, name: str, host: str, answers: dict[str, Any]) -> Wo
     rates = [match[1] for text in tail if (match := RATE.search(text))]
     if state == "running":
         return WorkerRow(
-            name, where, state, age, rates[-1] if rates and worker_kind(name) == "actor" else "", "", f"{last}{restarts}"
+            name,
+            where,
+            state,
+            age,
+            rates[-1] if rates and worker_kind(name) == "actor" else "",
+            "",
+            f"{last}{restarts}",
         )
     said = [LINE_PREFIX.sub("", text) for text in tail if not LINE_PREFIX.sub("", text).startswith("ended with code")]
     reason = f"{why}{f': {said[-1]}' if said and state in ('failed', 'waiting') else ''}"

@@ -36,7 +36,9 @@ def sync(context: Context) -> int:
                 raise HostError(f"set-up failed: {said[-1] if said else f'code {done.code}'}")
         return len(changed)
 
-    answers = context.hosts.each([key for key, host in context.plan.hosts.items() if not (host.local or host.image)], bring)
+    answers = context.hosts.each(
+        [key for key, host in context.plan.hosts.items() if not (host.local or host.image)], bring
+    )
     problems = host_errors(answers)
     for key, problem in problems.items():
         print(f"{key}: {problem}")

@@ -63,7 +63,9 @@ def _start_request(context: Context, host: Host, host_keys: dict[str, list[str]]
     files = credential_files(plan, context.keys, host, host_keys) if _has_workers(context, host) else {}
     tools = ["tmux"] if windows else []
     tools += container_engines(plan, host)
-    tools += ["ssh"] if any(w.name.startswith("tunnel") for w in windows) or (plan.spread() and host == plan.head) else []
+    tools += (
+        ["ssh"] if any(w.name.startswith("tunnel") for w in windows) or (plan.spread() and host == plan.head) else []
+    )
     return context.request(
         "start",
         files=files | ({"supervisor.py": (supervise, 0o600)} if windows else {}),
@@ -111,7 +113,9 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
     head = context.plan.head
     attach = f"tmux attach -t {context.plan.session}"
     where = attach if head.local else f"ssh -t {f'-p {head.port} ' * (head.port != 22)}{head.user}@{head.ip} {attach}"
-    print(f"look: python run_experiment_mm_raw.py status --watch --logdir={context.call.config.run.logdir}   or   {where}")
+    print(
+        f"look: python run_experiment_mm_raw.py status --watch --logdir={context.call.config.run.logdir}   or   {where}"
+    )
     return 1 if problems else 0
 
 
@@ -147,7 +151,9 @@ def restart(context: Context) -> int:
     elif target == LEARNERS:
         chosen = names
     else:
-        raise ValueError(f"restart {' '.join(operands)}: must be restart actors, learners, or one of: {', '.join(names)}")
+        raise ValueError(
+            f"restart {' '.join(operands)}: must be restart actors, learners, or one of: {', '.join(names)}"
+        )
     if target == LEARNERS:
         failed = stop_learners(context)
         if failed:

@@ -101,7 +101,9 @@ class Run:
                         write_file(self.workers / f"{name}.spec", json.dumps(spec), 0o600)
                     continue
                 write_file(
-                    self.workers / f"{name}.json", json.dumps({"state": "starting", "pid": 0, "since": time.time()}), 0o600
+                    self.workers / f"{name}.json",
+                    json.dumps({"state": "starting", "pid": 0, "since": time.time()}),
+                    0o600,
                 )
                 write_file(self.workers / f"{name}.spec", json.dumps(spec), 0o600)
                 begun.append(name)
@@ -152,7 +154,10 @@ class Run:
         names = list(self.records()) if request["names"] is None else request["names"]
         stopped = self.stop_workers(names, request["seconds"])
         records = self.records()
-        answer: dict[str, Any] = {"stopped": stopped, "records": {name: records[name] for name in names if name in records}}
+        answer: dict[str, Any] = {
+            "stopped": stopped,
+            "records": {name: records[name] for name in names if name in records},
+        }
         return answer | (self.leave() if request["final"] else {})
 
     def leave(self) -> dict[str, Any]:
@@ -295,7 +300,9 @@ def authorize(mark: str, lines: list[str]) -> dict[str, Any]:
     path = Path(os.path.realpath(".ssh/authorized_keys"))
     path.parent.mkdir(mode=0o700, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # hosts that share a home are asked at the same time; some file systems know no locks
+    with contextlib.suppress(
+        OSError
+    ):  # hosts that share a home are asked at the same time; some file systems know no locks
         fcntl.flock(folder, fcntl.LOCK_EX)
     try:
         before = path.read_text() if path.exists() else ""

@@ -113,15 +113,24 @@ class Supervisor:
             if code == 0:
                 return self.end("done", "ended by itself with code 0")
             if code == EXIT_USAGE and time.time() - begun < healthy:
-                return self.end("failed", "ended with code 2, a mistake in its flags or files: starting it again does not help")
+                return self.end(
+                    "failed", "ended with code 2, a mistake in its flags or files: starting it again does not help"
+                )
             if time.time() - begun > healthy:
                 pause, restarts = first, 0
             if restarts >= self.spec["restarts"]:
-                return self.end("failed", f"ended with code {code}, the last of {restarts + 1} times in a row; given up")
+                return self.end(
+                    "failed", f"ended with code {code}, the last of {restarts + 1} times in a row; given up"
+                )
             restarts += 1
-            self.say(f"ended with code {code}; starting it again in {pause:.0f} s ({restarts} of {self.spec['restarts']})")
+            self.say(
+                f"ended with code {code}; starting it again in {pause:.0f} s ({restarts} of {self.spec['restarts']})"
+            )
             self.save(
-                state="waiting", next=time.time() + pause, why=f"ended with code {code}", restarts=self.record["restarts"] + 1
+                state="waiting",
+                next=time.time() + pause,
+                why=f"ended with code {code}",
+                restarts=self.record["restarts"] + 1,
             )
             if ended := self.wait(pause):
                 return self.end(ended, f"ended with code {code}, then {ended}")
@@ -144,7 +153,11 @@ class Supervisor:
             self.spec["serves"] = json.loads(self.spec_path.read_text())["serves"]  # grows with `scale`
         for name in self.spec["serves"]:
             try:
-                if json.loads(self.path.with_name(f"{name}.json").read_text())["state"] in ("starting", "running", "waiting"):
+                if json.loads(self.path.with_name(f"{name}.json").read_text())["state"] in (
+                    "starting",
+                    "running",
+                    "waiting",
+                ):
                     return True
             except (OSError, ValueError, KeyError):
                 return True
@@ -209,7 +222,9 @@ class Supervisor:
                 time.sleep(0.05)
             ended = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended and (not open_ or not select.select([out], [], [], 0)[0]):
-                with contextlib.suppress(OSError):  # what it left; as long as it is not waited for, its number is its own
+                with contextlib.suppress(
+                    OSError
+                ):  # what it left; as long as it is not waited for, its number is its own
                     os.killpg(self.child.pid, signal.SIGKILL)
                 self.child.wait()
                 self.child.stdout.close()

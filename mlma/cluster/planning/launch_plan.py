@@ -26,7 +26,10 @@ FIRST_PORT = 8001
 LEARNERS = "learners"  # the window of mpirun, or of the only learner
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1"}
 HOME_PLACEHOLDER = "@HOME@"  # in a file for a host: its home there
-BACKOFF_LIMITS = (60.0, 60.0)  # seconds: the longest between two starts, and after which a worker counts as healthy again
+BACKOFF_LIMITS = (
+    60.0,
+    60.0,
+)  # seconds: the longest between two starts, and after which a worker counts as healthy again
 UNLIMITED = 10**9
 IMAGE_CODE_FOLDER = "/opt/mlma"  # folder of the code in images
 RUN_AT_HOME = ("sh", "-c", 'cd && exec "$@"', "sh")  # mpirun starts a remote rank in some folder
@@ -123,7 +126,9 @@ def python_of(worker: Worker, options: Options) -> tuple[str, ...]:
 
 
 def folder_of(worker: Worker, options: Options) -> str:
-    return worker.folder or (IMAGE_CODE_FOLDER if worker.image else str(CHECKOUT) if worker.local else options.remote_folder)
+    return worker.folder or (
+        IMAGE_CODE_FOLDER if worker.image else str(CHECKOUT) if worker.local else options.remote_folder
+    )
 
 
 def in_image(worker: Worker, words: tuple[str, ...], options: Options) -> tuple[str, ...]:
@@ -149,11 +154,15 @@ def make_plan(workers: list[Worker], config: Config, options: Options, actors: i
 
 def _hosts(workers: list[Worker], options: Options) -> dict[str, Host]:
     hosts: dict[str, Host] = {}
-    for worker in sorted(workers, key=lambda worker: worker.job != "learner"):  # a learner's python has mpirun beside it
+    for worker in sorted(
+        workers, key=lambda worker: worker.job != "learner"
+    ):  # a learner's python has mpirun beside it
         user = getpass.getuser() if worker.local else worker.host.partition("@")[0]
         key_file = worker.ssh_key_file or options.ssh_key_file
         there = python_of(worker, options), folder_of(worker, options), worker.image
-        hosts.setdefault(worker.host, Host(worker.host, worker.ip, worker.ssh_port or 22, user, worker.local, key_file, *there))
+        hosts.setdefault(
+            worker.host, Host(worker.host, worker.ip, worker.ssh_port or 22, user, worker.local, key_file, *there)
+        )
     return hosts
 
 
@@ -194,7 +203,9 @@ def _check_learners(learners: list[Learner], options: Options) -> None:
         )
 
 
-def _worker_words(worker: Worker, config: Config, options: Options, session: str, health: str, **own: Any) -> tuple[str, ...]:
+def _worker_words(
+    worker: Worker, config: Config, options: Options, session: str, health: str, **own: Any
+) -> tuple[str, ...]:
     own |= {"token_file": f"{run_folder(session, worker.host)}/token", "heartbeat_folder": health}
     if worker.job == "learner" and worker.local:
         own["logdir"] = str(Path(config.run.logdir).absolute())
@@ -218,7 +229,12 @@ def _learners_window(
         worker = learner.worker
         actors = ",".join(f"{placed[i].ip}:{placed[i].tf_port or 9001 + i}" for i in learner.actors)
         listen = "127.0.0.1" if options.tunnel else worker.ip
-        own = {"job_name": "learner", "task": learner.rank, "learner_host": f"{listen}:{learner.port}", "actor_hosts": actors}
+        own = {
+            "job_name": "learner",
+            "task": learner.rank,
+            "learner_host": f"{listen}:{learner.port}",
+            "actor_hosts": actors,
+        }
         if len(learners) > 1:
             own["num_learners"] = len(learners)
         health = _health(session, worker.host, LEARNERS)
@@ -311,7 +327,9 @@ def _actor_window(
     )
 
 
-def _tunnel_windows(placed: list[Worker], learners: list[Learner], options: Options, session: str) -> list[SupervisedProcess]:
+def _tunnel_windows(
+    placed: list[Worker], learners: list[Learner], options: Options, session: str
+) -> list[SupervisedProcess]:
     windows = []
     for learner in learners:
         hosts: dict[str, list[str]] = {}
@@ -323,7 +341,15 @@ def _tunnel_windows(placed: list[Worker], learners: list[Learner], options: Opti
                 pause = (1.0, 10.0, 30.0)
                 windows.append(
                     SupervisedProcess(
-                        host, f"tunnel-{learner.rank}", words, {}, int(signal.SIGTERM), 5.0, UNLIMITED, pause, tuple(actors)
+                        host,
+                        f"tunnel-{learner.rank}",
+                        words,
+                        {},
+                        int(signal.SIGTERM),
+                        5.0,
+                        UNLIMITED,
+                        pause,
+                        tuple(actors),
                     )
                 )
     return windows

@@ -53,7 +53,9 @@ class Worker:
     @property
     def host(self) -> str:
         """Rows with the same name here are one host."""
-        return "localhost" if self.local else f"{self.ssh_username or getpass.getuser()}@{self.ip}:{self.ssh_port or 22}"
+        return (
+            "localhost" if self.local else f"{self.ssh_username or getpass.getuser()}@{self.ip}:{self.ssh_port or 22}"
+        )
 
 
 class CsvErrors(ValueError):
@@ -104,7 +106,9 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
     "ssh_username": _matching(r"[\w.][\w.@$-]*", "a user name, or empty"),
     "ssh_password": str,
     "ssh_key_file": _key_file,
-    "folder": _matching(r"[^\0\n~-][^\0\n]*", "a folder on the host, absolute or relative to the home (without ~), or empty"),
+    "folder": _matching(
+        r"[^\0\n~-][^\0\n]*", "a folder on the host, absolute or relative to the home (without ~), or empty"
+    ),
     "python": _command,
     "envs_per_actor": _integer(1, 100_000),
     "num_actors": _integer(1, 10_000),
@@ -192,7 +196,9 @@ def _together(workers: list[Worker]) -> list[str]:
     if not learners:
         problems.append("column job: no row is a learner; there must be at least one")
     if actors < max(1, len(learners)):
-        problems.append(f"column job: {actors} actors for {len(learners)} learners; there must be one for each at least")
+        problems.append(
+            f"column job: {actors} actors for {len(learners)} learners; there must be one for each at least"
+        )
     listening: dict[tuple[str, int], int] = {}
     for worker in learners:
         place = worker.ip, worker.tf_port
@@ -216,7 +222,9 @@ def _together(workers: list[Worker]) -> list[str]:
             mine, theirs = getattr(worker, name), getattr(other, name)
             if not worker.local and mine and theirs and mine != theirs:
                 shown = "" if name == "ssh_password" else f"{mine!r}: "
-                problems.append(f"row {worker.row}, column {name}: {shown}differs from row {other.row}, which is the same host")
+                problems.append(
+                    f"row {worker.row}, column {name}: {shown}differs from row {other.row}, which is the same host"
+                )
     return problems
 
 

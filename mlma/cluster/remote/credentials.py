@@ -90,7 +90,9 @@ def authorized_keys_lines(plan: Plan, keys: Credentials, run_id: str) -> dict[st
     return {key: here for key, here in lines.items() if here}
 
 
-def credential_files(plan: Plan, keys: Credentials, host: Host, host_keys: dict[str, list[str]]) -> dict[str, tuple[str, int]]:
+def credential_files(
+    plan: Plan, keys: Credentials, host: Host, host_keys: dict[str, list[str]]
+) -> dict[str, tuple[str, int]]:
     """Name in the run's folder on this host -> text and mode."""
     found = {TOKEN: (keys.text(TOKEN), 0o600)}
     sections, known = [], []

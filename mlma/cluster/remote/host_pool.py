@@ -73,7 +73,12 @@ class Hosts:
 
 
 def call_host_agent(
-    host: Host, connection: Connection, request: dict[str, Any], seconds: float, source: str, python: tuple[str, ...] = ()
+    host: Host,
+    connection: Connection,
+    request: dict[str, Any],
+    seconds: float,
+    source: str,
+    python: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Runs mlma/cluster/SOURCE.py there; source and request go over stdin, so that no process list shows them."""
     words = python or host.python

@@ -114,7 +114,9 @@ class Remote:
                 return CommandResult(channel.recv_exit_status(), out, err)
         except (paramiko.SSHException, OSError, EOFError) as error:
             if isinstance(error, TimeoutError) or "Timeout" in str(error):
-                raise HostError(f"no answer to a command within {seconds:.0f} s: cut off, stopped, or overloaded") from None
+                raise HostError(
+                    f"no answer to a command within {seconds:.0f} s: cut off, stopped, or overloaded"
+                ) from None
             raise HostError(f"the connection broke: {_first_line(error)}") from None
 
     def put(self, files: dict[str, Path]) -> None:
@@ -231,14 +233,18 @@ def _host_error(error: BaseException, host: Host, wait: float) -> BaseException:
             return HostError(f"no answer within {wait:.0f} s: down, cut off, or behind a firewall")
         case paramiko.ssh_exception.NoValidConnectionsError() | ConnectionRefusedError():
             reasons = (
-                list(error.errors.values()) if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError) else [error]
+                list(error.errors.values())
+                if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError)
+                else [error]
             )
             if any(isinstance(reason, ConnectionRefusedError) for reason in reasons):
                 return HostError(f"refuses connections to port {host.port}: no sshd there")
             return HostError(f"cannot be reached: {_first_line(reasons[0])}")
         case paramiko.SSHException() if "No authentication methods" in str(error):
             return _NoKeys()
-        case paramiko.SSHException() if any(word in str(error) for word in ("banner", "No existing session", "Timeout")):
+        case paramiko.SSHException() if any(
+            word in str(error) for word in ("banner", "No existing session", "Timeout")
+        ):
             return HostError(f"accepts the connection, but does not answer as SSH within {wait:.0f} s")
         case paramiko.SSHException() | OSError() | EOFError() | ValueError():
             return HostError(_first_line(error))

@@ -1,0 +1,76 @@
+"""What several benchmarks share: agents and learners as a run builds them, medians of timed calls, rows of Markdown.
+
+TensorFlow is imported inside the functions, so that a wrong flag is answered at once.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlma.core.config import Config
+from mlma.core.presets.resolve import resolve
+from mlma.core.types import Agent, EnvSpec, Sample
+from mlma.utils.child_process import available_cores
+
+if TYPE_CHECKING:
+    from mlma.distributed.allreduce import Allreduce
+    from mlma.learning.learner import Learner
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def prepare(config: Config) -> tuple[Config, EnvSpec, Agent]:
+    """(resolved configuration, spec, agent with variables)."""
+    from agents import make_agent
+    from mlma.core.flat_weights import build_variables
+    from mlma.envs.registry import env_spec
+
+    spec = env_spec(config.environment)
+    config = resolve(config, spec, available_cores())
+    agent = make_agent(config, spec)
+    build_variables(agent, spec)
+    return config, spec, agent
+
+
+def learner_and_sample(config: Config, allreduce: Allreduce) -> tuple[Learner, Sample]:
+    """A learner as a run has it, and a sample of zeros."""
+    from mlma.core.record_layout import trajectory_layout
+    from mlma.learning.learner import Learner
+    from mlma.replay.trajectory_queue import TrajectoryQueue
+
+    config, spec, agent = prepare(config)
+    layout = trajectory_layout(spec, agent, config.learner.unroll_length)
+    queue = TrajectoryQueue(layout, config.learner.batch_size, config.learner.batch_size)
+    queue.insert(layout.empty(config.learner.batch_size))
+    sample = queue.sample(1.0)
+    assert sample is not None
+    return Learner(config, agent, spec.action_repeats, allreduce), sample
+
+
+def median_seconds(
+    call: Callable[[], Any], times: int, warm_up: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median duration of `times` calls, after `warm_up` calls that are not measured."""
+    for _ in range(warm_up):
+        call()
+    durations = []
+    for _ in range(times):
+        began = clock()
+        call()
+        durations.append(clock() - began)
+    return statistics.median(durations)
+
+
+def markdown_row(cells: Iterable[object]) -> str:
+    """One row of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def markdown_head(columns: Iterable[str]) -> str:
+    """The first two lines of a table."""
+    columns = list(columns)
+    return f"{markdown_row(columns)}\n|{'---|' * len(columns)}"
