@@ -36,8 +36,8 @@ test: install  ## run the default tests; ARGS: arguments of pytest
 test-levels: install install-vizdoom  ## run every game of Atari-57 for 1,000 steps, then learn all at once: minutes
 	$(PY) -m pytest -m levels $(ARGS)
 
-test-commands: install install-vizdoom  ## run every command of the documentation that can run here: minutes
-	$(PY) -m pytest -m commands tests/integration/test_documented_commands.py $(ARGS)
+test-commands: install install-vizdoom  ## run the commands of the documentation and the benchmarks: minutes
+	$(PY) -m pytest -m commands $(ARGS)
 
 test-hosts: install  ## run the commands of docker/compose.yaml unchanged, outside containers
 	$(PY) -m pytest -m hosts --timeout=900 $(ARGS)

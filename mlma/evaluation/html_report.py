@@ -42,10 +42,7 @@ from mlma.utils.provenance import git_commit
 MAX_EVENT_LINES = 200  # lines shown of events.log, the last ones
 MAX_FAULT_MINUTES = 40
 SILENT_SECONDS = 60  # after which an actor is marked
-FAULT_PATTERN = re.compile(  # lines of events.log that are highlighted
-    r"ended with code|lost |could not|refused|no sample|too few|silent|never came|waits for learner|not finite|differ|"
-    r"failed"
-)
+FAULT_PATTERN = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) ")  # lines of events.log that are highlighted
 
 
 def write_report(logdir: Path) -> Path:

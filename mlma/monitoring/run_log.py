@@ -19,7 +19,7 @@ from mlma.utils.atomic_file import atomic_write
 
 PACKAGES = ("mlma", "agents")
 CONSOLE_FORMAT, CONSOLE_DATES = "%(asctime)s {}%(message)s", "%H:%M:%S"
-FILE_FORMAT, FILE_DATES = "%(asctime)s {}%(message)s", "%Y-%m-%d %H:%M:%S"
+FILE_FORMAT, FILE_DATES = "%(asctime)s %(levelname)s {}%(message)s", "%Y-%m-%d %H:%M:%S"
 
 
 class ConsoleHandler(logging.Handler):

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlma.monitoring.metric_catalog import undocumented
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "--level_name=catch",
@@ -122,12 +124,15 @@ def descendants(pid: int) -> list[int]:
 
 
 def rows(logdir: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv so far."""
+    """The rows of metrics.csv so far. Every column must be in the reference of metrics."""
     table = logdir / "metrics.csv"
     if not table.exists():
         return []
     with table.open(newline="") as file:
-        return [{k: float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
+        reader = csv.DictReader(file)
+        missing = undocumented(reader.fieldnames or ())
+        assert not missing, f"columns of {table} that mlma/monitoring/metric_catalog.py does not describe: {missing}"
+        return [{k: float(v or "nan") for k, v in row.items()} for row in reader]
 
 
 def frames(logdir: Path) -> float:

@@ -109,7 +109,7 @@ def test_the_trace_shows_learner_and_actor_on_one_time_axis(run: Any) -> None:
 def page(run: Any) -> Path:
     """The report of the run, with a line to escape in its log."""
     with (run[0] / "events.log").open("a") as file:
-        file.write("2026-01-01 00:00:00 actor 1 ended with code -9; <script>alert(1)</script>\n")
+        file.write("2026-01-01 00:00:00 WARNING actor 1 ended with code -9; <script>alert(1)</script>\n")
     return write_report(run[0])
 
 
@@ -126,7 +126,7 @@ def test_the_page_is_complete_and_loads_nothing(page: Path) -> None:
         "batch_size",
     ):
         assert words in text, words
-    assert "&lt;script&gt;" in text
+    assert "<b>2026-01-01 00:00:00 WARNING actor 1 ended with code -9; &lt;script&gt;" in text, "warnings stand out"
     assert "<script" not in text
     assert not re.findall(r"(?:src|href)=['\"](?!data:)", text)
     assert text.count("data:image/gif") >= 2
