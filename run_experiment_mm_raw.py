@@ -1,7 +1,7 @@
-"""The frontend: from one CSV of workers to a running experiment on many hosts, and back to nothing. docs/cluster.md
+"""The frontend: starts, watches and ends a run on many hosts, from one CSV of workers. See docs/guides/cluster.md.
 
-python run_experiment_mm_raw.py --workers_csv_path=workers.csv --level_name=... [any training flag]      starts it
-python run_experiment_mm_raw.py check | status | logs | restart | scale | down | dry-run [--logdir=...]  and the rest
+python run_experiment_mm_raw.py --workers_csv_path=workers.csv --level_name=... [any training flag]      starts a run
+python run_experiment_mm_raw.py check | status | logs | restart | scale | down | ... [--logdir=...]      see --help
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ from mlma.cluster.options import parse_invocation_or_exit
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # what takes minutes is watched through files and pipes, too
+        sys.stdout.reconfigure(line_buffering=True)  # so progress is visible in files and pipes at once
     sys.exit(run_command(parse_invocation_or_exit(sys.argv[1:])))

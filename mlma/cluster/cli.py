@@ -1,4 +1,4 @@
-"""Verb -> what it does, for the entry point; and `dry-run`, which only prints."""
+"""Runs one command of the frontend and returns its exit code."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from mlma.cluster.context import Context, make_context
 from mlma.cluster.options import Invocation
 
 
-def run_command(call: Invocation) -> int:
-    """The exit code: 0 if all is as asked for, 1 if a host or a worker is not, 2 for a mistake of the caller."""
+def run_command(invocation: Invocation) -> int:
+    """Exit code: 0 for success, 1 if a host or a worker failed, 2 for an error in flags or CSV."""
     try:
-        context = make_context(call)
-        if call.verb in ("up", "dry-run"):
+        context = make_context(invocation)
+        if invocation.command in ("up", "dry-run"):
             check_level(context)
         try:
-            return _run(call.verb, context)
+            return _run(invocation.command, context)
         finally:
             context.hosts.close()
-    except ValueError as problem:
-        print(problem, file=sys.stderr)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; `status` shows how far it came, and each verb may be called again", file=sys.stderr)
+        print("interrupted; `status` shows the state of the run; every command can be repeated", file=sys.stderr)
         return 130
 
 
-def _run(verb: str, context: Context) -> int:
-    match verb:
+def _run(command: str, context: Context) -> int:
+    match command:
         case "up":
             if context.options.sync:
                 from mlma.cluster.commands.sync import sync
@@ -64,10 +64,10 @@ def _run(verb: str, context: Context) -> int:
 
 
 def check_level(context: Context) -> None:
-    """ValueError for what experiment.py would refuse on every host: levels and networks that do not exist or do not fit."""
+    """ValueError for a level or network that experiment.py would refuse on every host."""
     try:
         from mlma.core.presets.resolve import resolve
         from mlma.envs.registry import env_spec
     except ImportError:
-        return  # this machine may be without the environments; then the hosts tell
+        return  # the environments may be missing on this machine; then the workers report the error
     resolve(context.plan.config, env_spec(context.plan.config.environment), cores=1)

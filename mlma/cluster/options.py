@@ -1,6 +1,7 @@
-"""The frontend's own flags, written like those of `mlma.core.config.config` and read by the same code, and its verbs.
+"""The frontend's commands and its own flags, parsed by the code that parses training flags (mlma/core/config/).
 
-Every training flag is a flag of the frontend too; those in `OURS` follow from the CSV. Not here: what the verbs do.
+Every training flag is also a flag of the frontend, except those in `DERIVED_FROM_CSV`. Not here: what the commands do
+(mlma/cluster/commands/).
 """
 
 from __future__ import annotations
@@ -19,24 +20,25 @@ PODMAN_COMMAND = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Cluster."""
+    """The frontend's own flags."""
 
     workers_csv_path: str = option("", "CSV file with one worker per row; columns: docs/guides/cluster.md")
     tmux_sess: str = option("auto", "tmux session of the run, on every host; auto is the last part of logdir")
     tunnel: bool = option(
         False,
-        "send trajectories and weights through SSH, so that no other port has to be open between the hosts of actors and learners",
+        "send trajectories and weights through SSH, so that no other port has to be open between hosts of actors "
+        "and learners",
     )
     sync: bool = option(False, "with up: first copy the code to the hosts (only changed files) and set it up there")
     remote_folder: str = option(
-        "mlma", "folder of the code on hosts whose row names none; relative to the home folder there"
+        "mlma", "folder of the code on hosts whose row names none; relative to the home directory there"
     )
     mpirun: str = option("auto", "mpirun on the first learner's host; auto is the one next to its python")
     container: str = option(
         PODMAN_COMMAND,
-        "shell words that start a worker whose row names an image; the image and the worker's command are appended",
+        "shell command that starts a worker whose row names an image; the image and the worker's command are appended",
     )
-    mpirun_args: str = option("", 'additional words for mpirun, such as "--mca btl_tcp_if_include eth0"')
+    mpirun_args: str = option("", 'additional arguments for mpirun, such as "--mca btl_tcp_if_include eth0"')
 
     ssh_key_file: str = option(
         "", "private key for hosts whose row names none; otherwise ssh-agent and the usual files in ~/.ssh", group="SSH"
@@ -45,17 +47,17 @@ class Options:
         False,
         "prompt once for the password of hosts that accept no key; MLMA_SSH_PASSWORD in the environment does the same",
     )
-    known_hosts: str = option("~/.ssh/known_hosts", "file with the host keys that are trusted")
+    known_hosts: str = option("~/.ssh/known_hosts", "file with the trusted host keys")
     accept_new_host_keys: bool = option(
         False, "trust the key of a host that is not in known_hosts yet; a changed key is still refused"
     )
     connect_seconds: float = option(
-        10.0, "seconds for a host to accept a connection, to answer as SSH, and to authenticate us; each", minimum=0.1
+        10.0, "time limit for each of connecting to a host, its SSH greeting, and authentication", minimum=0.1
     )
-    command_seconds: float = option(60.0, "seconds for a command on a host", minimum=1)
+    command_seconds: float = option(60.0, "time limit for a command on a host", minimum=1)
 
     worker_restarts: int = option(
-        10, "restarts in a row of a worker that crashes, before it is given up", minimum=0, group="Workers"
+        10, "restarts in a row of a worker that crashes, before the supervisor gives up", minimum=0, group="Workers"
     )
     restart_seconds: float = option(
         1.0, "seconds between a crash and the restart; doubled each time, up to a minute", minimum=0.1
@@ -76,61 +78,63 @@ class Options:
     lines: int = option(20, "with logs: number of last lines", minimum=1)
 
 
-VERBS = {
-    "up": "start what does not run yet (the default)",
-    "check": "look at every host: can the run be started there?",
-    "status": "what every worker does; --watch",
-    "screens": "open a tmux session here with a window for each host, attached to the run there, and one with status",
-    "logs": "logs [WORKER...]: their last lines; --follow, --lines",
-    "restart": "restart WORKER | actors | learners: from the last checkpoint",
+COMMANDS = {
+    "up": "start every worker that is not running (the default command)",
+    "check": "check on every host whether the run can be started there",
+    "status": "show what every worker does; --watch",
+    "screens": "open a local tmux session with a window for status and one for each host, attached to the run there",
+    "logs": "logs [WORKER...]: print the last lines of workers; --follow, --lines",
+    "restart": "restart WORKER | actors | learners: restart from the last checkpoint",
     "scale": "scale N: run with N actors from now on",
-    "down": "end the run: a checkpoint, then everything that it started, on every host",
-    "dry-run": "print every command as it would run; contacts nobody",
+    "down": "save a checkpoint, then end everything that the run started, on every host",
+    "dry-run": "print every command as it would run; contacts no host",
 }
 DERIVED_FROM_CSV = {  # flags of experiment.py that follow from the CSV
-    "job_name", "task", "learner_host", "actor_hosts", "token_file", "num_actors", "num_learners", "max_restarts", "mode",
-    "test_num_episodes", "test_checkpoint",
+    "job_name", "task", "learner_host", "actor_hosts", "token_file", "num_actors", "num_learners", "max_restarts",
+    "mode", "test_num_episodes", "test_checkpoint",
 }  # fmt: skip
 USAGE = (
-    "usage: python run_experiment_mm_raw.py [VERB] [--workers_csv_path=FILE] [--logdir=FOLDER] [--flag=value ...]",
+    "usage: python run_experiment_mm_raw.py [COMMAND] [--workers_csv_path=FILE] [--logdir=FOLDER] [--flag=value ...]",
     "",
-    "Every flag of `python experiment.py --help` for training is a flag here, too.",
-    "After `up`, --logdir is enough to name the run.",
+    "Every training flag of `python experiment.py --help` is accepted here, too.",
+    "After `up`, --logdir is enough to identify the run.",
     "",
-    *(f"  {verb:<8} {does}" for verb, does in VERBS.items()),
+    *(f"  {command:<8} {description}" for command, description in COMMANDS.items()),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Invocation:
-    """What was asked for."""
+    """A parsed command line of the frontend."""
 
-    verb: str
+    command: str
     operands: tuple[str, ...]
-    given: dict[str, Any]  # our flags, those that were given
+    given_options: dict[str, Any]  # flags of the frontend that were given
     argv: tuple[str, ...]  # training flags that differ from the defaults
     config: Config
 
 
 def parse_invocation(argv: list[str]) -> Invocation:
-    """ValueError in one line."""
-    operands: list[str] = []
+    """Parses the command, its operands and all flags; ValueError in one line."""
     rest = list(argv)
-    while rest and not rest[0].startswith("-"):  # VERB and its operands come first
+    operands: list[str] = []
+    while rest and not rest[0].startswith("-"):  # the command and its operands come first
         operands.append(rest.pop(0))
-    verb, operands = (operands[0], operands[1:]) if operands else ("up", [])
-    if verb not in VERBS:
-        raise ValueError(f"{verb}: no such verb; allowed: {', '.join(VERBS)}{did_you_mean(verb, VERBS)}")
-    if operands and verb not in ("logs", "restart", "scale"):
+    command, operands = (operands[0], operands[1:]) if operands else ("up", [])
+    if command not in COMMANDS:
+        raise ValueError(f"{command}: no such command; allowed: {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+    if operands and command not in ("logs", "restart", "scale"):
         raise ValueError(
-            f"{verb} {operands[0]}: {verb} takes no {operands[0]!r}; flags look like --level_name=PongNoFrameskip-v4"
+            f"{command} {operands[0]}: {command} takes no {operands[0]!r}; flags look like "
+            "--level_name=PongNoFrameskip-v4"
         )
-    config, given = parse_with(rest, Options)
+    config, given_options = parse_with(rest, Options)
     for name in DERIVED_FROM_CSV:
         if config.get(name) != Config().get(name):
-            raise ValueError(f"--{name}: follows from the CSV; `python experiment.py` takes it")
-    return Invocation(verb, tuple(operands), given, tuple(to_argv(config)), config)
+            raise ValueError(f"--{name}: follows from the CSV; only `python experiment.py` accepts it")
+    return Invocation(command, tuple(operands), given_options, tuple(to_argv(config)), config)
 
 
 def parse_invocation_or_exit(argv: list[str]) -> Invocation:
+    """As `parse_invocation`, for the entry point: exits after --help, and with code 2 for an error."""
     return run_parser(argv, parse_invocation, lambda: format_flags(flag_table(Options, "Cluster"), USAGE))

@@ -1,7 +1,7 @@
-"""What the frontend remembers of a run, in LOGDIR/cluster/run.json: which rows, which flags, which hosts were ever touched.
+"""The frontend's record of a run, in LOGDIR/cluster/run.json: CSV rows, flags, and every host that was contacted.
 
-Written whole or not at all. Never a password: those come from the CSV, a prompt or the environment each time. Not here: what
-workers do at the moment, which only their hosts know.
+The file is written atomically. It never contains a password: those come from the CSV, a prompt or the environment each
+time. Not here: the state of workers, which only their hosts know.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from mlma.cluster.options import Options
-from mlma.cluster.planning.launch_plan import Host
+from mlma.cluster.planning.hosts import Host
 from mlma.cluster.planning.workers_csv import Worker
+from mlma.core.config import flag_table
+from mlma.core.config.flags import current_names
+from mlma.core.config.flags import flag_table as option_table
 from mlma.utils.atomic_file import atomic_write
 
-PERSISTED_FLAGS = (  # flags of ours that a run keeps from one call to the next
+PERSISTED_FLAGS = (  # of the frontend, which a run keeps from one call to the next
     "workers_csv_path", "tmux_sess", "tunnel", "remote_folder", "mpirun", "mpirun_args", "container", "ssh_key_file",
     "known_hosts", "worker_restarts", "restart_seconds", "worker_hang_seconds", "stop_seconds",
 )  # fmt: skip
@@ -25,48 +28,63 @@ PERSISTED_FLAGS = (  # flags of ours that a run keeps from one call to the next
 
 @dataclasses.dataclass
 class State:
+    """The content of run.json."""
+
     folder: Path  # LOGDIR/cluster
     id: str = ""
     workers: list[Worker] = dataclasses.field(default_factory=list)
     argv: list[str] = dataclasses.field(default_factory=list)  # training flags
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    actors: int = 0  # if another number than that of the rows was asked for
-    touched: dict[str, Host] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of PERSISTED_FLAGS, those that were given
+    actors: int = 0  # number of actors after `scale`; 0: as many as the rows say
+    contacted_hosts: dict[str, Host] = dataclasses.field(
+        default_factory=dict
+    )  # on which something of the run may be left
     up: bool = False  # from `up` to a `down` that reached every host
 
     @property
     def path(self) -> Path:
+        """The file."""
         return self.folder / "run.json"
 
     def save(self) -> None:
+        """Writes the file, without passwords."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        values = {name: value for name, value in vars(self).items() if name not in ("folder", "workers", "touched")}
+        values = {name: value for name, value in vars(self).items() if name != "folder"}
         values["workers"] = [
             dataclasses.asdict(dataclasses.replace(worker, ssh_password="")) for worker in self.workers
         ]
-        values["touched"] = {key: dataclasses.asdict(host) for key, host in self.touched.items()}
+        values["contacted_hosts"] = {key: dataclasses.asdict(host) for key, host in self.contacted_hosts.items()}
         with atomic_write(self.path) as file:
             file.write(json.dumps(values, indent=1).encode() + b"\n")
 
 
 def load_state(logdir: str) -> State:
-    """A new one where there is none; ValueError if the file is none of ours."""
+    """The state of the run in `logdir`, or a new one; ValueError if run.json cannot be read."""
     folder = Path(logdir).absolute() / "cluster"
     state = State(folder, id=secrets.token_hex(6))
     if not state.path.exists():
         return state
     try:
         values = json.loads(state.path.read_text())
+        _update_names(values)
         values["workers"] = [Worker(**worker) for worker in values["workers"]]
-        hosts = values["touched"].items()
-        values["touched"] = {key: Host(**(host | {"python": tuple(host["python"])})) for key, host in hosts}
+        hosts = values["contacted_hosts"].items()
+        values["contacted_hosts"] = {key: Host(**(host | {"python": tuple(host["python"])})) for key, host in hosts}
         return State(folder, **values)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{state.path}: is not the state of a run ({error}); look what it is, then remove it"
-        ) from None
+        raise ValueError(f"{state.path}: not the state of a run ({error}); inspect it, then remove it") from None
 
 
-def merged_options(state: State, given: dict[str, Any]) -> Options:
-    """What the run keeps, then what this call says."""
-    return Options(**(state.options | given))
+def merged_options(state: State, given_options: dict[str, Any]) -> Options:
+    """The options that the run keeps, overridden by those of this call."""
+    return Options(**(state.options | given_options))
+
+
+def _update_names(values: dict[str, Any]) -> None:
+    """Replaces the names that earlier versions wrote."""
+    if "touched" in values:
+        values["contacted_hosts"] = values.pop("touched")
+    option_names, flag_names = current_names(option_table(Options)), current_names(flag_table())
+    values["options"] = {option_names.get(name, name): value for name, value in values["options"].items()}
+    words = [word.removeprefix("--").partition("=") for word in values["argv"]]
+    values["argv"] = [f"--{flag_names.get(name, name)}{equals}{text}" for name, equals, text in words]

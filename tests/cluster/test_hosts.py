@@ -1,4 +1,4 @@
-"""The frontend on four hosts with workers that cost nothing: the whole life of a run, and every fault that it must tell."""
+"""The frontend on four hosts with stand-in workers: `up` to `down`, with restarts, scaling, tunnels and sync."""
 
 from __future__ import annotations
 
@@ -7,22 +7,14 @@ import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.hosts import Hosts
+from tests.support.hosts import Hosts, command_of
 from tests.support.runs import ROOT, wait_for
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-    except OSError:
-        return ""
 
 
 def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: Hosts) -> None:
@@ -30,10 +22,10 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
     hosts[1].run("tmux", "new-session", "-d", "-s", "mine", "sleep 1000", user=True)
     try:
         keys = [(host.home / ".ssh/authorized_keys").read_text() for host in hosts]
-        begun = time.monotonic()
-        said = cluster.call("up", cluster.two_learners())
-        assert "started learners, actor-0, actor-1, actor-2, actor-3, actor-4, actor-5; 4 hosts" in said
-        assert time.monotonic() - begun < 30, "seconds on an idle machine"
+        started = time.monotonic()
+        output = cluster.call("up", cluster.two_learners())
+        assert "started learners, actor-0, actor-1, actor-2, actor-3, actor-4, actor-5; 4 hosts" in output
+        assert time.monotonic() - started < 30, "seconds on an idle machine"
         cluster.until("running")
         processes = {host.name: sorted(host.pids()) for host in hosts}
         assert len(cluster.states()) == 8
@@ -44,24 +36,24 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
             call.start()
         for call in calls:
             call.join()
-        said = cluster.call("up", "--lines=3")
-        assert "already running: learners, actor-0" in said
-        assert "started" not in said.partition("\n")[0]
+        output = cluster.call("up", "--lines=3")
+        assert "already running: learners, actor-0" in output
+        assert "started" not in output.partition("\n")[0]
         assert {host.name: sorted(host.pids()) for host in hosts} == processes
         wait_for(lambda: "reached the learner" in cluster.call("logs", "actor-3"), 20, lambda: cluster.call("logs"))
-        said = cluster.call("down")
-        assert "4 hosts left clean" in said, said
+        output = cluster.call("down")
+        assert "4 hosts left clean" in output, output
         assert {path.name for path in cluster.logdir.glob("saved-*")} == {"saved-0", "saved-1"}, (
             "learners ended cleanly"
         )
         left = cluster.left()
         assert list(left) == [hosts[1].name], left
-        rest = [line for line in left[hosts[1].name] if not line.startswith("/tmp/tmux-")]
-        assert sorted(line.split()[0] for line in rest) == ["python3", "sleep", "tmux:"] or len(rest) == 3, rest
+        bystanders = [line for line in left[hosts[1].name] if not line.startswith("/tmp/tmux-")]
+        assert sorted(line.split()[0] for line in bystanders) == ["python3", "sleep", "tmux:"] or len(bystanders) == 3
         assert "mine" in hosts[1].run("tmux", "list-sessions", user=True)
         assert bystander.poll() is None
         assert [(host.home / ".ssh/authorized_keys").read_text() for host in hosts] == keys
-        assert (hosts[2].home / f".mlma/run/{hosts[2].ip}/logs/actor-2.log").exists(), "logs stay"
+        assert (hosts[2].home / f".mlma/run/{hosts[2].ip}/logs/actor-2.log").exists(), "logs remain"
         assert not list((cluster.logdir / "cluster").glob("*key*")) + list((cluster.logdir / "cluster").glob("token"))
         assert "nothing to end" in cluster.call("down")
         assert "off" in cluster.call("status", code=1)
@@ -71,13 +63,13 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         hosts[1].run("tmux", "kill-server", user=True, check=False)
 
 
-def test_what_crashes_comes_back_and_what_is_asked_for_happens(cluster: Cluster, hosts: Hosts) -> None:
+def test_crashed_workers_are_restarted_and_commands_take_effect(cluster: Cluster, hosts: Hosts) -> None:
     cluster.call("up", cluster.two_learners(), "--restart_seconds=0.2")
     cluster.until("running")
 
     def child(name: str, host: int) -> int:
-        found = hosts[host].run("cat", f"{hosts[host].home}/.mlma/run/{hosts[host].ip}/workers/{name}.json")
-        return int(found.partition('"child": ')[2].partition(",")[0])
+        record = hosts[host].run("cat", f"{hosts[host].home}/.mlma/run/{hosts[host].ip}/workers/{name}.json")
+        return int(record.partition('"child": ')[2].partition(",")[0])
 
     before = child("actor-2", 2)
     os.kill(before, signal.SIGKILL)
@@ -85,7 +77,7 @@ def test_what_crashes_comes_back_and_what_is_asked_for_happens(cluster: Cluster,
     assert "restarted 1 x" in cluster.call("status", COLUMNS="200")
     mpirun = child("learners", 0)
     (learner,) = [
-        pid for pid in hosts[1].pids() if "cheap.py" in command(pid) and "--job_name=actor" not in command(pid)
+        pid for pid in hosts[1].pids() if "cheap.py" in command_of(pid) and "--job_name=actor" not in command_of(pid)
     ]
     os.kill(learner, signal.SIGKILL)
     wait_for(lambda: child("learners", 0) not in (0, mpirun), 30, lambda: cluster.call("logs", "learners"))
@@ -93,12 +85,12 @@ def test_what_crashes_comes_back_and_what_is_asked_for_happens(cluster: Cluster,
     actor = child("actor-4", 3)
     assert "actor-4" in cluster.call("restart", "actor-4")
     assert child("actor-4", 3) != actor
-    said = cluster.call("scale", "8")
-    assert "started actor-6, actor-7" in said
+    output = cluster.call("scale", "8")
+    assert "started actor-6, actor-7" in output
     cluster.until("running")
     assert len(cluster.states()) == 10
-    said = cluster.call("scale", "2")
-    assert "stopped actor-2, actor-3, actor-4" in said
+    output = cluster.call("scale", "2")
+    assert "stopped actor-2, actor-3, actor-4" in output
     assert sorted(cluster.states()) == ["actor-0", "actor-1", "learner-0", "learner-1"]
     assert "started learners" in cluster.call("restart", "learners")
     assert (cluster.logdir / "saved-0").exists()
@@ -108,7 +100,7 @@ def test_what_crashes_comes_back_and_what_is_asked_for_happens(cluster: Cluster,
     assert cluster.left() == {}
 
 
-def test_a_worker_that_crashes_for_ever_is_given_up_and_named(cluster: Cluster, hosts: Hosts) -> None:
+def test_a_worker_that_keeps_crashing_is_given_up_and_reported(cluster: Cluster, hosts: Hosts) -> None:
     rows = [
         cluster.row("learner", hosts[0]),
         cluster.row("actor", hosts[1]),
@@ -116,12 +108,12 @@ def test_a_worker_that_crashes_for_ever_is_given_up_and_named(cluster: Cluster, 
     ]
     cluster.call("up", cluster.csv(rows), "--worker_restarts=2", "--restart_seconds=0.1")
     cluster.until({"actor-1": "failed", "actor-0": "running"})
-    assert "ended with code 3, the last of 3 times in a row; given up" in cluster.call("status", code=1, COLUMNS="200")
+    assert "ended with code 3, 3 times in a row; giving up" in cluster.call("status", code=1, COLUMNS="200")
     cluster.call("down")
     assert cluster.left() == {}
 
 
-def test_words_that_a_shell_would_misread_arrive_as_they_are(cluster: Cluster, hosts: Hosts) -> None:
+def test_arguments_that_a_shell_would_misread_arrive_unchanged(cluster: Cluster, hosts: Hosts) -> None:
     cluster.name = 'it\'s; touch pwned $(touch pwned) "x" run'
     rows = [
         cluster.row("learner", hosts[0]),
@@ -144,22 +136,22 @@ def test_a_tunnel_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) 
     for index, host in enumerate((hosts[1], hosts[1], hosts[2], hosts[2], hosts[3], hosts[3])):
         path = host.home / f".mlma/run/{host.ip}/logs/actor-{index}.log"
         wait_for(lambda path=path: "reached the learner" in path.read_text(), 60, lambda: cluster.call("logs"))  # type: ignore[misc]
-    for host in hosts:  # what mpirun opens between learners' hosts aside
-        places = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
-        assert not any(place.endswith(":8001") and not place.startswith("127.0.0.1:") for place in places), places
-        assert host in (hosts[0], hosts[1]) or set(places) == {f"{host.ip}:22", f"{host.ip}:2222"}, places
+    for host in hosts:  # except for what mpirun opens between learners' hosts
+        listening = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
+        assert not any(at.endswith(":8001") and not at.startswith("127.0.0.1:") for at in listening), listening
+        assert host in (hosts[0], hosts[1]) or set(listening) == {f"{host.ip}:22", f"{host.ip}:2222"}, listening
     assert (hosts[2].home / f".mlma/run/{hosts[2].ip}/tunnel_key").stat().st_mode & 0o777 == 0o600
     ssh = ["ssh", "-F", f"{hosts[2].home}/.mlma/run/{hosts[2].ip}/ssh_config", "-o", "ClearAllForwardings=yes"]
-    for words in ([*ssh, "learner-0", "true"], [*ssh, "-W", f"{hosts[1].ip}:22", "learner-0"]):
-        said = hosts[2].run("sh", "-c", '"$@" </dev/null; echo code $?', "sh", *words, user=True, check=False)
-        assert "code 0" not in said, "the tunnel's key opens nothing but the learner's port"
-    (tunnel,) = [pid for pid in hosts[3].pids() if command(pid).endswith("-N learner-0")]
+    for argv in ([*ssh, "learner-0", "true"], [*ssh, "-W", f"{hosts[1].ip}:22", "learner-0"]):
+        output = hosts[2].run("sh", "-c", '"$@" </dev/null; echo code $?', "sh", *argv, user=True, check=False)
+        assert "code 0" not in output, "the tunnel's key opens nothing but the learner's port"
+    (tunnel,) = [pid for pid in hosts[3].pids() if command_of(pid).endswith("-N learner-0")]
     os.kill(tunnel, signal.SIGKILL)
-    log, heard = (hosts[3].home / f".mlma/run/{hosts[3].ip}/logs/{name}.log" for name in ("tunnel-0", "actor-4"))
-    wait_for(lambda: "ended with code -9; starting it again" in log.read_text(), 20, log.read_text)
-    wait_for(lambda: any(command(pid).endswith("-N learner-0") for pid in hosts[3].pids()), 20, log.read_text)
-    before = len(heard.read_text())
-    wait_for(lambda: "reached the learner" in heard.read_text()[before:], 30, heard.read_text)
+    log, actor_log = (hosts[3].home / f".mlma/run/{hosts[3].ip}/logs/{name}.log" for name in ("tunnel-0", "actor-4"))
+    wait_for(lambda: "ended with code -9; restarting it" in log.read_text(), 20, log.read_text)
+    wait_for(lambda: any(command_of(pid).endswith("-N learner-0") for pid in hosts[3].pids()), 20, log.read_text)
+    before = len(actor_log.read_text())
+    wait_for(lambda: "reached the learner" in actor_log.read_text()[before:], 30, actor_log.read_text)
     cluster.call("down")
     assert cluster.left() == {}
     assert [(host.home / ".ssh/authorized_keys").read_text() for host in hosts] == keys
@@ -167,45 +159,44 @@ def test_a_tunnel_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) 
 
 def test_forty_actors_are_up_and_down_in_seconds(cluster: Cluster, hosts: Hosts) -> None:
     rows = [cluster.row("learner", hosts[0]), *(cluster.row("actor", host, num_actors=10) for host in hosts)]
-    begun = time.monotonic()
+    started = time.monotonic()
     assert "started learners, 40 actors; 4 hosts" in cluster.call("up", cluster.csv(rows))
-    up = time.monotonic() - begun
+    up = time.monotonic() - started
     cluster.until("running")
-    begun = time.monotonic()
+    started = time.monotonic()
     cluster.call("down")
-    print(f"40 actors: up in {up:.1f} s, down in {time.monotonic() - begun:.1f} s")
-    assert up < 60 and time.monotonic() - begun < 60, "seconds on an idle machine"
+    print(f"40 actors: up in {up:.1f} s, down in {time.monotonic() - started:.1f} s")
+    assert up < 60 and time.monotonic() - started < 60, "seconds on an idle machine"
     assert cluster.left() == {}
 
 
-def test_sync_copies_what_differs_and_check_says_who_does(cluster: Cluster, hosts: Hosts) -> None:
+def test_sync_copies_changed_files_and_check_reports_hosts_that_differ(cluster: Cluster, hosts: Hosts) -> None:
     rows = [cluster.row("learner", hosts[0], folder="code"), cluster.row("actor", hosts[1], folder="code")]
     path = cluster.csv(rows)
-    said = cluster.call("check", path, code=1)
-    assert said.count("no code in code (--sync copies it") == 2
-    said = cluster.call("up", path, "--sync")
-    assert "copied to 2 hosts" in said and not said.startswith("0 files")
+    output = cluster.call("check", path, code=1)
+    assert output.count("no code in code (--sync copies it") == 2
+    output = cluster.call("up", path, "--sync")
+    assert "copied to 2 hosts" in output and not output.startswith("0 files")
     tracked = subprocess.run(
         ["git", "ls-files", "mlma", "agents"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
     assert [name for name in tracked.split() if not (hosts[0].home / "code" / name).exists()] == []
     cluster.call("check")
-    (hosts[1].home / "code/mlma/actor.py").write_text("# changed\n")
-    assert f"{hosts[1].ip}: code: other code than here: mlma/acting/environment_loop.py (--sync" in cluster.call(
-        "check", code=1
-    )
+    (hosts[1].home / "code/mlma/acting/environment_loop.py").write_text("# changed\n")
+    problem = f"{hosts[1].ip}: code: differs from this machine in mlma/acting/environment_loop.py (--sync"
+    assert problem in cluster.call("check", code=1)
     assert "1 file copied to 2 hosts" in cluster.call("up", path, "--sync")
     cluster.call("check")
     cluster.call("down")
 
 
-def test_hosts_that_share_a_home_do_not_meet(cluster: Cluster, hosts: Hosts) -> None:
+def test_hosts_that_share_a_home_do_not_interfere(cluster: Cluster, hosts: Hosts) -> None:
     """One host under two ports is two hosts with one home, as with a network file system."""
     keys = (hosts[2].home / ".ssh/authorized_keys").read_text()
     learner = [cluster.row("learner", hosts[2]), cluster.row("learner", hosts[3], tf_port=8009)]
-    twice = [cluster.row("actor", hosts[2], ssh_port=port, num_actors=2) for port in (22, 2222)]
-    said = cluster.call("up", cluster.csv([*learner, *twice]), "--tunnel")
-    assert "actor-0, actor-1, actor-2, actor-3" in said
+    actors = [cluster.row("actor", hosts[2], ssh_port=port, num_actors=2) for port in (22, 2222)]
+    output = cluster.call("up", cluster.csv([*learner, *actors]), "--tunnel")
+    assert "actor-0, actor-1, actor-2, actor-3" in output
     cluster.until("running")
     assert "already running: learners, actor-0, actor-1, actor-2, actor-3" in cluster.call("up")
     assert "stopped actor-3" in cluster.call("scale", "3")
@@ -219,7 +210,7 @@ def test_hosts_that_share_a_home_do_not_meet(cluster: Cluster, hosts: Hosts) -> 
 def test_another_run_of_the_same_name_is_left_alone(cluster: Cluster, hosts: Hosts) -> None:
     hosts[1].run("tmux", "new-session", "-d", "-s", "run", "sleep 1000", user=True)
     rows = cluster.csv([cluster.row("learner", hosts[0]), cluster.row("actor", hosts[1])])
-    said = cluster.call("up", rows, code=1)
-    assert "there is a tmux session 'run' of somebody else" in said
+    output = cluster.call("up", rows, code=1)
+    assert "a tmux session 'run' of another program exists" in output
     cluster.call("down")
     assert "run" in hosts[1].run("tmux", "list-sessions", user=True)

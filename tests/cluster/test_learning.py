@@ -1,4 +1,4 @@
-"""The real thing on four hosts: two learners under mpirun on two of them and six actors on three train the corridor."""
+"""Real training on four hosts: two learners under mpirun on two hosts and six actors on three train on the corridor."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from tests.support.runs import rows, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 BEST = 2 - 2**0.5  # p(right) of the best stochastic policy, .586
-# The preset, but for half of its frames.
+# The preset with half of its frames.
 FLAGS = ["--level_name=corridor", "--total_environment_frames=1e6", "--report_every_seconds=1"]
 
 
 @pytest.fixture
 def real(cluster: Cluster) -> Cluster:
-    """With workers that learn."""
-
+    """A run with real workers."""
     return Cluster(cluster.hosts, cluster.folder, sys.executable)
 
 
@@ -28,8 +27,8 @@ def real(cluster: Cluster) -> Cluster:
 def test_two_learners_and_six_actors_on_four_hosts_leave_the_corridor(
     real: Cluster, hosts: Hosts, tunnel: bool
 ) -> None:
-    said = real.call("up", real.two_learners(), *FLAGS, *(["--tunnel"] if tunnel else []))
-    assert "started learners, " in said
+    output = real.call("up", real.two_learners(), *FLAGS, *(["--tunnel"] if tunnel else []))
+    assert "started learners, " in output
     wait_for(lambda: rows(real.logdir), 240, lambda: real.call("logs", code=None))
     if tunnel:
         for host in hosts:
@@ -43,8 +42,8 @@ def test_two_learners_and_six_actors_on_four_hosts_leave_the_corridor(
     real.until("done", 60)
     table = rows(real.logdir)
     assert table[-1]["frames"] >= 0.99e6
-    late = [row["policy/p_action_1"] for row in table if row["frames"] > 0.8 * table[-1]["frames"]]
-    print(f"p(right) {np.nanmean(late):.4f} after {table[-1]['seconds']:.0f} s, {table[-1]['frames']:.0f} frames")
-    assert abs(np.nanmean(late) - BEST) < 0.03
+    p_right = [row["policy/p_action_1"] for row in table if row["frames"] > 0.8 * table[-1]["frames"]]
+    print(f"p(right) {np.nanmean(p_right):.4f} after {table[-1]['seconds']:.0f} s, {table[-1]['frames']:.0f} frames")
+    assert abs(np.nanmean(p_right) - BEST) < 0.03
     assert "4 hosts left clean" in real.call("down")
     assert real.left() == {}

@@ -1,4 +1,4 @@
-"""Rows of this machine need no ssh: the same life of a run, in the local tmux."""
+"""Rows of this machine need no SSH: a run from `up` to `down` in the local tmux."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home of its own, and with it a tmux server of its own; a short path, since sockets have short names."""
+    """A home directory with its own tmux server. Its path is short, because the paths of sockets are limited."""
     folder = Path(tempfile.mkdtemp(prefix="mlma-home-"))
     yield folder
     subprocess.run(["tmux", "kill-server"], env={**os.environ, "TMUX_TMPDIR": str(folder)}, capture_output=True)
     shutil.rmtree(folder)
 
 
-def call(home: Path, *words: str, code: int = 0) -> str:
+def call(home: Path, *arguments: str, code: int = 0) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "TMUX"} | {"HOME": str(home), "TMUX_TMPDIR": str(home)}
-    command = [sys.executable, str(ROOT / "run_experiment_mm_raw.py"), *words, f"--logdir={home}/my run"]
-    done = subprocess.run(
+    command = [sys.executable, str(ROOT / "run_experiment_mm_raw.py"), *arguments, f"--logdir={home}/my run"]
+    result = subprocess.run(
         command,
         cwd=home,
         env=environment | {"MLMA_TOKEN": "not-this", "COLUMNS": "160"},
@@ -41,13 +41,13 @@ def call(home: Path, *words: str, code: int = 0) -> str:
         text=True,
         timeout=60,
     )
-    assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
+    assert result.returncode == code, f"{arguments}: {result.stdout}{result.stderr}"
+    return result.stdout + result.stderr
 
 
-def tmux(home: Path, *words: str) -> str:
+def tmux(home: Path, *arguments: str) -> str:
     environment = os.environ | {"TMUX_TMPDIR": str(home)}
-    return subprocess.run(["tmux", *words], env=environment, capture_output=True, text=True).stdout
+    return subprocess.run(["tmux", *arguments], env=environment, capture_output=True, text=True).stdout
 
 
 def free_port() -> int:
@@ -63,7 +63,7 @@ def screen(home: Path, window: str) -> str:
     return tmux(home, "capture-pane", "-p", "-t", f"=my-run-screens:{window}")
 
 
-def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
+def test_a_run_on_this_machine_starts_and_ends_without_ssh(home: Path) -> None:
     rows = ["job,ip,tf_port,python,num_actors", f"learner,localhost,{free_port()},{cheap_python(home)},"]
     rows.append(f"actor,localhost,,{home}/cheap-python,2")
     (home / "workers.csv").write_text("\n".join(rows) + "\n")
@@ -71,8 +71,7 @@ def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
     assert "started learners, actor-0, actor-1; 1 host" in call(home, "--workers_csv_path=workers.csv", "--tunnel")
     assert (home / ".mlma/my-run/localhost/token").stat().st_mode & 0o777 == 0o600
     wait_for(lambda: "reached the learner" in call(home, "logs", "actor-1"), 30, lambda: call(home, "logs"))
-    said = call(home, "status")
-    assert said.count(" localhost running ") == 3
+    assert call(home, "status").count(" localhost running ") == 3
     assert "already running: learners, actor-0, actor-1" in call(home)
     assert windows(home, "my-run") == ["learners", "actor-0", "actor-1"]
     for _ in range(2):  # the second call opens nothing
@@ -80,7 +79,7 @@ def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
     assert windows(home, "my-run-screens") == ["status", "localhost"]
     wait_for(lambda: "actor-1" in screen(home, "status"), 30, lambda: screen(home, "status"))
     wait_for(lambda: "[my-run]" in screen(home, "localhost"), 30, lambda: screen(home, "localhost"))
-    assert "--batch_size=4; `down` ends it first" in call(home, "--batch_size=4", code=2)
+    assert "different: --batch_size=4; `down` ends it" in call(home, "--batch_size=4", code=2)
     assert "1 host left clean" in call(home, "down")
     assert "is not up" in call(home, "screens", code=2)
     assert (home / "my run/saved-0").exists()
@@ -89,7 +88,7 @@ def test_a_run_on_this_machine_lives_and_ends_without_ssh(home: Path) -> None:
 
 
 def test_workers_in_images_are_started_by_the_engine_and_find_the_run(home: Path) -> None:
-    """The engine here starts them without a container; what real ones get is told in docs/deploy.md."""
+    """The engine of this test starts them without a container. What real engines get: docs/guides/deploy.md."""
     (home / "image/.venv/bin").mkdir(parents=True)
     Path(cheap_python(home)).rename(home / "image/.venv/bin/python")
     (home / "engine").write_text('#!/bin/sh\nimage=$2; shift 2; echo "$image of $HOME"; exec "$@"\n')
@@ -97,13 +96,13 @@ def test_workers_in_images_are_started_by_the_engine_and_find_the_run(home: Path
     rows = ["job,ip,image,folder", *(f"{job},localhost,lab/mlma:1,{home}/image" for job in ("learner", "actor"))]
     (home / "workers.csv").write_text("\n".join(rows) + "\n")
     (home / "my run").mkdir()
-    assert "lacks no-such-engine" in call(
+    assert "no-such-engine is not installed" in call(
         home, "--workers_csv_path=workers.csv", "--container=no-such-engine run", code=1
     )
     call(home, "down")
     call(home, "--workers_csv_path=workers.csv", "--container=$HOME/engine run")
     wait_for(lambda: "reached the learner" in call(home, "logs", "actor-0"), 30, lambda: call(home, "logs"))
     assert f"lab/mlma:1 of {home}" in call(home, "logs", "actor-0")
-    said = call(home, "check")
-    assert " image " in said and "nothing wrong" in said
+    output = call(home, "check")
+    assert " image " in output and "no problems" in output
     assert "1 host left clean" in call(home, "down")

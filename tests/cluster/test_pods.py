@@ -1,6 +1,7 @@
-"""The commands of sandbox/kubernetes as they stand, without Kubernetes: mpirun reaches learners in other pods by ssh.
+"""The commands in sandbox/kubernetes, unchanged but without Kubernetes: mpirun reaches learners in other pods by SSH.
 
-Pods are hosts of tests/support/hosts.py with the image's paths and its user, under the names that the MPI operator gives them.
+A pod is a host of tests/support/hosts.py with the paths and the user of the image, and the name that the MPI operator
+gives it.
 """
 
 from __future__ import annotations
@@ -36,23 +37,23 @@ hostname {name}
 
 @pytest.fixture
 def pods() -> Iterator[Hosts]:
-    """Hosts of their own, since they will not be the same afterwards."""
+    """Separate hosts, since the test changes them."""
     if reason := missing():
         pytest.skip(reason)
     with make_hosts(3) as hosts:
-        furnish(hosts)
+        prepare(hosts)
         yield hosts
 
 
-def furnish(hosts: Hosts) -> None:
-    """The launcher and two learners' pods. Keys are root's and readable, as those of a Secret are."""
+def prepare(hosts: Hosts) -> None:
+    """Makes the launcher and two learner pods. Keys belong to root and are readable, like those of a Secret."""
     secret = hosts.folder / "secret"
     secret.mkdir()
     root("ssh-keygen", "-q", "-t", "ecdsa", "-b", "521", "-m", "PEM", "-N", "", "-f", str(secret / "id_rsa"))
     shutil.copy(secret / "id_rsa.pub", secret / "authorized_keys")
-    known = "".join(f"{pod.ip} {name} {name.split('.')[0]}\n" for pod, name in zip(hosts.all[1:], NAMES, strict=True))
+    names = "".join(f"{pod.ip} {name} {name.split('.')[0]}\n" for pod, name in zip(hosts.all[1:], NAMES, strict=True))
     for pod, name in zip(hosts, ["mlma-launcher", *(name.split(".")[0] for name in NAMES)], strict=True):
-        table = f"127.0.0.1 localhost\n{known}"
+        table = f"127.0.0.1 localhost\n{names}"
         pod.run("sh", "-ec", POD.format(root=ROOT, venv=sys.prefix, secret=secret, hosts=table, name=name))
 
 
@@ -64,25 +65,19 @@ def test_the_launcher_starts_learners_in_their_pods_and_ends_them_with_a_checkpo
     (folder / "hostfile").write_text("".join(f"{name} slots=1\n" for name in NAMES))
     user = launcher.name  # one account everywhere, as in the image
 
-    def inside(pod: Host, words: list[str], **env: str) -> list[str]:
-        who = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
-        return [
-            *pod.enter(),
-            *who,
-            "env",
-            "HOME=/home/mlma",
-            *(f"{name}={value}" for name, value in env.items()),
-            *words,
-        ]
+    def in_pod(pod: Host, argv: list[str], **env: str) -> list[str]:
+        as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        variables = [f"{name}={value}" for name, value in env.items()]
+        return [*pod.enter(), *as_user, "env", "HOME=/home/mlma", *variables, *argv]
 
     (container,) = templates()["launcher"]["spec"]["containers"]
-    words = [word.replace("$(LEVEL)", "catch").replace("$$(", "$(") for word in container["args"]]
-    words = [word.replace("/etc/mpi", str(folder)).replace("/srv/mlma", str(folder)) for word in words]
+    argv = [word.replace("$(LEVEL)", "catch").replace("$$(", "$(") for word in container["args"]]
+    argv = [word.replace("/etc/mpi", str(folder)).replace("/srv/mlma", str(folder)) for word in argv]
     env = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry} | {"MLMA_TOKEN": "secret"}
     env |= dict(re.findall(r'^ENV OMPI.* (PRTE_\w+)="(.*)"$', DOCKERFILE, re.M))
     sshd = templates()["learner"]["spec"]["containers"][0]["args"]
-    daemons = [subprocess.Popen(inside(worker, sshd), stdin=subprocess.DEVNULL) for worker in workers]
-    run = Process(folder, "launcher", "--report_every_seconds=1", command=inside(launcher, words, **env))
+    daemons = [subprocess.Popen(in_pod(worker, sshd), stdin=subprocess.DEVNULL) for worker in workers]
+    run = Process(folder, "launcher", "--report_every_seconds=1", command=in_pod(launcher, argv, **env))
     python = ["/opt/mlma/.venv/bin/python", "/opt/mlma/experiment.py", "--job_name=actor", "--level_name=catch"]
     actors = [
         Process(
@@ -90,7 +85,7 @@ def test_the_launcher_starts_learners_in_their_pods_and_ends_them_with_a_checkpo
             f"actor-{i}",
             f"--learner_host={worker.ip}:8001",
             "--task=0",
-            command=inside(launcher, python, **env),
+            command=in_pod(launcher, python, **env),
         )
         for i, worker in enumerate(workers)
     ]
@@ -102,13 +97,13 @@ def test_the_launcher_starts_learners_in_their_pods_and_ends_them_with_a_checkpo
             "-c",
             "cd /opt/mlma && .venv/bin/python -m mlma.monitoring.health_check --heartbeat_folder=/run/mlma",
         ]
-        said = [worker.run(*probe) for worker in workers]
-        assert [line.split(": ")[:2] for line in said] == [["learner-0", "progresses"], ["learner-1", "progresses"]]
+        health = [worker.run(*probe) for worker in workers]
+        assert [line.split(": ")[:2] for line in health] == [["learner-0", "progresses"], ["learner-1", "progresses"]]
         run.signal(signal.SIGUSR1)
         assert run.wait(60) == 0, run.text()
         assert all(actor.wait(60) == 0 for actor in actors), actors[0].text()
         assert any((logdir / "checkpoints").glob("checkpoint-*.npz"))
-        assert [worker.run("ls", "/run/mlma") for worker in workers] == ["", ""], "what preStop waits for"
+        assert [worker.run("ls", "/run/mlma") for worker in workers] == ["", ""], "preStop waits for this"
     finally:
         for process in (run, *actors):
             process.__exit__()

@@ -1,4 +1,4 @@
-"""The Slurm job as it stands, on a real Slurm: a controller and three nodes, each in a network namespace of its own."""
+"""The Slurm job, unchanged, on a real Slurm: a controller and three nodes, each in its own network namespace."""
 
 from __future__ import annotations
 
@@ -54,13 +54,14 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class Slurm:
-    """Real daemons with a configuration of their own; as root, who owns everything here."""
+    """Slurm's daemons with their own configuration, as root."""
 
     def __init__(self, hosts: Hosts, folder: Path) -> None:
         self.hosts, self.folder = hosts, folder
         self.daemons: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
+        """Starts the daemons and waits until all nodes are idle."""
         folder, head = self.folder, self.hosts[0]
         (folder / "key").write_bytes(os.urandom(128))
         (folder / "key").chmod(0o400)
@@ -89,24 +90,28 @@ class Slurm:
             lambda: self.call("sinfo", "-h", "-o", "%T %D").split() == ["idle", str(len(self.hosts))], 60, self.logs
         )
 
-    def daemon(self, host: int, *words: str) -> None:
-        words = (*self.hosts[host].enter(), "env", f"SLURM_CONF={self.folder}/slurm.conf", *words)
-        with (self.folder / f"{words[-1].strip('/-')}.out".replace("/", "_")).open("ab") as out:
-            self.daemons.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out))
+    def daemon(self, host: int, *argv: str) -> None:
+        """Starts a daemon on a host."""
+        argv = (*self.hosts[host].enter(), "env", f"SLURM_CONF={self.folder}/slurm.conf", *argv)
+        with (self.folder / f"{argv[-1].strip('/-')}.out".replace("/", "_")).open("ab") as out:
+            self.daemons.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out))
 
-    def call(self, *words: str) -> str:
-        command = [*self.hosts[0].enter(), "env", f"SLURM_CONF={self.folder}/slurm.conf", *words]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-        return done.stdout if done.returncode == 0 else f"code {done.returncode}: {done.stderr}"
+    def call(self, *argv: str) -> str:
+        """Runs a command of Slurm. Returns its output, or what failed."""
+        command = [*self.hosts[0].enter(), "env", f"SLURM_CONF={self.folder}/slurm.conf", *argv]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return result.stdout if result.returncode == 0 else f"code {result.returncode}: {result.stderr}"
 
     def logs(self) -> str:
+        """The ends of the daemons' logs."""
         return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
 
     def state(self, job: str) -> str:
-        """Of the learners' component."""
+        """State of the job's learners, from squeue."""
         return self.call("squeue", "-h", "-j", job, "-o", "%i %T %r").strip()
 
     def stop(self) -> None:
+        """Ends the daemons."""
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:
@@ -116,9 +121,9 @@ class Slurm:
 
 @pytest.fixture
 def slurm() -> Iterator[Slurm]:
-    lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if lacking:
-        pytest.skip(f"needs {', '.join(lacking)}: apt-get install slurmctld slurmd slurm-client munge")
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install slurmctld slurmd slurm-client munge")
     with make_hosts(3) as hosts:
         folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=hosts.folder))
         cluster = Slurm(hosts, folder)
@@ -129,15 +134,15 @@ def slurm() -> Iterator[Slurm]:
             cluster.stop()
 
 
-def test_the_job_trains_is_requeued_and_goes_on_where_it_was(slurm: Slurm) -> None:
+def test_the_job_trains_is_requeued_and_resumes(slurm: Slurm) -> None:
     logdir, log = slurm.folder / "run", slurm.folder / "job.out"
-    words = [f"--logdir={logdir}", *FLAGS, "--checkpoint_every_seconds=3600"]
+    flags = [f"--logdir={logdir}", *FLAGS, "--checkpoint_every_seconds=3600"]
     sizes = ["--cpus-per-task=1", f"--output={log}", ":", "--ntasks=4", "--mem-per-cpu=100M"]
     env = {"MLMA_PYTHON": sys.executable, "MLMA_MPIRUN": f"{Path(sys.executable).parent}/mpirun"}
     env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    python = ",".join(["--export=ALL", *(f"{name}={value}" for name, value in env.items())])
-    said = slurm.call("sbatch", python, f"--chdir={ROOT}", *sizes, f"{ROOT}/sandbox/slurm/train.sbatch", *words)
-    (job,) = re.findall(r"Submitted batch job (\d+)", said) or [said]
+    export = ",".join(["--export=ALL", *(f"{name}={value}" for name, value in env.items())])
+    output = slurm.call("sbatch", export, f"--chdir={ROOT}", *sizes, f"{ROOT}/sandbox/slurm/train.sbatch", *flags)
+    (job,) = re.findall(r"Submitted batch job (\d+)", output) or [output]
 
     def explain() -> str:
         return f"{slurm.state(job)}\n{log.read_text() if log.exists() else ''}\n{slurm.logs()}"
@@ -149,16 +154,16 @@ def test_the_job_trains_is_requeued_and_goes_on_where_it_was(slurm: Slurm) -> No
     wait_for(lambda: "PENDING" in slurm.state(job), 60, explain)
     (saved,) = (logdir / "checkpoints").glob("checkpoint-*.npz")
     _, meta = load_checkpoint(saved)
-    assert meta["frames"] >= table[-1]["frames"] > 1e5, "saved when it was told, not at some time before"
-    begun = time.monotonic()
+    assert meta["frames"] >= table[-1]["frames"] > 1e5, "saved on the signal, not earlier"
+    requeued = time.monotonic()
     wait_for(lambda: frames(logdir) > meta["frames"], 300, explain)
-    print(f"trains again after {time.monotonic() - begun:.0f} s")
+    print(f"trains again after {time.monotonic() - requeued:.0f} s")
     assert f"resumed {saved} at {meta['frames']:,} frames" in log.read_text()
     wait_for(lambda: job not in slurm.state(job), 400, explain)
     after = rows(logdir)
     assert all(later["frames"] >= earlier["frames"] for earlier, later in itertools.pairwise(after))
     assert after[-1]["frames"] >= 6e5
-    late = [row["policy/p_action_1"] for row in after if row["frames"] > 0.8 * after[-1]["frames"]]
-    print(f"p(right) {np.nanmean(late):.3f} after {after[-1]['frames']:,.0f} frames, {after[-1]['seconds']:.0f} s")
-    assert abs(np.nanmean(late) - BEST) < 0.05
+    p_right = [row["policy/p_action_1"] for row in after if row["frames"] > 0.8 * after[-1]["frames"]]
+    print(f"p(right) {np.nanmean(p_right):.3f} after {after[-1]['frames']:,.0f} frames, {after[-1]['seconds']:.0f} s")
+    assert abs(np.nanmean(p_right) - BEST) < 0.05
     assert "learners ended with code 0" in log.read_text()

@@ -1,7 +1,8 @@
-"""Stands in for experiment.py where a test is about the frontend: costs nothing, behaves like a learner or an actor.
+"""A stand-in for experiment.py in tests of the frontend: needs almost no CPU, behaves like a learner or an actor.
 
-A learner listens at its address and says what it hears; asked to end, it "saves" in logdir and ends with code 0, and its actors
-with it. An actor says who it is to its learner once a second. Written as the `python` of a CSV by `cheap_python`.
+A learner listens at its address and prints what it receives. On a stop signal it "saves" in logdir and ends with code
+0. An actor sends its name to its learner once a second. `cheap_python` makes an executable for the column `python` of a
+CSV.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from typing import Any
 
 
 def cheap_python(folder: Path) -> str:
-    """An executable that is Python, but for experiment.py."""
+    """An executable that is Python, except that it runs this file in place of experiment.py."""
     path = folder / "cheap-python"
-    real, here = sys.executable, Path(__file__).resolve()
-    path.write_text(
-        f'#!/bin/sh\ncase "$1" in *experiment.py) shift; exec {real} -S {here} "$@";; *) exec {real} "$@";; esac\n'
-    )
+    python, stand_in = sys.executable, Path(__file__).resolve()
+    cases = f'*experiment.py) shift; exec {python} -S {stand_in} "$@";; *) exec {python} "$@";;'
+    path.write_text(f'#!/bin/sh\ncase "$1" in {cases} esac\n')
     path.chmod(0o755)
     return str(path)
 
 
-def address(text: str) -> tuple[int, Any]:
+def socket_address(text: str) -> tuple[int, Any]:
+    """Socket family and address, from a --learner_host."""
     if text.startswith("unix:"):
         return socket.AF_UNIX, text.removeprefix("unix:")
     host, _, port = text.rpartition(":")
@@ -35,37 +36,40 @@ def address(text: str) -> tuple[int, Any]:
 
 
 def learn(flags: dict[str, str]) -> None:
-    def end(*_: Any) -> None:
+    """Answers actors until a stop signal."""
+
+    def save_and_end(*_: Any) -> None:
         Path(flags["logdir"], f"saved-{flags.get('task')}").write_text("saved")
-        print("saved; the end", flush=True)
+        print("saved; training is over", flush=True)
         os._exit(0)
 
     for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, end)
-    family, where = address(flags["learner_host"])
+        signal.signal(number, save_and_end)
+    family, address = socket_address(flags["learner_host"])
     with socket.socket(family) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind(where)
+        server.bind(address)
         server.listen(100)
         print(f"learner {flags.get('task')}: listening", flush=True)
         while True:
             connection, _ = server.accept()
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(2)
-                print(f"learner {flags.get('task')}: heard {connection.recv(100).decode()}", flush=True)
+                print(f"learner {flags.get('task')}: received {connection.recv(100).decode()}", flush=True)
                 connection.sendall(b"ok")
 
 
 def act(flags: dict[str, str]) -> None:
+    """Calls the learner once a second; with CHEAP_CRASH in the environment it exits with code 3."""
     print(f"argv {sys.argv[1:]}", flush=True)
     if os.environ.get("CHEAP_CRASH"):
         sys.exit(3)
     while True:
-        family, where = address(flags["learner_host"])
+        family, address = socket_address(flags["learner_host"])
         try:
             with socket.socket(family) as client:
                 client.settimeout(5)
-                client.connect(where)
+                client.connect(address)
                 client.sendall(f"actor {flags['task']} of {os.uname().nodename}".encode())
                 print("reached the learner" if client.recv(10) == b"ok" else "lost the learner", flush=True)
         except OSError as error:
@@ -74,5 +78,5 @@ def act(flags: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    given = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
-    act(given) if given.get("job_name") == "actor" else learn({"task": "0"} | given)
+    flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+    act(flags) if flags.get("job_name") == "actor" else learn({"task": "0"} | flags)

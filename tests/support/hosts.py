@@ -1,8 +1,9 @@
-"""Hosts on one machine: each a network namespace with its own address, host name, user, home and sshd, joined by a bridge.
+"""Hosts on one machine: network namespaces with an address, host name, user, home and sshd each, on one bridge.
 
-`with make_hosts(4) as hosts:` builds them and takes everything away again, also after a failure. This machine is on
-the bridge too. Needs root, iproute2, OpenSSH's server and useradd; `missing()` says what is not there. A link can be cut,
-everything on a host can be killed as by a reboot, and `host.run` runs a command on it, `tc` included: the device is eth0.
+`with make_hosts(4) as hosts:` builds them and removes everything again, also after a failure. This machine is on the
+bridge, too. Needs root, iproute2, OpenSSH's server and useradd; `missing()` says what is not installed. A host's link
+can be cut, its processes can be killed as by a reboot, and `host.run` runs a command on it, including `tc`: the network
+device is eth0.
 """
 
 from __future__ import annotations
@@ -24,78 +25,90 @@ from pathlib import Path
 from tests.support.runs import ROOT
 
 TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "useradd", "userdel", "chpasswd", "unshare", "nsenter", "mount", "tmux")
-HOME_SIZE = "64m"  # a home is a file system of its own, so that it can be full
+HOME_SIZE = "64m"  # a home is a separate file system, so that a test can fill it
 SBIN = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def missing() -> str:
-    """Why hosts cannot be built here, or nothing."""
+    """Why hosts cannot be built on this machine; empty if they can."""
     if os.geteuid() != 0:
         return "needs root, to make network namespaces and users"
-    lacking = [tool for tool in TOOLS if shutil.which(tool, path=SBIN) is None]
-    if lacking:
-        return f"needs {', '.join(lacking)}"
+    missing_tools = [tool for tool in TOOLS if shutil.which(tool, path=SBIN) is None]
+    if missing_tools:
+        return f"needs {', '.join(missing_tools)}"
     name = f"mlma{secrets.token_hex(2)}"
     if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
-        return "may not make network namespaces"
+        return "not permitted to make network namespaces"
     subprocess.run(["ip", "netns", "delete", name], check=True)
     return ""
 
 
-def root(*words: str, stdin: str = "", check: bool = True) -> str:
-    """Runs a command of the system as root; its output."""
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, env=os.environ | {"PATH": SBIN})
-    assert done.returncode == 0 or not check, f"{' '.join(words)}: {done.stderr}"
-    return done.stdout
+def root(*argv: str, stdin: str = "", check: bool = True) -> str:
+    """Runs a system command as root. Returns its output."""
+    result = subprocess.run(argv, input=stdin, capture_output=True, text=True, env=os.environ | {"PATH": SBIN})
+    assert result.returncode == 0 or not check, f"{' '.join(argv)}: {result.stderr}"
+    return result.stdout
 
 
 @dataclasses.dataclass
 class Host:
-    name: str  # of the host, of its namespace, and of its user
+    """One host."""
+
+    name: str  # of the host, its network namespace, and its user
     ip: str
     home: Path
-    folder: Path  # its sshd's files
+    folder: Path  # with the files of its sshd
     password: str
     sshd: subprocess.Popen[bytes] | None = None
 
     def start_sshd(self) -> None:
-        """The sshd, in namespaces of its own for the network, mounts and the host's name; what it starts is in them too."""
-        script = _enter(self)
-        words = ["ip", "netns", "exec", self.name, "unshare", "--mount", "--uts", "sh", "-ec", script]
+        """Starts the sshd in its own namespaces for network, mounts and host name, which its children share."""
+        argv = ["ip", "netns", "exec", self.name, "unshare", "--mount", "--uts", "sh", "-ec", _sshd_script(self)]
         self.sshd = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PATH": SBIN}
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PATH": SBIN}
         )
 
     def enter(self, user: bool = False) -> list[str]:
-        """The words that make a command run on this host, as root or as its user."""
+        """A prefix that makes a command run on this host, as root or as its user."""
         assert self.sshd is not None
-        words = ["nsenter", f"--target={self.sshd.pid}", "--net", "--mount", "--uts"]
-        who = ["setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--init-groups", "env", f"HOME={self.home}"]
-        return [*words, *(who if user else [])]
+        argv = ["nsenter", f"--target={self.sshd.pid}", "--net", "--mount", "--uts"]
+        as_user = [
+            "setpriv",
+            f"--reuid={self.name}",
+            f"--regid={self.name}",
+            "--init-groups",
+            "env",
+            f"HOME={self.home}",
+        ]
+        return [*argv, *(as_user if user else [])]
 
-    def run(self, *words: str, check: bool = True, user: bool = False) -> str:
-        return root(*self.enter(user), *words, check=check)
+    def run(self, *argv: str, check: bool = True, user: bool = False) -> str:
+        """Runs a command on this host. Returns its output."""
+        return root(*self.enter(user), *argv, check=check)
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Something of the user's that goes on."""
-        return subprocess.Popen([*self.enter(user=True), *words], stdin=subprocess.DEVNULL, env={"PATH": SBIN})
+    def start(self, *argv: str) -> subprocess.Popen[bytes]:
+        """Starts a process of the user without waiting for it."""
+        return subprocess.Popen([*self.enter(user=True), *argv], stdin=subprocess.DEVNULL, env={"PATH": SBIN})
 
     def cut(self) -> None:
+        """Disconnects the host from the network."""
         root("ip", "link", "set", f"v{self.name}", "down")
 
     def mend(self) -> None:
+        """Connects the host again."""
         root("ip", "link", "set", f"v{self.name}", "up")
 
     def pids(self) -> list[int]:
-        """Everything that runs on this host but for its sshd."""
-        found = [int(pid) for pid in root("ip", "netns", "pids", self.name, check=False).split()]
-        return [pid for pid in found if not _command(pid).startswith("sshd")]
+        """All processes on this host except its sshd."""
+        pids = [int(pid) for pid in root("ip", "netns", "pids", self.name, check=False).split()]
+        return [pid for pid in pids if not command_of(pid).startswith("sshd")]
 
     def processes(self) -> list[str]:
-        return [line for line in (_command(pid) for pid in self.pids()) if line]
+        """The command lines of `pids`."""
+        return [line for line in (command_of(pid) for pid in self.pids()) if line]
 
     def kill_all(self) -> None:
-        """What a power cut does to processes."""
+        """Kills every process, as a power cut does."""
         for pid in root("ip", "netns", "pids", self.name, check=False).split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
@@ -104,30 +117,33 @@ class Host:
             self.sshd = None
 
     def new_host_key(self) -> None:
+        """Makes a host key, in place of an existing one."""
         (self.folder / "host_key").unlink(missing_ok=True)
         root("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "host_key"))
 
     def wait_for_sshd(self) -> None:
+        """Waits until the sshd listens."""
         end = time.monotonic() + 10
         while f"{self.ip}:22" not in root("ip", "netns", "exec", self.name, "ss", "-Hltn", check=False):
             assert time.monotonic() < end, f"no sshd on {self.name}"
             time.sleep(0.02)
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
+    """The command line of a process; empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
     except OSError:
         return ""
 
 
-def _enter(host: Host) -> str:
-    """The script that becomes the sshd: Python and this checkout must be readable by an ordinary user, wherever they are."""
+def _sshd_script(host: Host) -> str:
+    """The script that becomes the sshd. It makes Python and this checkout readable for ordinary users."""
     lines = [f"hostname {host.name}", f"mount --bind {host.folder}/etc_hosts /etc/hosts", "mkdir -p /run/sshd"]
     needed = [Path(sys.base_prefix), Path(sys.prefix), ROOT]
-    closed = {top for path in needed for top in reversed(path.parents) if not top.stat().st_mode & 0o001}
-    for top in sorted(closed):
-        if any(other in top.parents for other in closed):
+    unreadable = {top for path in needed for top in reversed(path.parents) if not top.stat().st_mode & 0o001}
+    for top in sorted(unreadable):
+        if any(other in top.parents for other in unreadable):
             continue
         view = host.folder / f"view{str(top).replace('/', '_')}"
         lines.append(f"mkdir -p {view} && mount -t tmpfs -o mode=0755 none {view}")
@@ -156,7 +172,7 @@ Subsystem sftp internal-sftp
 
 
 class Hosts:
-    """The hosts, and the key that opens all of them."""
+    """The hosts, and a key that all of them accept."""
 
     def __init__(self, count: int, folder: Path) -> None:
         tag = secrets.token_hex(2)
@@ -186,6 +202,7 @@ class Hosts:
         return len(self.all)
 
     def build(self) -> None:
+        """Makes the bridge and the hosts, and starts their sshds."""
         root("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
         root("ip", "link", "add", self.bridge, "type", "bridge")
         root("ip", "address", "add", f"{self.gateway}/24", "dev", self.bridge)
@@ -227,19 +244,20 @@ class Hosts:
         (host.folder / "sshd_config").write_text(SSHD_CONFIG.format(ip=host.ip, folder=host.folder, home=host.home))
 
     def known_hosts(self, path: Path) -> Path:
-        """A file that knows all of them."""
+        """Writes a known_hosts file with all hosts."""
         keys = [(host.ip, (host.folder / "host_key.pub").read_text().split()[:2]) for host in self.all]
         path.write_text("".join(f"{ip},[{ip}]:2222 {' '.join(key)}\n" for ip, key in keys))
         return path
 
     def janitor(self) -> subprocess.Popen[bytes]:
-        """A process that takes everything away when its standard input ends: when we say so, or when this process is killed."""
-        words = [sys.executable, "-m", "tests.support.hosts", self.bridge, str(self.folder)]
-        words += [word for host in self.all for word in (host.name, str(host.home))]
-        return subprocess.Popen(words, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True)
+        """A process that removes everything when its standard input is closed, also because this process was killed."""
+        argv = [sys.executable, "-m", "tests.support.hosts", self.bridge, str(self.folder)]
+        argv += [word for host in self.all for word in (host.name, str(host.home))]
+        return subprocess.Popen(argv, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True)
 
 
 def clean(bridge: str, folder: str, hosts: list[tuple[str, str]]) -> None:
+    """Removes hosts, given by name and home, and everything that belongs to them."""
     for name, home in hosts:
         for pid in root("ip", "netns", "pids", name, check=False).split():
             with contextlib.suppress(ProcessLookupError):
@@ -250,7 +268,7 @@ def clean(bridge: str, folder: str, hosts: list[tuple[str, str]]) -> None:
         with contextlib.suppress(KeyError):
             uid = pwd.getpwnam(name).pw_uid
             for path in Path("/tmp").iterdir():  # sockets of tmux, of MPI
-                with contextlib.suppress(OSError):  # others come and go
+                with contextlib.suppress(OSError):  # processes of others create and remove files there
                     if path.lstat().st_uid == uid:
                         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         root("userdel", "--force", name, check=False)
@@ -260,7 +278,8 @@ def clean(bridge: str, folder: str, hosts: list[tuple[str, str]]) -> None:
 
 @contextlib.contextmanager
 def make_hosts(count: int) -> Iterator[Hosts]:
-    folder = Path(tempfile.mkdtemp(prefix="mlma-hosts-"))  # not in pytest's own folders, which are for one user's eyes
+    """Builds hosts, and removes them afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="mlma-hosts-"))  # pytest's own folders are readable for one user only
     folder.chmod(0o755)
     hosts = Hosts(count, folder)
     with hosts.janitor() as janitor:

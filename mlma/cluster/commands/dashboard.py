@@ -1,6 +1,7 @@
-"""screens: one tmux session on this machine that shows the whole run, a window with `status` and one for each host.
+"""screens: one local tmux session that shows the whole run, with a window for `status` and one for each host.
 
-A host's window is attached to the run's own session there, to be read only. Not here: the workers' sessions (onhost.py).
+A host's window is attached, read-only, to the run's session on that host. Not here: the sessions of the workers
+(mlma/cluster/on_host/host_agent.py).
 """
 
 from __future__ import annotations
@@ -12,71 +13,64 @@ from pathlib import Path
 import libtmux
 
 from mlma.cluster.context import Context, display_name, plural
-from mlma.cluster.planning.launch_plan import Host
+from mlma.cluster.planning.hosts import Host
 
-OWNER_OPTION = "@mlma_run"  # option of the session: which run it belongs to
-THEN = "; echo; echo 'ended; Enter closes this window'; read -r _"
+OWNER_OPTION = "@mlma_run"  # option of the tmux session: id of the run that opened it
+KEEP_WINDOW_OPEN = "; echo; echo 'ended; Enter closes this window'; read -r _"
 
 
 def dashboard(context: Context) -> int:
+    """Opens the session unless it exists."""
     if not context.state.up:
-        raise ValueError(f"--logdir={context.call.config.run.logdir}: the run there is not up; `up` starts it")
-    name = name_of(context)
+        raise ValueError(f"--logdir={context.invocation.config.run.logdir}: the run there is not up; `up` starts it")
+    name = session_name(context)
     server = libtmux.Server()
-    found = server.sessions.get(session_name=name, default=None)
-    if found and not _ours(context, found):
-        raise ValueError(
-            f"there is a tmux session {name!r} that is not of this run; end it, or choose another --tmux_sess"
-        )
-    if not found:
-        front = str(Path(sys.argv[0]).resolve())
-        # The size of a window is its own, whatever was exported to the server.
-        watch = [
-            "env",
-            "-u",
-            "COLUMNS",
-            "-u",
-            "LINES",
-            sys.executable,
-            front,
-            "status",
-            "--watch",
-            f"--logdir={Path(context.call.config.run.logdir).absolute()}",
-        ]
-        session = server.new_session(session_name=name, window_name="status", window_command=shlex.join(watch) + THEN)
+    existing = server.sessions.get(session_name=name, default=None)
+    if existing and not _is_own(context, existing):
+        raise ValueError(f"a tmux session {name!r} of another program exists; end it, or choose another --tmux_sess")
+    if not existing:
+        command = shlex.join(watch_command(context)) + KEEP_WINDOW_OPEN
+        session = server.new_session(session_name=name, window_name="status", window_command=command)
         session.cmd("set-option", OWNER_OPTION, context.state.id)
         for host in context.plan.hosts.values():
-            session.new_window(
-                window_name=display_name(host), window_shell=shlex.join(attach(context, host)) + THEN, attach=False
-            )
-    print(
-        f"{plural(1 + len(context.plan.hosts), 'window')}, one for each host and one with `status`: tmux attach -t {name}"
-    )
+            command = shlex.join(attach_command(context, host)) + KEEP_WINDOW_OPEN
+            session.new_window(window_name=display_name(host), window_shell=command, attach=False)
+    num_windows = plural(1 + len(context.plan.hosts), "window")
+    print(f"{num_windows}, one with `status` and one for each host; to see them: tmux attach -t {name}")
     return 0
 
 
 def close(context: Context) -> None:
-    """Part of `down`."""
+    """Ends the session; part of `down`."""
     server = libtmux.Server()
-    session = server.sessions.get(session_name=name_of(context), default=None) if server.is_alive() else None
-    if session and _ours(context, session):
+    session = server.sessions.get(session_name=session_name(context), default=None) if server.is_alive() else None
+    if session and _is_own(context, session):
         session.kill()
 
 
-def attach(context: Context, host: Host) -> list[str]:
+def watch_command(context: Context) -> list[str]:
+    """`status --watch`, at the size of its window even if the tmux server has COLUMNS and LINES in its environment."""
+    frontend = str(Path(sys.argv[0]).resolve())
+    logdir = Path(context.invocation.config.run.logdir).absolute()
+    argv = ["env", "-u", "COLUMNS", "-u", "LINES", sys.executable, frontend]
+    return [*argv, "status", "--watch", f"--logdir={logdir}"]
+
+
+def attach_command(context: Context, host: Host) -> list[str]:
     """The command that shows the run's session on a host."""
-    look = ["env", "-u", "TMUX", "tmux", "attach", "-r", "-t", f"={context.plan.session}"]
+    attach = ["env", "-u", "TMUX", "tmux", "attach", "-r", "-t", f"={context.plan.session}"]
     if host.local:
-        return look
-    known = str(Path(context.options.known_hosts).expanduser())
-    words = ["ssh", "-t", "-p", str(host.port), "-o", f"UserKnownHostsFile={known}"]
-    words += ["-i", str(Path(host.key_file).expanduser())] if host.key_file else []
-    return [*words, f"{host.user}@{host.ip}", shlex.join(look)]
+        return attach
+    known_hosts = str(Path(context.options.known_hosts).expanduser())
+    ssh = ["ssh", "-t", "-p", str(host.port), "-o", f"UserKnownHostsFile={known_hosts}"]
+    ssh += ["-i", str(Path(host.key_file).expanduser())] if host.key_file else []
+    return [*ssh, f"{host.user}@{host.ip}", shlex.join(attach)]
 
 
-def name_of(context: Context) -> str:
+def session_name(context: Context) -> str:
+    """Name of the local tmux session."""
     return f"{context.plan.session}-screens"
 
 
-def _ours(context: Context, session: libtmux.Session) -> bool:
+def _is_own(context: Context, session: libtmux.Session) -> bool:
     return session.cmd("show-options", "-v", OWNER_OPTION).stdout == [context.state.id]

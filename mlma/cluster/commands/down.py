@@ -1,7 +1,7 @@
-"""down: learners save a checkpoint and end, then everything else of the run ends and is taken away, on every host it touched.
+"""down: learners save a checkpoint and end; then everything that the run started is ended and removed, on all hosts.
 
-A host that cannot be reached is named, stays in the state, and is cleaned by the next `down`. Not here: what happens on a host
-(mlma/cluster/on_host/host_agent.py).
+A host that cannot be reached is reported and stays in the state, so that the next `down` cleans it. Not here: what
+happens on a host (mlma/cluster/on_host/host_agent.py).
 """
 
 from __future__ import annotations
@@ -11,77 +11,78 @@ from typing import Any
 
 from mlma.cluster.commands.dashboard import close
 from mlma.cluster.context import Context, host_errors, plural
-from mlma.cluster.planning.launch_plan import LEARNERS
+from mlma.cluster.planning.worker_commands import LEARNERS
 from mlma.utils.child_process import STOP_SIGNAL
 
-ACTOR_GRACE_SECONDS = 12.0  # seconds for an actor to end before it is killed
-UNHANDLED_STOP_CODES = (
-    -int(STOP_SIGNAL),
-    128 + int(STOP_SIGNAL),
-)  # exit codes of learners, or of mpirun, that did not know the signal yet
-ANSWER_MARGIN_SECONDS = 20.0  # seconds for an answer beyond what was asked for
+WORKER_STOP_SECONDS = 12.0  # for workers other than learners to end before they are killed
+SUPERVISOR_SECONDS = 5.0  # for the learners' supervisor, in addition to --stop_seconds
+ANSWER_MARGIN_SECONDS = 20.0  # for an answer, in addition to the time that the request takes
+# Exit codes of learners, or of their mpirun, that did not handle the signal yet.
+UNHANDLED_STOP_CODES = (-int(STOP_SIGNAL), 128 + int(STOP_SIGNAL))
 
 
 def down(context: Context) -> int:
+    """Exit code 1 if a host could not be reached."""
     state = context.state
-    if not state.touched:
-        print("nothing to end: no host was touched, or all were left clean")
+    if not state.contacted_hosts:
+        print("nothing to end: no host has anything of this run")
         return 0
-    begun = time.monotonic()
+    started = time.monotonic()
     close(context)
-    said = stop_learners(context)
-    if said:
-        print(said)
-    request = context.request("stop", names=None, seconds=ACTOR_GRACE_SECONDS, final=True)
-    answers = context.hosts.ask(dict.fromkeys(state.touched, request), ACTOR_GRACE_SECONDS + ANSWER_MARGIN_SECONDS)
+    if problem := stop_learners(context):
+        print(problem)
+    request = context.request("stop", names=None, seconds=WORKER_STOP_SECONDS, final=True)
+    answers = context.hosts.request(
+        dict.fromkeys(state.contacted_hosts, request), WORKER_STOP_SECONDS + ANSWER_MARGIN_SECONDS
+    )
     problems = host_errors(answers)
     for key, answer in answers.items():
         if isinstance(answer, dict):
-            if answer.get("forced"):
-                print(
-                    f"{key}: ended by force: {plural(len(answer['forced']), 'process').replace('processs', 'processes')}"
-                )
-            if answer.get("left"):
-                print(f"{key}: {answer['left']}")
-            del state.touched[key]
+            if answer.get("killed"):
+                print(f"{key}: {plural(len(answer['killed']), 'process')} ended by force")
+            if answer.get("kept"):
+                print(f"{key}: {answer['kept']}")
+            del state.contacted_hosts[key]
     for key, problem in problems.items():
-        print(f"{key}: could not be reached and may still run workers: {problem}")
+        print(f"{key}: unreachable, may still run workers: {problem}")
     if not problems:
         state.up = False
-        context.keys.remove()
+        context.credentials.remove()
     state.save()
-    clean = len(answers) - len(problems)
-    logs = f"logs stay in ~/.mlma/{context.plan.session}/*/logs"
-    print(f"{plural(clean, 'host')} left clean, in {time.monotonic() - begun:.1f} s; {logs}")
+    clean = plural(len(answers) - len(problems), "host")
+    logs = f"~/.mlma/{context.plan.session}/*/logs"
+    print(f"{clean} left clean in {time.monotonic() - started:.1f} s; logs remain in {logs}")
     if problems:
-        print(f"{plural(len(problems), 'host')} not; `down` again, when they are back, ends what is left there")
+        print(f"{plural(len(problems), 'host')} not cleaned; run `down` again when reachable")
     return 1 if problems else 0
 
 
 def stop_learners(context: Context) -> str:
-    """Asks for a checkpoint and waits for it; what went wrong, or nothing."""
+    """Makes the learners save a checkpoint and end. Returns what failed, or nothing."""
     seconds = context.options.stop_seconds
     head = context.plan.head.key
-    if head not in context.state.touched:
+    if head not in context.state.contacted_hosts:
         return ""
     print(f"learners: saving a checkpoint and ending (at most {seconds:.0f} s)", flush=True)
-    request = context.request("stop", names=[LEARNERS], seconds=seconds + 5, final=False)
-    answer = context.hosts.ask({head: request}, seconds + ANSWER_MARGIN_SECONDS)[head]
+    request = context.request("stop", names=[LEARNERS], seconds=seconds + SUPERVISOR_SECONDS, final=False)
+    answer = context.hosts.request({head: request}, seconds + ANSWER_MARGIN_SECONDS)[head]
     if not isinstance(answer, dict):
-        return f"{head}: learners could not be asked to save a checkpoint: {answer}"
-    record = answer["records"].get(LEARNERS, {})
-    if LEARNERS in answer["stopped"] and record.get("code") in UNHANDLED_STOP_CODES:
-        return f"{head}: learners had not begun to train; there was nothing to save"
-    if LEARNERS in answer["stopped"] and record.get("code") != 0:
-        return f"{head}: learners ended with code {record.get('code')} when asked to save a checkpoint; `logs {LEARNERS}` says why"
+        return f"{head}: no checkpoint was requested from the learners: {answer}"
+    if LEARNERS not in answer["stopped"]:
+        return ""
+    code = answer["records"].get(LEARNERS, {}).get("code")
+    if code in UNHANDLED_STOP_CODES:
+        return f"{head}: learners had not started to train; there was nothing to save"
+    if code != 0:
+        return f"{head}: learners ended with code {code} instead of saving a checkpoint; see `logs {LEARNERS}`"
     return ""
 
 
 def stop_workers(context: Context, names: list[str]) -> dict[str, Any]:
-    """Ends these workers and nothing else."""
+    """Stops these workers and nothing else. Returns the answers by host key."""
     requests = {}
     for key in context.plan.hosts:
-        here = [window.name for window in context.plan.on(key) if window.name in names]
-        if here:
-            requests[key] = context.request("stop", names=here, seconds=ACTOR_GRACE_SECONDS, final=False)
-    return context.hosts.ask(requests, ACTOR_GRACE_SECONDS + ANSWER_MARGIN_SECONDS)
+        names_here = [process.name for process in context.plan.processes_on(key) if process.name in names]
+        if names_here:
+            requests[key] = context.request("stop", names=names_here, seconds=WORKER_STOP_SECONDS, final=False)
+    return context.hosts.request(requests, WORKER_STOP_SECONDS + ANSWER_MARGIN_SECONDS)

@@ -1,7 +1,7 @@
-"""status: a table with a row for each worker, and a line for each thing that is wrong; `--watch` shows it again and again.
+"""status: a row for each worker, then the problems, one a line; `--watch` refreshes the table.
 
-What is shown is what the hosts say now; a host that does not answer is shown as that. Not here: what hosts look at to answer
-(mlma/cluster/on_host/host_agent.py).
+The table shows what the hosts answer now. A host that does not answer is shown as unreachable. Not here: what the hosts
+look at (mlma/cluster/on_host/host_agent.py).
 """
 
 from __future__ import annotations
@@ -20,226 +20,229 @@ from rich.table import Table
 from rich.text import Text
 
 from mlma.cluster.context import Context, display_name, summarize_plan
-from mlma.cluster.planning.launch_plan import LEARNERS, worker_kind
+from mlma.cluster.planning.worker_commands import LEARNERS, worker_kind
 from mlma.cluster.remote.host_pool import MAX_PARALLEL_HOSTS
 from mlma.cluster.remote.ssh import HostError
 from mlma.monitoring.bottleneck import RECENT_REPORTS, average_columns, diagnose
 
 STYLES = {
     "running": "green", "done": "green", "starting": "yellow", "waiting": "yellow", "stopped": "yellow",
-    "failed": "bold red", "gone": "bold red", "unreachable": "bold red", "off": "dim", "asked": "dim",
+    "failed": "bold red", "gone": "bold red", "unreachable": "bold red", "off": "dim", "pending": "dim",
 }  # fmt: skip
-ANSWER_TIMEOUT_SECONDS = 10.0  # seconds for a host to answer, at least
-WATCH_WAIT_SECONDS = 2.0  # seconds for which --watch waits for answers before it shows those that it has
-STALE_SECONDS = 60.0  # seconds without a report after which learners are said to be silent
+GOOD_STATES = ("running", "done", "starting")
+RESTARTED_BY_UP = ("gone", "failed", "stopped")
+ANSWER_TIMEOUT_SECONDS = 10.0  # for a host to answer, at least
+WATCH_WAIT_SECONDS = 2.0  # for which --watch waits for answers before it shows those that it has
+STALE_SECONDS = 60.0  # without a report, after which the title says so
+MAX_PROBLEM_LINES = 8  # on a terminal that is too small for everything
+MAX_LISTED_WORKERS = 4  # with the same problem
 LINE_PREFIX = re.compile(r"^(\d\d:\d\d:\d\d )?((learners|(actor|learner|tunnel)[- ]\d+): )?")
 RATE = re.compile(r"([\d,]+) frames/s")
+RequestHosts = Callable[[dict[str, Any], float], dict[str, Any]]  # requests and time limit -> answers, by host key
 
 
 class WorkerRow(NamedTuple):
+    """A row of the table."""
+
     worker: str
     host: str
     state: str
-    up: str
-    rate: str
-    lag: str
-    last: str
-    wrong: str = ""
+    time: str = ""  # in that state
+    rate: str = ""
+    lag: str = ""
+    last_line: str = ""
+    problem: str = ""
 
 
-class NoAnswerYet(HostError):
-    """A host that was asked and has not answered so far."""
+class NoAnswerYet(HostError):  # a state rather than an error
+    """A host has not answered so far."""
 
 
 class StatusPoller:
-    """Asks every host again and again; one that takes its time is shown as it was, and delays no other."""
+    """Requests the status of every host again and again. A slow host delays no other; its previous answer is shown."""
 
     def __init__(self, context: Context) -> None:
         self._context, self._pool = context, ThreadPoolExecutor(MAX_PARALLEL_HOSTS)
-        self._asked: dict[str, Future[Any]] = {}
-        self._known: dict[str, Any] = {}
+        self._pending: dict[str, Future[Any]] = {}
+        self._answers: dict[str, Any] = {}
 
-    def answers(self, requests: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def poll(self, requests: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The latest answer of each host."""
         for key, request in requests.items():
-            if key not in self._asked:
-                self._asked[key] = self._pool.submit(self._context.hosts.ask, {key: request}, seconds)
-        wait(self._asked.values(), WATCH_WAIT_SECONDS if self._known else 2 * WATCH_WAIT_SECONDS)
-        for key, future in list(self._asked.items()):
+            if key not in self._pending:
+                self._pending[key] = self._pool.submit(self._context.hosts.request, {key: request}, seconds)
+        wait(self._pending.values(), WATCH_WAIT_SECONDS if self._answers else 2 * WATCH_WAIT_SECONDS)
+        for key, future in list(self._pending.items()):
             if future.done():
-                self._known |= future.result()
-                del self._asked[key]
-        return {key: self._known.get(key, NoAnswerYet("was asked, has not answered yet")) for key in requests}
+                self._answers |= future.result()
+                del self._pending[key]
+        return {key: self._answers.get(key, NoAnswerYet("no answer yet")) for key in requests}
 
 
 def status(context: Context) -> int:
+    """Exit code 1 if a worker is not running, starting or done."""
     console = Console(highlight=False)
     if not context.options.watch:
-        lines, head = query_hosts(context, context.hosts.ask)
-        console.print(render(console, lines, head))
-        return 0 if all(line.state in ("running", "done", "starting") for line in lines) else 1
+        rows, title = query_hosts(context, context.hosts.request)
+        console.print(render(rows, title))
+        return 0 if all(row.state in GOOD_STATES for row in rows) else 1
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
-        watch = StatusPoller(context)
+        poller = StatusPoller(context)
         while True:
             try:
-                lines, head = query_hosts(context, watch.answers)
-                live.update(render(console, lines, head, console.height if console.is_terminal else 0), refresh=True)
+                rows, title = query_hosts(context, poller.poll)
+                live.update(render(rows, title, console.height if console.is_terminal else 0), refresh=True)
                 time.sleep(context.options.every_seconds)
             except KeyboardInterrupt:
                 break
     sys.stdout.flush()
-    os._exit(0)  # threads that wait for a dead host would keep us
+    os._exit(0)  # threads that wait for a dead host would delay a normal exit
 
 
-def query_hosts(
-    context: Context, ask: Callable[[dict[str, Any], float], dict[str, Any]]
-) -> tuple[list[WorkerRow], str]:
+def query_hosts(context: Context, request_hosts: RequestHosts) -> tuple[list[WorkerRow], str]:
+    """The table's rows, and the title above it."""
     plan = context.plan
     logdir = {plan.head.key: context.logdir()}
     requests = {key: context.request("status", logdir=logdir.get(key, ""), rows=RECENT_REPORTS) for key in plan.hosts}
-    answers = ask(requests, max(context.options.connect_seconds, ANSWER_TIMEOUT_SECONDS))
-    head = answers[plan.head.key]
-    rows = head.get("metrics", []) if isinstance(head, dict) else []
-    metrics = rows[-1] if rows else {}
-    lines = learner_lines(context, answers, metrics)
-    for window in sorted(
-        plan.windows,
-        key=lambda w: (worker_kind(w.name) == "tunnel", int(w.name.rpartition("-")[2]) if "-" in w.name else -1),
-    ):
-        if window.name != LEARNERS:
-            line = _line(context, window.name, window.host, answers)
-            if worker_kind(window.name) != "tunnel" or line.state not in ("running", "done"):
-                lines.append(line)
-    head_line = title(context, metrics)
-    where = diagnose(average_columns(rows)) if metrics and metrics["age"] < STALE_SECONDS else ""
-    return lines, f"{head_line}\n{where}" if where else head_line
+    answers = request_hosts(requests, max(context.options.connect_seconds, ANSWER_TIMEOUT_SECONDS))
+    head_answer = answers[plan.head.key]
+    reports = head_answer.get("metrics", []) if isinstance(head_answer, dict) else []
+    metrics = reports[-1] if reports else {}
+    rows = learner_rows(context, answers, metrics)
+    names = {process.name: process.host for process in plan.processes if process.name != LEARNERS}
+    for name in sorted(names, key=lambda name: (worker_kind(name) == "tunnel", int(name.rpartition("-")[2]))):
+        row = worker_row(context, name, names[name], answers)
+        if worker_kind(name) != "tunnel" or row.state not in ("running", "done"):
+            rows.append(row)
+    title = run_title(context, metrics)
+    bottleneck = diagnose(average_columns(reports)) if metrics and metrics["age"] < STALE_SECONDS else ""
+    return rows, f"{title}\n{bottleneck}" if bottleneck else title
 
 
-def title(context: Context, metrics: dict[str, float]) -> str:
+def run_title(context: Context, metrics: dict[str, float]) -> str:
+    """The run in one line: its size, progress, rate and mean return."""
     plan = context.plan
-    words = [f"{plan.session}: {summarize_plan(plan)}"]
+    parts = [f"{plan.session}: {summarize_plan(plan)}"]
     if metrics.get("frames", 0) > 0:
         total = plan.config.run.total_environment_frames
-        of = f" of {_big(total)}" if total else ""
-        words.append(f"{_big(metrics['frames'])}{of} frames, {metrics.get('frames_per_second', 0):,.0f} frames/s")
+        of_total = f" of {_format_frames(total)}" if total else ""
+        rate = f"{metrics.get('frames_per_second', 0):,.0f} frames/s"
+        parts.append(f"{_format_frames(metrics['frames'])}{of_total} frames, {rate}")
         if "return/mean" in metrics and metrics["return/mean"] == metrics["return/mean"]:
-            words.append(f"return {metrics['return/mean']:.2f}")
+            parts.append(f"return {metrics['return/mean']:.2f}")
         if metrics["age"] > STALE_SECONDS:
-            words.append(f"last report {format_duration(metrics['age'])} ago")
-    return "; ".join(words)
+            parts.append(f"last report {format_duration(metrics['age'])} ago")
+    return "; ".join(parts)
 
 
-def _big(number: float) -> str:
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{number:.0f}"
-
-
-def learner_lines(context: Context, answers: dict[str, Any], metrics: dict[str, float]) -> list[WorkerRow]:
-    """A row for each learner; mpirun's window on the first one's host speaks for all."""
+def learner_rows(context: Context, answers: dict[str, Any], metrics: dict[str, float]) -> list[WorkerRow]:
+    """A row for each learner. The process on the first learner's host, mpirun, runs all of them."""
     plan = context.plan
-    whole = _line(context, LEARNERS, plan.head.key, answers)
-    head = answers[plan.head.key]
-    tail = head["records"].get(LEARNERS, {}).get("tail", []) if isinstance(head, dict) else []
-    lines = []
+    head_row = worker_row(context, LEARNERS, plan.head.key, answers)
+    head_answer = answers[plan.head.key]
+    records = head_answer["records"] if isinstance(head_answer, dict) else {}
+    tail = records.get(LEARNERS, {}).get("tail", [])
+    rows = []
     for learner in plan.learners:
-        line = whole._replace(worker=f"learner-{learner.rank}", host=display_name(plan.hosts[learner.worker.host]))
-        if learner.rank == 0 and whole.state == "running" and metrics:
-            line = line._replace(
-                rate=f"{metrics.get('frames_per_second', 0):,.0f}", lag=_format_number(metrics.get("lag/mean"))
-            )
+        row = head_row._replace(worker=f"learner-{learner.rank}", host=display_name(plan.hosts[learner.worker.host]))
+        if learner.rank == 0 and head_row.state == "running" and metrics:
+            rate = f"{metrics.get('frames_per_second', 0):,.0f}"
+            row = row._replace(rate=rate, lag=_format_number(metrics.get("lag/mean")))
         if learner.rank > 0:
-            line = line._replace(wrong="")
+            row = row._replace(problem="")
             answer = answers[learner.worker.host]
             if isinstance(answer, NoAnswerYet):
-                line = line._replace(state="asked", last=str(answer), up="")
+                row = row._replace(state="pending", last_line=str(answer), time="")
             elif isinstance(answer, HostError):
-                line = line._replace(state="unreachable", wrong=str(answer), last=str(answer), up="")
-        if len(plan.learners) > 1 and line.state == "running":
-            own = [text for text in tail if f"learner {learner.rank}: " in text]
-            line = line._replace(last=LINE_PREFIX.sub("", own[-1]) if own else line.last)
-        lines.append(line)
-    return lines
+                row = row._replace(state="unreachable", problem=str(answer), last_line=str(answer), time="")
+        if len(plan.learners) > 1 and row.state == "running":
+            own_lines = [text for text in tail if f"learner {learner.rank}: " in text]
+            row = row._replace(last_line=_strip_prefix(own_lines[-1]) if own_lines else row.last_line)
+        rows.append(row)
+    return rows
+
+
+def worker_row(context: Context, name: str, host_key: str, answers: dict[str, Any]) -> WorkerRow:
+    """The row of a supervised process."""
+    host, answer = display_name(context.plan.hosts[host_key]), answers[host_key]
+    if isinstance(answer, NoAnswerYet):
+        return WorkerRow(name, host, "pending", last_line=str(answer))
+    if isinstance(answer, HostError):
+        return WorkerRow(name, host, "unreachable", last_line=str(answer), problem=str(answer))
+    record = answer["records"].get(name)
+    if record is None:
+        return WorkerRow(name, host, "off", last_line="not started; `up` starts it")
+    state, reason, tail = record["state"], record.get("reason", ""), record.get("tail", [])
+    since = format_duration(answer["now"] - record["since"]) if record.get("since") else ""
+    last_line = _strip_prefix(tail[-1]) if tail else ""
+    if last_line.startswith("started: "):
+        last_line = "started, no output yet"
+    if state == "running":
+        rates = [match[1] for text in tail if (match := RATE.search(text))]
+        rate = rates[-1] if rates and worker_kind(name) == "actor" else ""
+        restarts = f"; restarted {record['restarts']} x" if record.get("restarts") else ""
+        return WorkerRow(name, host, state, since, rate, last_line=f"{last_line}{restarts}")
+    if state in ("failed", "waiting"):  # the last line of the worker itself may say why it ended
+        output = [text for text in map(_strip_prefix, tail) if not text.startswith("ended with code")]
+        reason = f"{reason}{f': {output[-1]}' if output else ''}"
+    advice = "; `up` restarts it" if state in RESTARTED_BY_UP else ""
+    problem = f"{reason}{advice}" if state not in ("done", "starting") else ""
+    return WorkerRow(name, host, state, since, last_line=reason or last_line, problem=problem)
+
+
+def render(rows: list[WorkerRow], title: str, height: int = 0) -> Group:
+    """The table. With a terminal's `height`, rows that do not fit are counted; rows with a problem come first."""
+    workers_by_problem: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.problem:
+            workers_by_problem.setdefault((row.host, row.problem), []).append(row.worker)
+    problems = [_problem_line(host, problem, workers) for (host, problem), workers in workers_by_problem.items()]
+    num_hidden, extra_lines = 0, 2 * title.count("\n")  # the bottleneck may take two lines
+    if height and len(rows) + len(problems) + 5 + extra_lines > height:
+        room = max(3, height - 6 - extra_lines - min(len(problems), MAX_PROBLEM_LINES))
+        problems = problems[:MAX_PROBLEM_LINES]
+        shown = sorted(rows, key=lambda row: (not row.problem, not row.worker.startswith("learner")))[:room]
+        num_hidden, rows = len(rows) - len(shown), [row for row in rows if row in shown]
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=True)
+    for name in ("worker", "host", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("time", "frames/s", "lag"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("last line", no_wrap=True, overflow="ellipsis", ratio=1)
+    for row in rows:
+        cells = [Text(row.worker), Text(row.host), Text(row.state, style=STYLES.get(row.state, ""))]
+        table.add_row(*cells, row.time, row.rate, row.lag, Text(row.last_line))
+    hidden = [Text(f"... and {num_hidden} more without problems", style="dim")] if num_hidden else []
+    notes = [Text(line, style="red") for line in problems]
+    return Group(Text(title, style="bold"), table, *hidden, *([Text("")] if notes else []), *notes)
+
+
+def _problem_line(host: str, problem: str, workers: list[str]) -> str:
+    others = len(workers) - MAX_LISTED_WORKERS
+    names = ", ".join(workers[:MAX_LISTED_WORKERS]) + (f" and {others} more" if others > 0 else "")
+    return f"{names} on {host}: {problem}"
+
+
+def format_duration(seconds: float) -> str:
+    """Two units at most, such as 2h05m."""
+    seconds = max(0, int(seconds))
+    for size, unit, smaller_size, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}{seconds % size // smaller_size:02d}{smaller_unit}"
+    return f"{seconds}s"
+
+
+def _strip_prefix(line: str) -> str:
+    """A line of a log without its time and worker."""
+    return LINE_PREFIX.sub("", line)
+
+
+def _format_frames(number: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
 
 
 def _format_number(value: float | None) -> str:
     return f"{value:.1f}" if value is not None and value == value else ""
-
-
-def _line(context: Context, name: str, host: str, answers: dict[str, Any]) -> WorkerRow:
-    where, answer = display_name(context.plan.hosts[host]), answers[host]
-    if isinstance(answer, NoAnswerYet):
-        return WorkerRow(name, where, "asked", "", "", "", str(answer))
-    if isinstance(answer, HostError):
-        return WorkerRow(name, where, "unreachable", "", "", "", str(answer), str(answer))
-    record = answer["records"].get(name)
-    if record is None:
-        return WorkerRow(name, where, "off", "", "", "", "not started; `up` starts it")
-    state, why = record["state"], record.get("why", "")
-    tail = record.get("tail", [])
-    last = LINE_PREFIX.sub("", tail[-1]) if tail else ""
-    last = "started; has said nothing yet" if last.startswith("starts: ") else last
-    age = format_duration(answer["now"] - record["since"]) if record.get("since") else ""
-    restarts = f"; restarted {record['restarts']} x" if record.get("restarts") else ""
-    rates = [match[1] for text in tail if (match := RATE.search(text))]
-    if state == "running":
-        return WorkerRow(
-            name,
-            where,
-            state,
-            age,
-            rates[-1] if rates and worker_kind(name) == "actor" else "",
-            "",
-            f"{last}{restarts}",
-        )
-    said = [LINE_PREFIX.sub("", text) for text in tail if not LINE_PREFIX.sub("", text).startswith("ended with code")]
-    reason = f"{why}{f': {said[-1]}' if said and state in ('failed', 'waiting') else ''}"
-    wrong = (
-        f"{reason}{'; `up` starts it again' if state in ('gone', 'failed', 'stopped') else ''}"
-        if state not in ("done", "starting")
-        else ""
-    )
-    return WorkerRow(name, where, state, age, "", "", reason or last, wrong)
-
-
-def format_duration(seconds: float) -> str:
-    seconds = max(0, int(seconds))
-    for unit, name, smaller, less in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if seconds >= unit:
-            return f"{seconds // unit}{name}{seconds % unit // smaller:02d}{less}"
-    return f"{seconds}s"
-
-
-def render(console: Console, lines: list[WorkerRow], head: str, height: int = 0) -> Group:
-    """`height` is that of the terminal, if there is one: rows without room are counted, those with a problem come first."""
-    reasons: dict[str, list[str]] = {}
-    for line in lines:
-        if line.wrong:
-            reasons.setdefault(f"{line.host}: {line.wrong}", []).append(line.worker)
-    notes = [Text(_reason(place, workers), style="red") for place, workers in reasons.items()]
-    hidden, above = 0, 2 * head.count("\n")  # where the time goes may need a second line
-    if height and len(lines) + len(notes) + 5 + above > height:
-        room = max(3, height - 6 - above - min(len(notes), 8))
-        notes = notes[:8]
-        chosen = sorted(lines, key=lambda line: (not line.wrong, not line.worker.startswith("learner")))[:room]
-        hidden, lines = len(lines) - len(chosen), [line for line in lines if line in chosen]
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=True)
-    for name in ("worker", "host", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("up", "frames/s", "lag"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("last line", no_wrap=True, overflow="ellipsis", ratio=1)
-    for line in lines:
-        cells = [Text(line.worker), Text(line.host), Text(line.state, style=STYLES.get(line.state, ""))]
-        table.add_row(*cells, line.up, line.rate, line.lag, Text(line.last))
-    states: dict[str, int] = {}
-    for line in lines:
-        states[line.state] = states.get(line.state, 0) + 1
-    more = [Text(f"... and {hidden} more, all as they should be", style="dim")] if hidden else []
-    return Group(Text(head, style="bold"), table, *more, *([Text("")] if notes else []), *notes)
-
-
-def _reason(place: str, workers: list[str]) -> str:
-    host, _, why = place.partition(": ")
-    names = ", ".join(workers[:4]) + (f" and {len(workers) - 4} more" if len(workers) > 4 else "")
-    return f"{names} on {host}: {why}"

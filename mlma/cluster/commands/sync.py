@@ -1,7 +1,7 @@
-"""--sync: copies the code to the hosts over SFTP, only what differs, and sets up there. Never removes a file.
+"""--sync: copies changed files of the code to the hosts over SFTP, and sets them up. Never removes a file.
 
-A host whose row names a python of its own is not set up: that environment is somebody else's; one whose row names an image gets
-nothing. Not here: what set-up does (tools/setup.sh, docs/install.md).
+A host whose row names its own python gets the code, but is not set up. A host whose row names an image gets nothing.
+Not here: what the set-up does (tools/setup.sh, docs/install.md).
 """
 
 from __future__ import annotations
@@ -10,48 +10,51 @@ import hashlib
 import time
 
 from mlma.cluster.context import Context, host_errors, plural
-from mlma.cluster.planning.launch_plan import CHECKOUT, Host, learners_on
+from mlma.cluster.planning.hosts import CHECKOUT, Host
 from mlma.cluster.remote.code_files import code_files
 from mlma.cluster.remote.ssh import Connection, HostError
 
-SETUP = 1800.0  # seconds for a first set-up, which may compile
-OTHERS = ("run_experiment_mm_raw.py", "pyproject.toml", "Makefile", "README.md", "tools/setup.sh")
+SETUP_TIMEOUT_SECONDS = 1800.0  # a first set-up may compile
+OTHER_FILES = ("run_experiment_mm_raw.py", "pyproject.toml", "Makefile", "README.md", "tools/setup.sh")
 
 
 def sync(context: Context) -> int:
-    begun = time.monotonic()
-    files = code_files() | {name: CHECKOUT / name for name in OTHERS if (CHECKOUT / name).exists()}
+    """Exit code 1 if a host failed."""
+    started = time.monotonic()
+    files = code_files() | {name: CHECKOUT / name for name in OTHER_FILES if (CHECKOUT / name).exists()}
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    several = len(context.plan.learners) > 1
+    several_learners = len(context.plan.learners) > 1
 
-    def bring(host: Host, connection: Connection) -> int:
-        there = _digests(connection, host.folder, list(files), context.hosts.seconds)
-        changed = {f"{host.folder}/{name}": files[name] for name in files if there.get(name) != digests[name]}
+    def sync_host(host: Host, connection: Connection) -> int:
+        remote = _remote_digests(connection, host.folder, list(files), context.hosts.command_seconds)
+        changed = {f"{host.folder}/{name}": files[name] for name in files if remote.get(name) != digests[name]}
         connection.put(changed)
         if host.python[0] == f"{host.folder}/.venv/bin/python":
-            groups = ["learner"] if several and learners_on(context.plan, host) else []
-            done = connection.run(["bash", f"{host.folder}/tools/setup.sh", *groups], "", SETUP)
-            if done.code:
-                said = (done.err.strip() or done.out.strip()).splitlines()
-                raise HostError(f"set-up failed: {said[-1] if said else f'code {done.code}'}")
+            groups = ["learner"] if several_learners and context.plan.learners_on(host) else []
+            setup = ["bash", f"{host.folder}/tools/setup.sh", *groups]
+            result = connection.run(setup, "", SETUP_TIMEOUT_SECONDS)
+            if result.code:
+                output = (result.stderr.strip() or result.stdout.strip()).splitlines()
+                raise HostError(f"set-up failed: {output[-1] if output else f'code {result.code}'}")
         return len(changed)
 
-    answers = context.hosts.each(
-        [key for key, host in context.plan.hosts.items() if not (host.local or host.image)], bring
-    )
+    keys = [key for key, host in context.plan.hosts.items() if not (host.local or host.image)]
+    answers = context.hosts.for_each(keys, sync_host)
     problems = host_errors(answers)
     for key, problem in problems.items():
         print(f"{key}: {problem}")
     copied = [answer for answer in answers.values() if isinstance(answer, int)]
-    print(f"{plural(sum(copied), 'file')} copied to {plural(len(copied), 'host')}; {time.monotonic() - begun:.1f} s")
+    seconds = time.monotonic() - started
+    print(f"{plural(sum(copied), 'file')} copied to {plural(len(copied), 'host')}; {seconds:.1f} s")
     return 1 if problems else 0
 
 
-def _digests(connection: Connection, folder: str, names: list[str], seconds: float) -> dict[str, str]:
-    """With sha256sum, since Python may not be there yet."""
-    done = connection.run(["xargs", "-0", "sha256sum", "--"], "\0".join(f"{folder}/{name}" for name in names), seconds)
-    found = {}
-    for line in done.out.splitlines():
+def _remote_digests(connection: Connection, folder: str, names: list[str], seconds: float) -> dict[str, str]:
+    """Computed by sha256sum, since Python may not be installed yet."""
+    paths = "\0".join(f"{folder}/{name}" for name in names)
+    result = connection.run(["xargs", "-0", "sha256sum", "--"], paths, seconds)
+    digests = {}
+    for line in result.stdout.splitlines():
         digest, _, name = line.partition("  ")
-        found[name.removeprefix(f"{folder}/")] = digest
-    return found
+        digests[name.removeprefix(f"{folder}/")] = digest
+    return digests

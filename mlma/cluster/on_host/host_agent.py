@@ -1,9 +1,10 @@
-"""What the frontend has done on a host: start, status, stop, logs, authorize. Its source travels with each request.
+"""The frontend's helper on a host: start, stop, status, logs, authorize. Its source is sent with each request.
 
-Runs under any Python 3.8 or later without anything installed, in the home of the account, and answers in JSON. The folder of a
-run is .mlma/SESSION/HOST; for each worker NAME, workers/NAME.spec says what to run and workers/NAME.json what became of it. A
-process is ours if a supervisor of the run recorded it (id and birth), or if MLMA_RUN in its environment is this run: nothing
-else is touched. Not here: restarts (mlma/cluster/on_host/supervisor.py), the questions of `check` (mlma/cluster/on_host/preflight.py).
+Needs only Python 3.8 or later and its standard library. Runs in the home directory of the account and answers in JSON.
+The run's folder is .mlma/SESSION/HOST; for each worker NAME, workers/NAME.spec says what to run and workers/NAME.json
+contains its state. A process belongs to the run if a supervisor recorded it (process id and start time), or if MLMA_RUN
+in its environment is the run's id; no other is ended. Not here: restarts (mlma/cluster/on_host/supervisor.py), `check`
+(mlma/cluster/on_host/preflight.py).
 """
 
 from __future__ import annotations
@@ -21,45 +22,51 @@ import time
 from pathlib import Path
 from typing import Any
 
-ALIVE = ("starting", "running", "waiting")
-TAIL_BYTES = 16384  # bytes of a log that are looked at
-START_TIMEOUT_SECONDS = 10.0  # seconds for a supervisor to begin
+ALIVE_STATES = ("starting", "running", "waiting")
+SECRETS = ("MLMA_TOKEN", "MLMA_SSH_PASSWORD")
+TAIL_BYTES = 16384  # of a log that are read
+TAIL_LINES = 40  # of them that are sent
+MAX_LOG_ANSWER_BYTES = 1_000_000
+PRUNE_SECONDS = 15.0  # for a worker whose row is gone to end before it is killed
+LEFTOVER_SECONDS = 3.0  # the same for processes that no supervisor ended
+START_TIMEOUT_SECONDS = 10.0  # for a supervisor to start
+FORMER_RECORD_NAMES = {"why": "reason", "birth": "start_time"}  # of earlier versions
 
 
 class Run:
+    """One run on this host."""
+
     def __init__(self, session: str, run_id: str, folder: str) -> None:
         self.session, self.id = session, run_id
-        self.folder = Path(folder)  # relative: windows begin in the home, too
+        self.folder = Path(folder)  # relative, since tmux windows start in the home directory, too
         self.workers = self.folder / "workers"
 
-    # -- what is there
-
     def records(self) -> dict[str, dict[str, Any]]:
-        """Name -> what became of the worker; "gone" if its supervisor is no more without having said why."""
-        found = {}
+        """Name -> state of each worker; "gone" if its supervisor is gone without having recorded an end."""
+        records = {}
         for spec in sorted(self.workers.glob("*.spec")):
             record = read_json(spec.with_suffix(".json")) or {
                 "state": "starting",
                 "pid": 0,
                 "since": 0.0,
-                "why": "",
                 "restarts": 0,
             }
-            if record["state"] in ALIVE and not is_alive(record):
+            record = {FORMER_RECORD_NAMES.get(name, name): value for name, value in record.items()}
+            if record["state"] in ALIVE_STATES and not is_alive(record):
                 rebooted = record.get("boot") and record["boot"] != boot_id()
-                record["why"] = "the host was started again" if rebooted else "killed from outside, its supervisor too"
+                record["reason"] = "the host was rebooted" if rebooted else "killed together with its supervisor"
                 record["state"] = "gone"
-            found[spec.stem] = record
-        return found
+            records[spec.stem] = record
+        return records
 
-    def tmux(self, *words: str) -> str | None:
-        """Output, or None if tmux refuses."""
-        environment = {k: v for k, v in os.environ.items() if k not in ("TMUX", "MLMA_SSH_PASSWORD", "MLMA_TOKEN")}
-        done = subprocess.run(["tmux", "-u", *words], capture_output=True, text=True, env=environment)
-        return done.stdout if done.returncode == 0 else None
+    def tmux(self, *argv: str) -> str | None:
+        """Output of a tmux command, or None if it failed."""
+        environment = {name: value for name, value in os.environ.items() if name != "TMUX" and name not in SECRETS}
+        result = subprocess.run(["tmux", "-u", *argv], capture_output=True, text=True, env=environment)
+        return result.stdout if result.returncode == 0 else None
 
-    def owner(self) -> str | None:
-        """The run that made the session of this name; "" if it was another program."""
+    def session_owner(self) -> str | None:
+        """Id of the run that made the tmux session; empty if none did, None if there is no such session."""
         if self.tmux("has-session", "-t", f"={self.session}") is None:
             return None
         return (self.tmux("show-options", "-qv", "-t", f"={self.session}:", "@mlma_run") or "").strip()
@@ -67,60 +74,63 @@ class Run:
     # -- start
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
-        lacking = missing(request)
-        if lacking:
-            return {"problem": lacking}
+        """Starts the workers that are not running, and stops those that are not in the request."""
+        problem = missing_requirement(request)
+        if problem:
+            return {"problem": problem}
         for folder in (*reversed(self.folder.parents[:2]), self.folder, self.folder / "logs", self.workers):
             folder.mkdir(mode=0o700, exist_ok=True)
         with open(self.folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two frontends at once
-            owner = self.owner() if request["windows"] else None
+            fcntl.flock(lock, fcntl.LOCK_EX)  # against a second frontend
+            owner = self.session_owner() if request["specs"] else None
             if owner is not None and owner != self.id:
-                whose = "another run" if owner else "somebody else"
-                return {
-                    "problem": f"there is a tmux session {self.session!r} of {whose}; end it, or choose another --tmux_sess"
-                }
-            home = str(Path.home())
+                exists = f"a tmux session {self.session!r} of {'another run' if owner else 'another program'} exists"
+                return {"problem": f"{exists}; end it, or choose another --tmux_sess"}
             for name, (text, mode) in request["files"].items():
-                write_file(self.folder / name, text.replace("@HOME@", home), mode)
-            before = self.records()
-            wanted = {spec["name"]: spec for spec in request["windows"]}
-            extra = [name for name, record in before.items() if name not in wanted] if request["prune"] else []
-            stopped = self.stop_workers(extra, 15.0)
-            for name in extra:
-                for suffix in (".spec", ".json"):
-                    (self.workers / f"{name}{suffix}").unlink(missing_ok=True)
-            begun, already, differ = [], [], []
-            for name, spec in wanted.items():
-                spec["env"] |= {"MLMA_RUN": self.id, "MLMA_WORKER": name}
-                if before.get(name, {"state": ""})["state"] in ALIVE:
-                    already.append(name)
-                    if (read_json(self.workers / f"{name}.spec") or {}).get("words") != spec["words"]:
-                        differ.append(name)
-                    else:
-                        write_file(self.workers / f"{name}.spec", json.dumps(spec), 0o600)
-                    continue
-                write_file(
-                    self.workers / f"{name}.json",
-                    json.dumps({"state": "starting", "pid": 0, "since": time.time()}),
-                    0o600,
-                )
-                write_file(self.workers / f"{name}.spec", json.dumps(spec), 0o600)
-                begun.append(name)
-            problem = self.open_windows(begun, request["python"])
-        return {"started": begun, "already": already, "differ": differ, "stopped": stopped, "problem": problem}
+                write_file(self.folder / name, text.replace("@HOME@", str(Path.home())), mode)
+            records, specs = self.records(), {spec["name"]: spec for spec in request["specs"]}
+            stopped = self.prune([name for name in records if name not in specs])
+            alive = {name for name, record in records.items() if record["state"] in ALIVE_STATES}
+            written = {name: self.write_spec(spec, name in alive) for name, spec in specs.items()}
+            started = [name for name in specs if name not in alive]
+            problem = self.open_windows(started, request["python"])
+        running = [name for name in specs if name in alive]
+        changed = [name for name in running if not written[name]]
+        return {"started": started, "running": running, "changed": changed, "stopped": stopped, "problem": problem}
+
+    def prune(self, names: list[str]) -> list[str]:
+        """Stops workers and forgets them. Returns those that were running."""
+        stopped = self.stop_workers(names, PRUNE_SECONDS)
+        for name in names:
+            for suffix in (".spec", ".json"):
+                (self.workers / f"{name}{suffix}").unlink(missing_ok=True)
+        return stopped
+
+    def write_spec(self, spec: dict[str, Any], alive: bool) -> bool:
+        """Writes what to run. False, without writing, if the worker is running with another command."""
+        name = spec["name"]
+        spec["env"].update({"MLMA_RUN": self.id, "MLMA_WORKER": name})
+        if alive:
+            current = read_json(self.workers / f"{name}.spec") or {}
+            if current.get("argv", current.get("words")) != spec["argv"]:  # "words": of earlier versions
+                return False
+        else:
+            record = {"state": "starting", "pid": 0, "since": time.time()}
+            write_file(self.workers / f"{name}.json", json.dumps(record), 0o600)
+        write_file(self.workers / f"{name}.spec", json.dumps(spec), 0o600)
+        return True
 
     def open_windows(self, names: list[str], python: list[str]) -> str:
-        """What went wrong, or nothing."""
+        """Starts the supervisors. Returns what failed, or nothing."""
         for name in names:
             command = [*python, f"{self.folder}/supervisor.py", f"{self.workers}/{name}.spec"]
-            if self.owner() is None:
+            if self.session_owner() is None:
                 new = ["new-session", "-d", "-x", "160", "-y", "48", "-s", self.session]
             else:
                 new = ["new-window", "-d", "-t", f"={self.session}:"]
             window = self.tmux(*new, "-P", "-F", "#{window_id}", "-n", name, *command)
             if window is None:
-                return "tmux refuses to open a window"
+                return f"tmux did not open a window for {name}"
             self.tmux("set-option", "-t", f"={self.session}:", "@mlma_run", self.id)
             self.tmux("set-option", "-w", "-t", window.strip(), "@mlma_worker", name)
             self.tmux("set-option", "-w", "-t", window.strip(), "remain-on-exit", "off")
@@ -129,13 +139,28 @@ class Run:
         while silent and time.monotonic() < end:
             time.sleep(0.03)
             silent = [name for name in silent if not (read_json(self.workers / f"{name}.json") or {}).get("pid")]
-        return f"did not begin within {START_TIMEOUT_SECONDS:.0f} s: {', '.join(silent)}" if silent else ""
+        return f"not started within {START_TIMEOUT_SECONDS:.0f} s: {', '.join(silent)}" if silent else ""
 
     # -- stop
 
+    def stop(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Stops workers, all of them if the request names none; a final stop also removes what the run left."""
+        names = list(self.records()) if request["names"] is None else request["names"]
+        stopped = self.stop_workers(names, request["seconds"])
+        records = self.records()
+        answer: dict[str, Any] = {
+            "stopped": stopped,
+            "records": {name: records[name] for name in names if name in records},
+        }
+        if request["final"]:
+            answer.update(self.clean_up())
+        return answer
+
     def stop_workers(self, names: list[str], seconds: float) -> list[str]:
-        """Asks, waits, kills; those that had to be asked."""
-        alive = {name: record for name, record in self.records().items() if name in names and record["state"] in ALIVE}
+        """Requests a stop, waits, then kills. Returns the workers that were running."""
+        alive = {
+            name: record for name, record in self.records().items() if name in names and record["state"] in ALIVE_STATES
+        }
         for record in alive.values():
             send_signal(record["pid"], signal.SIGTERM)
         end = time.monotonic() + seconds
@@ -150,34 +175,15 @@ class Run:
                 send_signal(record["pid"], signal.SIGKILL)
         return sorted(alive)
 
-    def stop(self, request: dict[str, Any]) -> dict[str, Any]:
-        names = list(self.records()) if request["names"] is None else request["names"]
-        stopped = self.stop_workers(names, request["seconds"])
-        records = self.records()
-        answer: dict[str, Any] = {
-            "stopped": stopped,
-            "records": {name: records[name] for name in names if name in records},
-        }
-        return answer | (self.leave() if request["final"] else {})
-
-    def leave(self) -> dict[str, Any]:
-        """Takes away all that this run brought, but for its logs."""
-        forced = [pid for pid in processes_of_run(self.id) if send_signal(pid, signal.SIGTERM)]
-        end = time.monotonic() + 3
+    def clean_up(self) -> dict[str, Any]:
+        """Ends and removes everything that this run brought here, except its logs."""
+        killed = [pid for pid in processes_of_run(self.id) if send_signal(pid, signal.SIGTERM)]
+        end = time.monotonic() + LEFTOVER_SECONDS
         while processes_of_run(self.id) and time.monotonic() < end:
             time.sleep(0.05)
         for pid in processes_of_run(self.id):
             send_signal(pid, signal.SIGKILL)
-        left = ""
-        if self.owner() == self.id:
-            windows = self.tmux("list-windows", "-t", f"={self.session}", "-F", "#{window_id} #{@mlma_worker}") or ""
-            for line in windows.splitlines():
-                window, _, worker = line.partition(" ")
-                if worker:
-                    self.tmux("kill-window", "-t", window)
-            if self.owner() == self.id:
-                left = f"the tmux session {self.session!r} has windows that the run did not make; it was left"
-                self.tmux("set-option", "-u", "-t", f"={self.session}:", "@mlma_run")
+        kept = self.close_windows()
         self.remove_dead_socket()
         authorize(f"{self.id}-{self.folder.name}", [])
         if self.folder.is_dir():
@@ -187,12 +193,26 @@ class Run:
                 if path.name != "logs":
                     path.unlink()
             for folder in (self.folder / "logs", self.folder, *self.folder.parents[:2]):
-                with contextlib.suppress(OSError):  # logs stay
+                with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
-        return {"forced": forced, "left": left}
+        return {"killed": killed, "kept": kept}
+
+    def close_windows(self) -> str:
+        """Closes the run's tmux windows. Returns a note if the session stays because of others."""
+        if self.session_owner() != self.id:
+            return ""
+        windows = self.tmux("list-windows", "-t", f"={self.session}", "-F", "#{window_id} #{@mlma_worker}") or ""
+        for line in windows.splitlines():
+            window, _, worker = line.partition(" ")
+            if worker:
+                self.tmux("kill-window", "-t", window)
+        if self.session_owner() != self.id:
+            return ""
+        self.tmux("set-option", "-u", "-t", f"={self.session}:", "@mlma_run")
+        return f"the tmux session {self.session!r} was kept, because it has windows that the run did not open"
 
     def remove_dead_socket(self) -> None:
-        """What tmux leaves behind when its last session ends, which takes it a moment."""
+        """Removes the socket that tmux leaves when its last session ends, which takes it a moment."""
         path = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}" / "default"
         end = time.monotonic() + 2
         while path.exists() and not self.tmux("list-sessions") and time.monotonic() < end:
@@ -205,45 +225,47 @@ class Run:
         with contextlib.suppress(OSError):
             path.parent.rmdir()
 
-    # -- look
+    # -- status and logs
 
     def status(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The workers' records and last lines, and the last rows of metrics.csv if the request names a logdir."""
         records = self.records()
         for name, record in records.items():
-            text, _ = tail(self.folder / "logs" / f"{name}.log", TAIL_BYTES)
-            record["tail"] = [line for line in text.splitlines() if line.strip()][-40:]
+            text, _ = read_tail(self.folder / "logs" / f"{name}.log", TAIL_BYTES)
+            record["tail"] = [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
         metrics = last_rows(request.get("logdir", ""), request.get("rows", 1))
         return {"records": records, "metrics": metrics, "now": time.time()}
 
     def logs(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Name -> [text, where it ends]; from there if the request says so, else the last lines."""
+        """Name -> [text, offset of its end]: text from the offset in the request, or the last lines if that is None."""
         answer = {}
         for name, offset in request["names"].items():
             path = self.folder / "logs" / f"{name}.log"
             if offset is None:
-                text, end = tail(path, 200 * request["lines"] + TAIL_BYTES)
+                text, end = read_tail(path, 200 * request["lines"] + TAIL_BYTES)
                 answer[name] = ["".join(text.splitlines(True)[-request["lines"] :]), end]
             elif path.exists():
-                offset = 0 if path.stat().st_size < offset else offset
+                offset = 0 if path.stat().st_size < offset else offset  # smaller: a new log was started
                 with path.open("rb") as file:
                     file.seek(offset)
-                    data = file.read(1_000_000)
+                    data = file.read(MAX_LOG_ANSWER_BYTES)
                 answer[name] = [data.decode(errors="replace"), offset + len(data)]
         return answer
 
 
-def missing(request: dict[str, Any]) -> str:
-    """What this host lacks, in one line."""
+def missing_requirement(request: dict[str, Any]) -> str:
+    """The first tool or path that this host lacks, in one line; empty if it has all."""
     for tool in request["tools"]:
         if shutil.which(os.path.expandvars(tool)) is None:
-            return f"lacks {tool}"
+            return f"{tool} is not installed"
     for path in request["paths"]:
         if not os.path.exists(path):
-            return f"lacks {path}: is the code there? (--sync copies it; the column folder names another place)"
+            return f"{path} does not exist (--sync copies the code; the column folder names another place)"
     return ""
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file, or None if it is missing or incomplete."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
@@ -251,31 +273,33 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_file(path: Path, text: str, mode: int) -> None:
-    """Whole or not at all, and never readable by others for a moment."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
+    """Writes atomically, with `mode` from the start."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
             file.write(text)
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def boot_id() -> str:
+    """Id of the host's current boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def is_alive(record: dict[str, Any]) -> bool:
-    """The supervisor that wrote this record, and no later process with its id."""
+    """Whether the supervisor that wrote this record is running; a later process with its id does not count."""
     try:
         fields = Path(f"/proc/{record['pid']}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
-    return fields[0] != "Z" and fields[19] == record.get("birth")
+    return fields[0] != "Z" and fields[19] == record.get("start_time")
 
 
 def send_signal(pid: int, number: int) -> bool:
+    """False if there is no such process."""
     try:
         os.kill(pid, number)
     except OSError:
@@ -284,25 +308,25 @@ def send_signal(pid: int, number: int) -> bool:
 
 
 def processes_of_run(run_id: str) -> list[int]:
-    """Processes of this account that the run has started, directly or not."""
-    mark, found = f"MLMA_RUN={run_id}".encode(), []
+    """Processes of this account that the run started, directly or indirectly."""
+    mark, pids = f"MLMA_RUN={run_id}".encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if folder.stat().st_uid == os.getuid() and mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+                pids.append(int(folder.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def authorize(mark: str, lines: list[str]) -> dict[str, Any]:
-    """Makes these the lines of this run and host in authorized_keys; every other line stays as it is."""
+    """Replaces the lines with this mark in authorized_keys; all others stay as they are."""
     path = Path(os.path.realpath(".ssh/authorized_keys"))
     path.parent.mkdir(mode=0o700, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     with contextlib.suppress(
         OSError
-    ):  # hosts that share a home are asked at the same time; some file systems know no locks
+    ):  # hosts may share a home and get requests at once; some file systems have no locks
         fcntl.flock(folder, fcntl.LOCK_EX)
     try:
         before = path.read_text() if path.exists() else ""
@@ -317,7 +341,8 @@ def authorize(mark: str, lines: list[str]) -> dict[str, Any]:
     return {}
 
 
-def tail(path: Path, size: int) -> tuple[str, int]:
+def read_tail(path: Path, size: int) -> tuple[str, int]:
+    """The last `size` bytes of a file as text, and the offset of its end; ("", 0) if it is missing."""
     try:
         with path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
@@ -328,26 +353,28 @@ def tail(path: Path, size: int) -> tuple[str, int]:
 
 
 def last_rows(logdir: str, count: int) -> list[dict[str, float]]:
-    """What the learners last reported, and how many seconds ago."""
+    """The last rows of metrics.csv, each with its column "age", the seconds since the last report."""
     path = Path(logdir) / "metrics.csv"
     if not logdir or not path.exists():
         return []
     with path.open(newline="") as file:
         header = next(csv.reader([file.readline()]), [])
-    found = []
-    for line in tail(path, TAIL_BYTES)[0].splitlines()[-count:]:
+    rows = []
+    for line in read_tail(path, TAIL_BYTES)[0].splitlines()[-count:]:
         row = {"age": time.time() - path.stat().st_mtime}
-        for name, text in zip(header, next(csv.reader([line]), [])):  # noqa: B905  # hosts may have an older Python
+        for name, text in zip(header, next(csv.reader([line]), [])):  # noqa: B905  # `strict` needs Python 3.10
             with contextlib.suppress(ValueError):
                 row[name] = float(text or "nan")
-        if "frames" in row:  # else it is the header
-            found.append(row)
-    return found
+        if "frames" in row:  # otherwise it is the header
+            rows.append(row)
+    return rows
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Carries out one request of the frontend."""
     os.chdir(Path.home())
-    if request["verb"] == "authorize":
+    if request["action"] == "authorize":
         return authorize(f"{request['id']}-{Path(request['folder']).name}", request["lines"])
     run = Run(request["session"], request["id"], request["folder"])
-    return {"start": run.start, "stop": run.stop, "status": run.status, "logs": run.logs}[request["verb"]](request)
+    actions = {"start": run.start, "stop": run.stop, "status": run.status, "logs": run.logs}
+    return actions[request["action"]](request)

@@ -1,11 +1,12 @@
-"""Runs on a host, in a tmux window of its own: starts one worker, keeps its log, starts it again when it crashes.
+"""Supervisor of one worker, in a tmux window of its own: starts the worker, logs its output, restarts it after a crash.
 
     python supervisor.py .mlma/SESSION/HOST/workers/NAME.spec
 
-The frontend copies this file to the host, so it needs nothing but Python's own library. What it knows is in NAME.json at any
-time. A worker that ends with code 0 is done; one that hangs (mlma/monitoring/health_check.py) is killed, and has crashed. SIGTERM, SIGINT, or
-the end of the window (SIGHUP) ask the worker to end, and kill it after `grace` seconds. Not here: who starts and stops this
-program (mlma/cluster/on_host/host_agent.py).
+The frontend copies this file to the host, so it needs only Python 3.8 or later and its standard library. NAME.json
+always contains the worker's state. A worker that ends with code 0 is done. One that hangs
+(mlma/monitoring/health_check.py) is killed, which counts as a crash. SIGTERM, SIGINT, or SIGHUP when the window closes,
+stop the worker; it is killed after `stop_timeout` seconds. Not here: starting and stopping this program
+(mlma/cluster/on_host/host_agent.py).
 """
 
 from __future__ import annotations
@@ -25,13 +26,21 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-MAX_HISTORY = 20  # ends of the worker that are remembered
-MAX_LOG_BYTES = 64 * 2**20  # a log that is longer makes place for a new one; one old one is kept
-EXIT_USAGE = 2  # exit code of wrong flags: starting again does not help
+MAX_HISTORY = 20  # runs of the worker that NAME.json lists
+MAX_LOG_BYTES = 64 * 2**20  # a longer log is renamed to *.log.1, and a new one started
+CHECK_SECONDS = 2.0  # between two looks at the worker's heartbeats
+EXIT_USAGE = 2  # exit code for wrong flags or files: a restart does not help
+ALIVE_STATES = ("starting", "running", "waiting")
 SECRETS = ("MLMA_TOKEN", "MLMA_SSH_PASSWORD", "MLMA_PARENT")
+FORMER_SPEC_NAMES = {  # of earlier versions
+    "words": "argv", "signal": "stop_signal", "group": "signal_group", "grace": "stop_timeout", "pause": "backoff",
+    "restarts": "max_restarts", "serves": "required_by", "health": "heartbeat_folder",
+    "hung_seconds": "worker_hang_seconds",
+}  # fmt: skip
 
 
 def boot_id() -> str:
+    """Id of the host's current boot; empty if the kernel does not say."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -39,7 +48,7 @@ def boot_id() -> str:
 
 
 def process_start_time(pid: int) -> str:
-    """When this process was born, in the kernel's ticks: with it, a process id is never mistaken for a later one's."""
+    """Start time in kernel ticks, which tells a process apart from a later one with its id; empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -47,38 +56,219 @@ def process_start_time(pid: int) -> str:
 
 
 def die_with_parent() -> None:
+    """Asks the kernel to end this process when its parent is gone."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def read_spec(path: Path) -> dict[str, Any]:
+    """The worker's spec, also if an earlier version wrote it."""
+    return {FORMER_SPEC_NAMES.get(name, name): value for name, value in json.loads(path.read_text()).items()}
+
+
 class Supervisor:
+    """Runs one worker until it is done, stopped, or has crashed too often."""
+
     def __init__(self, spec_path: Path) -> None:
-        self.spec: dict[str, Any] = json.loads(spec_path.read_text())
         self.spec_path, self.path = spec_path, spec_path.with_suffix(".json")
-        self.stop_asked: float | None = None
-        self.kill = self.window_closed = self.unneeded = False
-        self.child: subprocess.Popen[bytes] | None = None
+        self.spec = read_spec(spec_path)
+        self.stop_requested_at: float | None = None
+        self.kill_requested = self.window_closed = self.no_longer_required = False
         self.log: Any = None
         self.record: dict[str, Any] = {
-            "name": self.spec["name"], "state": "starting", "pid": os.getpid(), "birth": process_start_time(os.getpid()), "boot": boot_id(),
-            "child": 0, "since": time.time(), "restarts": 0, "code": None, "next": 0.0, "why": "", "history": [],
+            "name": self.spec["name"], "state": "starting", "reason": "", "since": time.time(),
+            "pid": os.getpid(), "start_time": process_start_time(os.getpid()), "boot": boot_id(),
+            "child": 0, "code": None, "restarts": 0, "next": 0.0, "history": [],
         }  # fmt: skip
 
-    def save(self, **changes: Any) -> None:
-        self.record |= changes
-        beside = self.path.with_suffix(f".{os.getpid()}")
-        with contextlib.suppress(OSError):  # a full disk must not end a worker that runs
-            beside.write_text(json.dumps(self.record))
-            os.replace(beside, self.path)
+    def main(self) -> int:
+        """Runs the worker, and again after a crash, with growing pauses."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self.on_signal)
+        first_pause, longest_pause, healthy_seconds = self.spec["backoff"]
+        pause, restarts = first_pause, 0
+        while True:
+            started = time.time()
+            code = self.run_once()
+            now = time.time()
+            history = [*self.record["history"], [started, now, code]][-MAX_HISTORY:]
+            self.save(child=0, code=code, history=history, since=now)
+            final = self.final_state(code, now - started < healthy_seconds)
+            if final:
+                return self.finish(*final)
+            if now - started > healthy_seconds:
+                pause, restarts = first_pause, 0
+            if restarts >= self.spec["max_restarts"]:
+                return self.finish("failed", f"ended with code {code}, {restarts + 1} times in a row; giving up")
+            restarts += 1
+            limit = self.spec["max_restarts"]
+            self.log_line(f"ended with code {code}; restarting it in {pause:.0f} s (restart {restarts} of {limit})")
+            self.save(
+                state="waiting",
+                next=now + pause,
+                reason=f"ended with code {code}",
+                restarts=self.record["restarts"] + 1,
+            )
+            state = self.wait(pause)
+            if state:
+                return self.finish(state, f"ended with code {code}, then {state}")
+            pause = min(2 * pause, longest_pause)
 
-    def asked(self, number: int, _: Any) -> None:
+    def final_state(self, code: int, ended_early: bool) -> tuple[str, str] | None:
+        """State and reason if the worker must not be restarted."""
+        if self.no_longer_required:
+            return "done", "no worker on this host requires it any more"
+        if self.window_closed:
+            return "gone", "its tmux window was closed, or tmux was killed"
+        if self.stop_requested_at is not None:
+            return "stopped", f"stopped on request, with code {code}"
+        if code == 0:
+            return "done", "finished with code 0"
+        if code == EXIT_USAGE and ended_early:
+            return "failed", "ended with code 2: wrong flags or files; a restart does not help"
+        return None
+
+    def finish(self, state: str, reason: str) -> int:
+        """Records the final state. Returns this program's exit code."""
+        self.log_line(reason)
+        self.save(state=state, reason=reason, since=time.time())
+        return 0
+
+    def wait(self, seconds: float) -> str:
+        """Waits before a restart. Returns the final state if there must be none."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.stop_requested_at is not None:
+                return "gone" if self.window_closed else "stopped"
+            if not self.is_required():
+                return "done"
+            time.sleep(0.1)
+        return ""
+
+    # -- one run of the worker
+
+    def run_once(self) -> int:
+        """Runs the worker. Returns its exit code, which is negative after a signal."""
+        self.kill_requested = False
+        self.kill_leftovers()
+        if self.spec["heartbeat_folder"]:
+            shutil.rmtree(self.spec["heartbeat_folder"], ignore_errors=True)  # heartbeats of an earlier run
+        environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
+        environment.update(self.spec["env"])
+        try:
+            child = subprocess.Popen(
+                self.spec["argv"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # when the window closes, only the supervisor gets SIGHUP
+                preexec_fn=die_with_parent,
+            )
+        except OSError as error:
+            self.log_line(f"cannot start {self.spec['argv'][0]}: {error.strerror}")
+            return 127
+        self.log_line(f"started: {shlex.join(self.spec['argv'])}")
+        self.save(state="running", child=child.pid, since=time.time(), reason="")
+        return self.supervise(child)
+
+    def supervise(self, child: subprocess.Popen[bytes]) -> int:
+        """Copies the worker's output and carries out stop requests until it has ended."""
+        assert child.stdout is not None
+        output, is_open, signalled = child.stdout.fileno(), True, False
+        checked = time.monotonic()
+        while True:
+            if is_open and select.select([output], [], [], 0.2)[0]:
+                data = os.read(output, 65536)
+                is_open = bool(data)
+                self.write(data)
+            elif not is_open:
+                time.sleep(0.05)
+            ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended and (not is_open or not select.select([output], [], [], 0)[0]):
+                # Kill what the worker left behind; until it is reaped, no other process can get its id.
+                with contextlib.suppress(OSError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+                child.stdout.close()
+                return child.returncode
+            if time.monotonic() - checked > CHECK_SECONDS:
+                checked = time.monotonic()
+                self.check_worker()
+            if self.stop_requested_at is not None and not signalled:
+                signalled = True
+                # mpirun forwards the signal, so it must not reach mpirun's ssh; a worker below a wrapper must get it.
+                with contextlib.suppress(OSError):
+                    (os.killpg if self.spec["signal_group"] else os.kill)(child.pid, self.spec["stop_signal"])
+            if self.kill_requested or self.stop_timed_out():
+                with contextlib.suppress(OSError):
+                    os.killpg(child.pid, signal.SIGKILL)
+
+    def check_worker(self) -> None:
+        """Requests a stop if nothing requires the worker any more, and a kill if it hangs."""
+        if self.spec["required_by"] and self.stop_requested_at is None and not self.is_required():
+            self.no_longer_required, self.stop_requested_at = True, time.monotonic()
+        hung = "" if self.kill_requested else self.find_hung()
+        if hung:
+            self.log_line(hung)
+            self.kill_requested = True
+
+    def is_required(self) -> bool:
+        """Whether a worker on this host requires this one. Always true for workers other than tunnels."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            self.spec["required_by"] = read_spec(self.spec_path)["required_by"]  # `scale` adds actors
+        for name in self.spec["required_by"]:
+            try:
+                if json.loads(self.path.with_name(f"{name}.json").read_text())["state"] in ALIVE_STATES:
+                    return True
+            except (OSError, ValueError, KeyError):
+                return True
+        return not self.spec["required_by"]
+
+    def find_hung(self) -> str:
+        """Which of the worker's processes hangs, by their heartbeats; empty if none does."""
+        for path in Path(self.spec["heartbeat_folder"]).glob("*.json") if self.spec["heartbeat_folder"] else ():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                record = json.loads(path.read_text())
+                silent = time.monotonic() - record["beat"]
+                if silent > self.spec["worker_hang_seconds"] + record["may_be_silent"]:
+                    return f"{path.stem} hangs, was last heard of {silent:.0f} s ago; killing it"
+        return ""
+
+    def kill_leftovers(self) -> None:
+        """Kills what an earlier run left in a container, which outlives the command that started it."""
+        if not self.spec["image"]:
+            return
+        marks = {f"{name}={self.spec['env'][name]}".encode() for name in ("MLMA_RUN", "MLMA_WORKER")}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if int(folder.name) != os.getpid() and marks <= set((folder / "environ").read_bytes().split(b"\0")):
+                    os.kill(int(folder.name), signal.SIGKILL)
+
+    # -- signals, state and log
+
+    def on_signal(self, number: int, _: Any) -> None:
+        """Requests a stop; a second SIGTERM or SIGINT kills the worker."""
         if number == signal.SIGHUP:
             self.window_closed = True
-        elif self.stop_asked is not None:
-            self.kill = True
-        self.stop_asked = self.stop_asked or time.monotonic()
+        elif self.stop_requested_at is not None:
+            self.kill_requested = True
+        self.stop_requested_at = self.stop_requested_at or time.monotonic()
+
+    def stop_timed_out(self) -> bool:
+        """Whether the worker has ignored a stop request for too long."""
+        requested_at = self.stop_requested_at
+        return requested_at is not None and time.monotonic() - requested_at > self.spec["stop_timeout"]
+
+    def save(self, **changes: Any) -> None:
+        """Updates NAME.json atomically."""
+        self.record.update(changes)
+        temporary = self.path.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(OSError):  # a full disk must not end a running worker
+            temporary.write_text(json.dumps(self.record))
+            os.replace(temporary, self.path)
 
     def write(self, data: bytes) -> None:
-        """To the log and to the window, each of which may be gone or full."""
+        """Writes to the log and to the window. Either may be gone or full."""
         with contextlib.suppress(OSError):
             if self.log is None:
                 self.log = open(self.spec["log"], "ab", buffering=0)  # noqa: SIM115
@@ -91,159 +281,9 @@ class Supervisor:
         with contextlib.suppress(OSError):
             os.write(1, data)
 
-    def say(self, line: str) -> None:
-        self.write(f"{time.strftime('%H:%M:%S')} {self.spec['name']}: {line}\n".encode())
-
-    def main(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self.asked)
-        pause, longest, healthy = self.spec["pause"]
-        first, restarts = pause, 0
-        while True:
-            begun = time.time()
-            code = self.once()
-            history = [*self.record["history"], [begun, time.time(), code]][-MAX_HISTORY:]
-            self.save(child=0, code=code, history=history, since=time.time())
-            if self.unneeded:
-                return self.end("done", "no worker of this host needs it any more")
-            if self.window_closed:
-                return self.end("gone", "its tmux window was closed, or tmux was killed")
-            if self.stop_asked is not None:
-                return self.end("stopped", f"ended with code {code} when asked to")
-            if code == 0:
-                return self.end("done", "ended by itself with code 0")
-            if code == EXIT_USAGE and time.time() - begun < healthy:
-                return self.end(
-                    "failed", "ended with code 2, a mistake in its flags or files: starting it again does not help"
-                )
-            if time.time() - begun > healthy:
-                pause, restarts = first, 0
-            if restarts >= self.spec["restarts"]:
-                return self.end(
-                    "failed", f"ended with code {code}, the last of {restarts + 1} times in a row; given up"
-                )
-            restarts += 1
-            self.say(
-                f"ended with code {code}; starting it again in {pause:.0f} s ({restarts} of {self.spec['restarts']})"
-            )
-            self.save(
-                state="waiting",
-                next=time.time() + pause,
-                why=f"ended with code {code}",
-                restarts=self.record["restarts"] + 1,
-            )
-            if ended := self.wait(pause):
-                return self.end(ended, f"ended with code {code}, then {ended}")
-            pause = min(2 * pause, longest)
-
-    def wait(self, seconds: float) -> str:
-        """The state in which to end, if there is a reason not to go on."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.stop_asked is not None:
-                return "gone" if self.window_closed else "stopped"
-            if not self.needed():
-                return "done"
-            time.sleep(0.1)
-        return ""
-
-    def needed(self) -> bool:
-        """A tunnel ends when no worker on this host needs it any more."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            self.spec["serves"] = json.loads(self.spec_path.read_text())["serves"]  # grows with `scale`
-        for name in self.spec["serves"]:
-            try:
-                if json.loads(self.path.with_name(f"{name}.json").read_text())["state"] in (
-                    "starting",
-                    "running",
-                    "waiting",
-                ):
-                    return True
-            except (OSError, ValueError, KeyError):
-                return True
-        return not self.spec["serves"]
-
-    def end(self, state: str, why: str) -> int:
-        self.say(why)
-        self.save(state=state, why=why, since=time.time())
-        return 0
-
-    def hangs(self) -> str:
-        """Which of its processes has fallen silent, as they note themselves (mlma/monitoring/health_check.py)."""
-        for path in Path(self.spec["health"]).glob("*.json") if self.spec["health"] else ():
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                record = json.loads(path.read_text())
-                silent = time.monotonic() - record["beat"]
-                if silent > self.spec["worker_hang_seconds"] + record["may_be_silent"]:
-                    return f"{path.stem} hangs, was last heard of {silent:.0f} s ago; killing it"
-        return ""
-
-    def clear(self) -> None:
-        """Ends what an earlier life has left in a container, which outlives the command that started it."""
-        if not self.spec["image"]:
-            return
-        marks = {f"{name}={self.spec['env'][name]}".encode() for name in ("MLMA_RUN", "MLMA_WORKER")}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if int(folder.name) != os.getpid() and marks <= set((folder / "environ").read_bytes().split(b"\0")):
-                    os.kill(int(folder.name), signal.SIGKILL)
-
-    def once(self) -> int:
-        """One life of the worker: its exit code; that of a signal is negative."""
-        self.kill = False
-        environment = {k: v for k, v in os.environ.items() if k not in SECRETS} | self.spec["env"]
-        self.clear()
-        if self.spec["health"]:
-            shutil.rmtree(self.spec["health"], ignore_errors=True)  # what an earlier life has noted
-        try:
-            self.child = subprocess.Popen(
-                self.spec["words"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # the window's end reaches this process alone
-                preexec_fn=die_with_parent,
-            )
-        except OSError as error:
-            self.say(f"cannot start {self.spec['words'][0]}: {error.strerror}")
-            return 127
-        self.say(f"starts: {shlex.join(self.spec['words'])}")
-        self.save(state="running", child=self.child.pid, since=time.time(), why="")
-        assert self.child.stdout is not None
-        out, open_, signalled = self.child.stdout.fileno(), True, False
-        checked = time.monotonic()
-        while True:
-            if open_ and select.select([out], [], [], 0.2)[0]:
-                data = os.read(out, 65536)
-                open_ = bool(data)
-                self.write(data)
-            elif not open_:
-                time.sleep(0.05)
-            ended = os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended and (not open_ or not select.select([out], [], [], 0)[0]):
-                with contextlib.suppress(
-                    OSError
-                ):  # what it left; as long as it is not waited for, its number is its own
-                    os.killpg(self.child.pid, signal.SIGKILL)
-                self.child.wait()
-                self.child.stdout.close()
-                return self.child.returncode
-            if time.monotonic() - checked > 2:
-                checked = time.monotonic()
-                if self.spec["serves"] and self.stop_asked is None and not self.needed():
-                    self.unneeded, self.stop_asked = True, time.monotonic()
-                if not self.kill and (hangs := self.hangs()):
-                    self.say(hangs)
-                    self.kill = True
-            if self.stop_asked is not None and not signalled:
-                signalled = True
-                with contextlib.suppress(OSError):  # mpirun's ssh must not hear it; the python below a wrapper must
-                    (os.killpg if self.spec["group"] else os.kill)(self.child.pid, self.spec["signal"])
-            late = self.stop_asked is not None and time.monotonic() - self.stop_asked > self.spec["grace"]
-            if self.kill or late:
-                with contextlib.suppress(OSError):
-                    os.killpg(self.child.pid, signal.SIGKILL)
+    def log_line(self, text: str) -> None:
+        """Writes a line of the supervisor's own."""
+        self.write(f"{time.strftime('%H:%M:%S')} {self.spec['name']}: {text}\n".encode())
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The files that every host of a run must have in the same version."""
+"""The files that must be identical on every host of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mlma.cluster.planning.launch_plan import CHECKOUT
+from mlma.cluster.planning.hosts import CHECKOUT
 
 
 def code_files() -> dict[str, Path]:
-    """What must be the same everywhere, by name relative to the checkout: the code, and the tables and scripts beside it."""
+    """Name relative to the checkout -> file: experiment.py, and everything in agents/ and mlma/."""
     found = [
         path for folder in ("agents", "mlma") for path in sorted(CHECKOUT.glob(f"{folder}/**/*")) if path.is_file()
     ]

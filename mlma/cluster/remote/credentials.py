@@ -1,24 +1,28 @@
-"""The secrets of one run, made here and brought to the hosts over our own connections: a token and two key pairs.
+"""The secrets of one run: a token and two key pairs, created here and copied over the frontend's connections.
 
-* the token: learners and actors show it to each other (mlma/transport/server.py); mode 0600 everywhere.
-* the tunnel's key lets actors' hosts into learners' hosts for one thing only: to reach the learner's port on loopback.
-* mpirun's key lets the first learner's host start learners on the others, whatever way the frontend itself got in there.
+* Learners and actors authenticate each other with the token (mlma/transport/auth.py). It has mode 0600 everywhere.
+* The tunnel's key lets actors' hosts reach the learners' ports on loopback of learners' hosts, and nothing else.
+* mpirun's key lets the first learner's host start learners on the others, however the frontend itself logs in there.
 
-The public halves stand in authorized_keys on learners' hosts from `up` to `down`, each line restricted and marked with the run.
-known_hosts there holds the keys that the hosts showed to us. Not here: who writes the files (mlma/cluster/on_host/host_agent.py).
+From `up` to `down`, the public keys are in authorized_keys on learners' hosts. Each line is restricted and marked with
+the run. known_hosts on the hosts contains the keys that the learners' hosts presented to the frontend. Not here:
+writing the files on hosts (mlma/cluster/on_host/host_agent.py).
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import paramiko
 
-from mlma.cluster.planning.launch_plan import HOME_PLACEHOLDER, Host, Plan, run_folder
+from mlma.cluster.planning.hosts import Host, run_folder
+from mlma.cluster.planning.launch_plan import Plan
 
-TOKEN, TUNNEL, MPI = "token", "tunnel_key", "mpi_key"
+TOKEN, TUNNEL_KEY, MPI_KEY = "token", "tunnel_key", "mpi_key"
+HOME_PLACEHOLDER = "@HOME@"  # the host agent replaces it by the home directory
 SSH_CONFIG_COMMON = """    IdentitiesOnly yes
     BatchMode yes
     StrictHostKeyChecking yes
@@ -32,96 +36,103 @@ SSH_CONFIG_COMMON = """    IdentitiesOnly yes
 
 
 class Credentials:
-    """In the folder of the run on this machine, until `down`."""
+    """The secrets in LOGDIR/cluster on this machine, until `down`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def make(self) -> None:
-        """Those that are there already stay."""
+    def create(self) -> None:
+        """Creates those that do not exist yet."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._once(TOKEN, lambda path: _write(path, secrets.token_hex(32) + "\n"))
-        for name in (TUNNEL, MPI):
-            self._once(name, _make_key)
-
-    def _once(self, name: str, make: object) -> None:
-        path = self._folder / name
-        if not path.exists():
-            assert callable(make)
-            make(path)
+        self._create_missing(TOKEN, lambda path: _write_secret(path, secrets.token_hex(32) + "\n"))
+        for name in (TUNNEL_KEY, MPI_KEY):
+            self._create_missing(name, _create_key)
 
     def text(self, name: str) -> str:
+        """The content of a file."""
         return (self._folder / name).read_text()
 
-    def public(self, name: str) -> str:
+    def public_key(self, name: str) -> str:
+        """Type and base64 of a public key."""
         key = paramiko.ECDSAKey.from_private_key_file(str(self._folder / name))
         return f"{key.get_name()} {key.get_base64()}"
 
     def remove(self) -> None:
-        for name in (TOKEN, TUNNEL, MPI):
+        """Deletes all of them."""
+        for name in (TOKEN, TUNNEL_KEY, MPI_KEY):
             (self._folder / name).unlink(missing_ok=True)
 
-
-def _write(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-
-
-def _make_key(path: Path) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        paramiko.ECDSAKey.generate(bits=256).write_private_key(file)
+    def _create_missing(self, name: str, create: Callable[[Path], None]) -> None:
+        path = self._folder / name
+        if not path.exists():
+            create(path)
 
 
-def authorized_keys_lines(plan: Plan, keys: Credentials, run_id: str) -> dict[str, list[str]]:
-    """Host -> lines for its authorized_keys."""
+def authorized_keys_lines(plan: Plan, credentials: Credentials, run_id: str) -> dict[str, list[str]]:
+    """Host key -> lines for authorized_keys on that host."""
     lines: dict[str, list[str]] = {}
-    tunnelled = {learner.rank for host in plan.hosts for learner in plan.tunnels(host)}
-    # All ports in every line: hosts that share a home share authorized_keys, and sshd takes the first line that has the key.
+    tunnelled_ranks = {learner.rank for host in plan.hosts for learner in plan.tunnelled_learners(host)}
+    # All ports in every line: hosts that share a home share authorized_keys, and sshd uses the first line with the key.
     ports = sorted({learner.port for learner in plan.learners})
     allowed = ",".join(f'permitopen="127.0.0.1:{port}"' for port in ports)
     for learner in plan.learners:
-        key = learner.worker.host
-        here = lines.setdefault(key, [])
-        if learner.rank in tunnelled and not any("permitopen" in line for line in here):
-            here.append(f'restrict,port-forwarding,{allowed},command="/bin/false" {keys.public(TUNNEL)}')
-        if plan.spread() and key != plan.head.key and not any("SSH_ORIGINAL_COMMAND" in line for line in here):
+        host_key = learner.worker.host
+        host_lines = lines.setdefault(host_key, [])
+        if learner.rank in tunnelled_ranks and not any("permitopen" in line for line in host_lines):
+            public_key = credentials.public_key(TUNNEL_KEY)
+            host_lines.append(f'restrict,port-forwarding,{allowed},command="/bin/false" {public_key}')
+        needs_mpi_key = plan.spans_hosts() and host_key != plan.head.key
+        if needs_mpi_key and not any("SSH_ORIGINAL_COMMAND" in line for line in host_lines):
             command = f'exec env MLMA_RUN={run_id} sh -c \\"$SSH_ORIGINAL_COMMAND\\"'
-            here.append(f'restrict,command="{command}" {keys.public(MPI)}')
-    return {key: here for key, here in lines.items() if here}
+            host_lines.append(f'restrict,command="{command}" {credentials.public_key(MPI_KEY)}')
+    return {host_key: host_lines for host_key, host_lines in lines.items() if host_lines}
 
 
 def credential_files(
-    plan: Plan, keys: Credentials, host: Host, host_keys: dict[str, list[str]]
+    plan: Plan, credentials: Credentials, host: Host, host_keys: dict[str, list[str]]
 ) -> dict[str, tuple[str, int]]:
     """Name in the run's folder on this host -> text and mode."""
-    found = {TOKEN: (keys.text(TOKEN), 0o600)}
-    sections, known = [], []
+    files = {TOKEN: (credentials.text(TOKEN), 0o600)}
+    sections: list[str] = []
+    known_hosts: list[str] = []
     run = run_folder(plan.session, host.key)
     common = SSH_CONFIG_COMMON.format(home=HOME_PLACEHOLDER, run=run)
-    for learner in plan.tunnels(host.key):
-        there = plan.hosts[learner.worker.host]
-        found[TUNNEL] = (keys.text(TUNNEL), 0o600)
+    for learner in plan.tunnelled_learners(host.key):
+        target = plan.hosts[learner.worker.host]
+        files[TUNNEL_KEY] = (credentials.text(TUNNEL_KEY), 0o600)
+        socket = f"{HOME_PLACEHOLDER}/{run}/learner-{learner.rank}.sock"
         sections.append(
-            f"Host learner-{learner.rank}\n    HostName {there.ip}\n    Port {there.port}\n    User {there.user}\n"
-            f'    IdentityFile "{HOME_PLACEHOLDER}/{run}/{TUNNEL}"\n    ExitOnForwardFailure yes\n    StreamLocalBindUnlink yes\n'
-            f'    LocalForward "{HOME_PLACEHOLDER}/{run}/learner-{learner.rank}.sock" 127.0.0.1:{learner.port}\n{common}'
+            f"Host learner-{learner.rank}\n    HostName {target.ip}\n    Port {target.port}\n    User {target.user}\n"
+            f'    IdentityFile "{HOME_PLACEHOLDER}/{run}/{TUNNEL_KEY}"\n'
+            "    ExitOnForwardFailure yes\n    StreamLocalBindUnlink yes\n"
+            f'    LocalForward "{socket}" 127.0.0.1:{learner.port}\n{common}'
         )
-        known += _known_hosts_lines(there, host_keys)
-    if plan.spread() and host.key == plan.head.key:
-        found[MPI] = (keys.text(MPI), 0o600)
+        known_hosts += _known_hosts_lines(target, host_keys)
+    if plan.spans_hosts() and host.key == plan.head.key:
+        files[MPI_KEY] = (credentials.text(MPI_KEY), 0o600)
         for learner in plan.learners:
-            there = plan.hosts[learner.worker.host]
+            target = plan.hosts[learner.worker.host]
             sections.append(
-                f"Host {there.ip}\n    Port {there.port}\n    User {there.user}\n"
-                f'    IdentityFile "{HOME_PLACEHOLDER}/{run}/{MPI}"\n{common}'
+                f"Host {target.ip}\n    Port {target.port}\n    User {target.user}\n"
+                f'    IdentityFile "{HOME_PLACEHOLDER}/{run}/{MPI_KEY}"\n{common}'
             )
-            known += _known_hosts_lines(there, host_keys)
+            known_hosts += _known_hosts_lines(target, host_keys)
     if sections:
-        found["ssh_config"] = ("".join(dict.fromkeys(sections)), 0o600)
-        found["known_hosts"] = ("".join(f"{line}\n" for line in dict.fromkeys(known)), 0o600)
-    return found
+        files["ssh_config"] = ("".join(dict.fromkeys(sections)), 0o600)
+        files["known_hosts"] = ("".join(f"{line}\n" for line in dict.fromkeys(known_hosts)), 0o600)
+    return files
 
 
 def _known_hosts_lines(host: Host, host_keys: dict[str, list[str]]) -> list[str]:
     name = host.ip if host.port == 22 else f"[{host.ip}]:{host.port}"
     return [f"{name} {key}" for key in host_keys.get(host.key, [])]
+
+
+def _write_secret(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _create_key(path: Path) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        paramiko.ECDSAKey.generate(bits=256).write_private_key(file)

@@ -1,6 +1,7 @@
-"""Many hosts at once: each in a thread of its own, each with its own time limits, so that a dead one delays nobody.
+"""Requests to many hosts at once: one thread and own time limits for each, so a dead host delays no other.
 
-Connections stay open for the next question. Not here: what is asked (the verbs), one connection (mlma/cluster/remote/ssh.py).
+Connections stay open for the next request. Not here: the requests (mlma/cluster/commands/), one connection
+(mlma/cluster/remote/ssh.py), the answers (mlma/cluster/on_host/).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlma.cluster.planning.launch_plan import Host, run_folder
+from mlma.cluster.planning.hosts import Host, run_folder
 from mlma.cluster.remote.ssh import Connection, HostError, SshLogin, connect
 
 T = TypeVar("T")
-MAX_PARALLEL_HOSTS = 200  # hosts
-ANSWER_MARK = "@mlma "  # before the answer: a login shell may print what it likes
+MAX_PARALLEL_HOSTS = 200
+ANSWER_MARK = "@mlma "  # precedes the answer, since a login shell may print anything
 ON_HOST_SOURCES = Path(__file__).parents[1] / "on_host"
 LOADER = (
     "import sys,json;m=json.loads(sys.stdin.read());n={};"
@@ -26,22 +27,39 @@ LOADER = (
 
 
 class Hosts:
-    """The hosts of a run and our connections to them."""
+    """The hosts of a run, and the open connections to them."""
 
-    def __init__(self, hosts: dict[str, Host], login: Callable[[Host], SshLogin], seconds: float) -> None:
-        self.hosts, self._login, self.seconds = hosts, login, seconds
+    def __init__(self, hosts: dict[str, Host], login: Callable[[Host], SshLogin], command_seconds: float) -> None:
+        self.hosts, self.command_seconds = hosts, command_seconds
+        self._login = login
         self._connections: dict[str, Connection] = {}
         self._lock = threading.Lock()
 
-    def each(self, keys: Iterable[str], work: Callable[[Host, Connection], T]) -> dict[str, T | HostError]:
-        """`work` on every host at once; a host on which it failed has the reason in place of a result."""
+    def for_each(self, keys: Iterable[str], work: Callable[[Host, Connection], T]) -> dict[str, T | HostError]:
+        """Host key -> result of `work` on that host, on all hosts at once; the error where it failed."""
         keys = list(dict.fromkeys(keys))
         if not keys:
             return {}
         with ThreadPoolExecutor(min(MAX_PARALLEL_HOSTS, len(keys))) as pool:
-            return dict(zip(keys, pool.map(lambda key: self._one(key, work), keys), strict=True))
+            return dict(zip(keys, pool.map(lambda key: self._on_host(key, work), keys), strict=True))
 
-    def _one(self, key: str, work: Callable[[Host, Connection], T]) -> T | HostError:
+    def request(
+        self, requests: dict[str, dict[str, Any]], seconds: float | None = None
+    ) -> dict[str, dict[str, Any] | HostError]:
+        """Sends each host agent its request, by host key. Returns the answers, within `seconds` (--command_seconds)."""
+        timeout = seconds or self.command_seconds
+
+        def send(host: Host, connection: Connection) -> dict[str, Any]:
+            return call_on_host(host, connection, requests[host.key], timeout)
+
+        return self.for_each(requests, send)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        for connection in self._connections.values():
+            connection.close()
+
+    def _on_host(self, key: str, work: Callable[[Host, Connection], T]) -> T | HostError:
         host = self.hosts[key]
         try:
             with self._lock:
@@ -51,45 +69,32 @@ class Hosts:
                 with self._lock:
                     self._connections[key] = connection
             return work(host, connection)
-        except HostError as fault:
+        except HostError as error:
             with self._lock:
                 broken = self._connections.pop(key, None)
             if broken:
                 broken.close()
-            return fault
-
-    def ask(
-        self, requests: dict[str, dict[str, Any]], seconds: float | None = None, source: str = "host_agent"
-    ) -> dict[str, dict[str, Any] | HostError]:
-        """Sends each host its request, and its answer back."""
-        limit = seconds or self.seconds
-        return self.each(
-            requests, lambda host, connection: call_host_agent(host, connection, requests[host.key], limit, source)
-        )
-
-    def close(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
+            return error
 
 
-def call_host_agent(
-    host: Host,
-    connection: Connection,
-    request: dict[str, Any],
-    seconds: float,
-    source: str,
-    python: tuple[str, ...] = (),
+def call_on_host(
+    host: Host, connection: Connection, request: dict[str, Any], seconds: float, program: str = "host_agent"
 ) -> dict[str, Any]:
-    """Runs mlma/cluster/SOURCE.py there; source and request go over stdin, so that no process list shows them."""
-    words = python or host.python
+    """Runs mlma/cluster/on_host/PROGRAM.py on the host and returns its answer.
+
+    Source and request are sent over standard input, so no process list shows them.
+    """
     if "session" in request:
         request = request | {"folder": run_folder(request["session"], host.key)}
-    message = {"name": source, "source": (ON_HOST_SOURCES / f"{source}.py").read_text(), "request": request}
-    done = connection.run([*words, "-c", LOADER], json.dumps(message), seconds)
-    marked = [line for line in done.out.splitlines() if line.startswith(ANSWER_MARK)]
-    if done.code == 0 and marked:
-        return dict(json.loads(marked[-1].removeprefix(ANSWER_MARK)))
-    said = (done.err.strip() or done.out.strip() or f"ended with code {done.code}").splitlines()[-1]
-    if done.code in (126, 127):
-        raise HostError(f"cannot run {words[0]}: {said} (column python, or --sync to set it up)")
-    raise HostError(f"could not do it: {said}")
+    message = {"name": program, "source": (ON_HOST_SOURCES / f"{program}.py").read_text(), "request": request}
+    result = connection.run([*host.python, "-c", LOADER], json.dumps(message), seconds)
+    answers = [line for line in result.stdout.splitlines() if line.startswith(ANSWER_MARK)]
+    if result.code == 0 and answers:
+        return dict(json.loads(answers[-1].removeprefix(ANSWER_MARK)))
+    output = result.stderr.strip() or result.stdout.strip() or f"ended with code {result.code}"
+    last_line = output.splitlines()[-1]
+    if result.code in (126, 127):
+        raise HostError(
+            f"cannot run {host.python[0]}: {last_line} (set the column python, or use --sync to install it)"
+        )
+    raise HostError(f"the request {request.get('action', program)!r} failed: {last_line}")

@@ -1,0 +1,63 @@
+"""Sources that are sent to hosts need only the standard library of Python 3.8, and read files of earlier versions."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlma.cluster.on_host.supervisor import read_spec
+from mlma.cluster.planning.worker_commands import SupervisedProcess
+from mlma.cluster.remote.host_pool import ON_HOST_SOURCES
+
+SOURCES = sorted(path for path in ON_HOST_SOURCES.glob("*.py") if path.name != "__init__.py")
+NEWER_METHODS = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "hardlink_to", "readlink", "pairwise"}
+
+
+def evaluated(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below `node` except annotations, which are never evaluated."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield child
+                yield from evaluated(child)
+
+
+def is_constant_of_os(node: ast.expr) -> bool:
+    if isinstance(node, ast.BinOp):
+        return is_constant_of_os(node.left) and is_constant_of_os(node.right)
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_sources_for_hosts_need_only_python_3_8(path: Path) -> None:
+    nodes = list(evaluated(ast.parse(path.read_text(), feature_version=(3, 8))))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
+    assert {node.attr for node in nodes if isinstance(node, ast.Attribute)} & NEWER_METHODS == set()
+    unions = [node for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)]
+    updates = [node for node in nodes if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.BitOr)]
+    assert [node.lineno for node in unions if not is_constant_of_os(node)] == [], "a union of dicts needs Python 3.9"
+    assert [node.lineno for node in updates] == [], "a union of dicts needs Python 3.9"
+
+
+def test_the_spec_of_a_worker_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
+    process = SupervisedProcess(
+        "localhost", "tunnel-0", ("ssh",), {}, 15, 5.0, 3, (1.0, 2.0, 3.0), ("actor-0",), "health", 180.0
+    )
+    spec = json.loads(json.dumps(process.spec("run")))
+    earlier = {
+        "words": "argv", "signal": "stop_signal", "grace": "stop_timeout", "restarts": "max_restarts",
+        "pause": "backoff", "serves": "required_by", "health": "heartbeat_folder",
+        "hung_seconds": "worker_hang_seconds", "group": "signal_group",
+    }  # fmt: skip
+    unchanged = {name: value for name, value in spec.items() if name not in earlier.values()}
+    (tmp_path / "old.spec").write_text(json.dumps(unchanged | {old: spec[new] for old, new in earlier.items()}))
+    assert read_spec(tmp_path / "old.spec") == spec
