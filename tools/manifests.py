@@ -1,8 +1,9 @@
-"""Validates docker/compose.yaml and sandbox/kubernetes against published schemas: `make manifests`, which installs them.
+"""Validates docker/compose.yaml and sandbox/kubernetes against published schemas: `make manifests`, which installs
+them.
 
-Kubernetes: the API schemas in the package kubernetes-validate, in strict mode (unknown fields are errors). No package has a
-schema of MPIJob, so its few fields are listed here, as in types.go of kubeflow/mpi-operator (v2beta1), and its pod templates
-are validated as pods. Compose: compose_spec.json in the package docker-compose. No network access.
+Kubernetes: the API schemas in the package kubernetes-validate, in strict mode (unknown fields are errors). No package
+has a schema of MPIJob, so its few fields are listed here, as in types.go of kubeflow/mpi-operator (v2beta1), and its
+pod templates are validated as pods. Compose: compose_spec.json in the package docker-compose. No network access.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 KUBERNETES = ("1.30", "1.37")  # the oldest that has what actors.yaml uses, and the newest with schemas
 MPIJOB = {
-    "slotsPerWorker": int, "runLauncherAsWorker": bool, "runPolicy": dict, "mpiReplicaSpecs": dict, "sshAuthMountPath": str,
-    "launcherCreationPolicy": str, "mpiImplementation": str,
+    "slotsPerWorker": int, "runLauncherAsWorker": bool, "runPolicy": dict, "mpiReplicaSpecs": dict,
+    "sshAuthMountPath": str, "launcherCreationPolicy": str, "mpiImplementation": str,
 }  # fmt: skip
 RUN_POLICY = {
     "cleanPodPolicy", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "backoffLimit", "schedulingPolicy", "suspend",
@@ -73,7 +74,8 @@ def kubernetes() -> int:
                     try:
                         kubernetes_validate.validate(shown, version, strict=True)
                     except jsonschema.ValidationError as error:
-                        where = f"{path.name}: {shown['kind']} {shown['metadata']['name']}, {'.'.join(map(str, error.path))}"
+                        field = ".".join(map(str, error.path))
+                        where = f"{path.name}: {shown['kind']} {shown['metadata']['name']}, {field}"
                         raise ValueError(f"{where}: {error.message} (Kubernetes {version})") from None
                 found += 1
     return found

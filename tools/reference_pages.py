@@ -28,6 +28,11 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
+def number(value: float) -> str:
+    """A limit of a flag: whole numbers without exponent."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
 def flag_rows(flags: dict[str, Flag]) -> str:
     """A table for each group of flags."""
     lines, group = [], ""
@@ -35,9 +40,9 @@ def flag_rows(flags: dict[str, Flag]) -> str:
         if flag.group != group:
             group = flag.group
             lines += ["", f"### {group}", "", "| flag | default | meaning |", "|---|---|---|"]
-        limits = [f"at least {flag.minimum:g}"] * (flag.minimum is not None)
-        limits += [f"at most {flag.maximum:g}"] * (flag.maximum is not None)
-        limits += [f"one of {', '.join(f'`{choice}`' for choice in flag.choices)}"] * bool(flag.choices)
+        limits = [f"at least {number(flag.minimum)}"] if flag.minimum is not None else []
+        limits += [f"at most {number(flag.maximum)}"] if flag.maximum is not None else []
+        limits += [f"one of {', '.join(f'`{choice}`' for choice in flag.choices)}"] if flag.choices else []
         former = [f"formerly `--{name}`" for name in flag.former_names]
         details = "; ".join(limits + former)
         default = flag.format(flag.default)
@@ -48,7 +53,7 @@ def flag_rows(flags: dict[str, Flag]) -> str:
 
 def flags_page() -> str:
     """All flags of experiment.py and of the frontend."""
-    verbs = "\n".join(f"| `{name}` | {cell(text)} |" for name, text in COMMANDS.items())
+    commands = "\n".join(f"| `{name}` | {cell(text)} |" for name, text in COMMANDS.items())
     return f"""{NOTE}
 # Flags
 
@@ -66,7 +71,7 @@ Every training flag above is a flag of the frontend, too, except those that foll
 
 | command | what it does |
 |---|---|
-{verbs}
+{commands}
 
 {flag_rows(table_of(Options, "Cluster"))}"""
 

@@ -72,7 +72,7 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
 
 
 def _restore_network(agent: Agent, spec: EnvSpec, path: Path, config: Config) -> dict[str, Any]:
-    """Loads the variables of the network; returns the description in the checkpoint. CheckpointMismatchError if it is another."""
+    """Loads the network's variables; returns the checkpoint's description. CheckpointMismatchError if they differ."""
     build_variables(agent, spec)
     variables, meta = load_checkpoint(path)
     expected = named_variables("network", agent.network.variables)

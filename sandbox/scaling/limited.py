@@ -2,8 +2,9 @@
 
     python sandbox/scaling/limited.py --hosts=4 --mbit=1000 --delay_ms=0.1 -- -m benchmarks.allreduce
 
-Each host is a network namespace whose bandwidth `tc` limits; a switch in this process connects them and adds latency. One rank
-runs in each namespace. Open MPI sees separate hosts and uses TCP between them. Everything is removed at the end.
+Each host is a network namespace whose bandwidth `tc` limits; a switch in this process connects them and adds latency.
+One rank runs in each namespace. Open MPI sees separate hosts and uses TCP between them. Everything is removed at the
+end.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
     python sandbox/scaling/model.py --compute_ms=47 --mb=2.7 --mbit=1000 --latency_ms=0.1
 
-A step of N learners takes the time to compute and apply a gradient, plus one allreduce that overlaps with nothing. Open MPI
-sends a message of megabytes around a ring, as 2 (N - 1) consecutive messages of 1/N of the bytes:
+A step of N learners takes the time to compute and apply a gradient, plus one allreduce that overlaps with nothing. Open
+MPI sends a message of megabytes around a ring, as 2 (N - 1) consecutive messages of 1/N of the bytes:
 
     step(N) = compute * slowest(N) + 2 (N - 1) (latency + bytes / N / bandwidth) + copy * bytes
 
-`slowest(N)` is the expected time of the slowest of N learners relative to one, if step times are normal with the relative
-standard deviation `--spread`. A learner receives at most `--actor_rate` times `--actors` agent steps per second.
-docs/benchmarks/scaling.md compares the model with measurements.
+`slowest(N)` is the expected time of the slowest of N learners relative to one, if step times are normal with the
+relative standard deviation `--spread`. A learner receives at most `--actor_rate` times `--actors` agent steps per
+second. docs/benchmarks/scaling.md compares the model with measurements.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python sandbox/scaling/overhead.py --rounds=6 -- --level_name=catch
 
-The timers can be disabled only here: with MLMA_UNMEASURED in the environment, this script is experiment.py without them.
+The timers can be disabled only here: with MLMA_UNMEASURED in the environment, this script is experiment.py without
+them.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python sandbox/scaling/staged.py actors learner link allreduce
 
-The level sleeps instead of simulating, so actors cost hardly any CPU and a few cores can run many. `link` and `allreduce`
-limit the network between namespaces (limited.py) and need root. With flags instead of cases, this script is experiment.py with
-that level registered.
+The level sleeps instead of simulating, so actors cost hardly any CPU and a few cores can run many. `link` and
+`allreduce` limit the network between namespaces (limited.py) and need root. With flags instead of cases, this script is
+experiment.py with that level registered.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ def follow(folder: Path, begin: int) -> str:
     most = local(folder / "many", many, *RARE, warm_up=SETTLED)
     print(f"| {many} actors | {most.rate:,.0f} | {most.sentence} |", flush=True)
     needed = begin * most.rate / few.rate
-    return f"{needed:.1f} actors of this speed saturate the learner; predicted: {predicted} ({predicted / needed - 1:+.0%})"
+    deviation = predicted / needed - 1
+    return f"{needed:.1f} actors of this speed saturate the learner; predicted: {predicted} ({deviation:+.0%})"
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Reads the CSV of workers, or lists all errors in it at once: file, row, column, value and allowed values.
 
 The header of earlier systems, `BASE_COLUMNS`, is accepted unchanged; `OPTIONAL_COLUMNS` may be added. Fields may be
-empty. Not here: what runs where (mlma/cluster/planning/launch_plan.py).
+empty. Not here: what runs where (mlma/cluster/planning/worker_sets.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mlma.utils.network import is_local_ip
 
 BASE_COLUMNS = ("job", "ip", "tf_port", "cuda_visible_devices", "ssh_port", "ssh_username", "ssh_password")
 OPTIONAL_COLUMNS = ("ssh_key_file", "folder", "python", "envs_per_actor", "num_actors", "image")
+REQUIRED_COLUMNS = ("job", "ip")
 MAX_SHOWN_CHARACTERS = 40  # of a bad value
 
 
@@ -114,6 +115,29 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
 }
 
 
+# Meaning of each column, for docs/reference/workers_csv.md.
+COLUMN_DESCRIPTIONS = {
+    "job": "`learner` or `actor`",
+    "ip": "host name or IPv4 address at which this machine and the other workers reach the host; `localhost`, or an "
+    "address of this machine in a row without `ssh_username` and `ssh_port`, means this machine, without SSH",
+    "tf_port": "port on which a learner listens; if empty, 8001, 8002, ... on each host; actors open no port",
+    "cuda_visible_devices": 'GPUs of a learner: `0` or `"0,1"`, -1 for none; if empty, unchanged on the host; actors '
+    "never see a GPU",
+    "ssh_port": "SSH port; if empty, 22",
+    "ssh_username": "account; if empty, the user name on this machine",
+    "ssh_password": "tried after keys and agent were refused; if empty, `--ask_password` or `MLMA_SSH_PASSWORD`",
+    "ssh_key_file": "private key on this machine; if empty, `--ssh_key_file`, the agent, the usual files in `~/.ssh`",
+    "folder": "folder of the code on the host, absolute or relative to the home directory; if empty, "
+    "`--remote_folder`, or this checkout for local rows",
+    "python": "Python on the host, or a command that runs it; if empty, `FOLDER/.venv/bin/python`, or the Python that "
+    "runs the frontend for local rows",
+    "envs_per_actor": "environments that each actor of this row steps; if empty, the flag or the preset of the level",
+    "num_actors": "actors in this row; if empty, 1",
+    "image": "container image for the workers of this row, started by `--container`; `folder` is then the folder "
+    "inside the image; if empty, no container",
+}
+
+
 def read_workers(path: str) -> list[Worker]:
     """The rows of the CSV; CsvErrors if there is any error in it."""
     try:
@@ -154,7 +178,7 @@ def read_workers(path: str) -> list[Worker]:
 
 
 def _header_errors(header: list[str]) -> list[str]:
-    errors = [f"column {name!r}: is required" for name in ("job", "ip") if name not in header]
+    errors = [f"column {name!r}: is required" for name in REQUIRED_COLUMNS if name not in header]
     for name in dict.fromkeys(header):
         if name not in COLUMNS:
             near = difflib.get_close_matches(name, COLUMNS, n=1)
@@ -174,7 +198,7 @@ def _parse_row(header: list[str], fields: list[str]) -> tuple[dict[str, Any], li
     errors = []
     for name, field in zip(header, fields, strict=True):
         text = field if name == "ssh_password" else field.strip()
-        if not text and name not in ("job", "ip"):
+        if not text and name not in REQUIRED_COLUMNS:
             continue
         try:
             values[name] = COLUMNS[name](text)
