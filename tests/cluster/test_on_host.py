@@ -12,7 +12,7 @@ import pytest
 
 from mlma.cluster.on_host.supervisor import read_spec
 from mlma.cluster.planning.worker_commands import SupervisedProcess
-from mlma.cluster.remote.host_pool import ON_HOST_SOURCES
+from mlma.cluster.remote.host_pool import HELPERS, ON_HOST_SOURCES
 
 SOURCES = sorted(path for path in ON_HOST_SOURCES.glob("*.py") if path.name != "__init__.py")
 NEWER_METHODS = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "hardlink_to", "readlink", "pairwise"}
@@ -40,7 +40,8 @@ def test_sources_for_hosts_need_only_python_3_8(path: Path) -> None:
     nodes = list(evaluated(ast.parse(path.read_text(), feature_version=(3, 8))))
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
+    sent_along = {f"mlma.cluster.on_host.{helper}" for helper in HELPERS.get(path.stem, ())}
+    assert {name.partition(".")[0] for name in imported - sent_along} <= sys.stdlib_module_names
     assert {node.attr for node in nodes if isinstance(node, ast.Attribute)} & NEWER_METHODS == set()
     unions = [node for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)]
     updates = [node for node in nodes if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.BitOr)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlma.cluster.on_host.host_agent import last_rows
+from mlma.cluster.on_host.host_files import last_rows
 from mlma.monitoring.bottleneck import RECENT_REPORTS, average_columns, diagnose
 from tests.support.runs import ROOT
 

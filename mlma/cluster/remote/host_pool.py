@@ -20,10 +20,16 @@ T = TypeVar("T")
 MAX_PARALLEL_HOSTS = 200
 ANSWER_MARK = "@mlma "  # precedes the answer, since a login shell may print anything
 ON_HOST_SOURCES = Path(__file__).parents[1] / "on_host"
-LOADER = (
-    "import sys,json;m=json.loads(sys.stdin.read());n={};"
-    "exec(compile(m['source'],m['name'],'exec'),n);print('\\n@mlma '+json.dumps(n['answer'](m['request'])))"
-)
+HELPERS = {"host_agent": ("host_files",)}  # modules that a program imports
+# Makes modules of the sources, the last of which answers the request.
+LOADER = """
+import json, sys, types
+message = json.loads(sys.stdin.read())
+for name, source in message["sources"].items():
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
+print("\\n@mlma " + json.dumps(module.answer(message["request"])))
+"""
 
 
 class Hosts:
@@ -86,7 +92,11 @@ def call_on_host(
     """
     if "session" in request:
         request = request | {"folder": run_folder(request["session"], host.key)}
-    message = {"name": program, "source": (ON_HOST_SOURCES / f"{program}.py").read_text(), "request": request}
+    sources = {
+        f"mlma.cluster.on_host.{name}": (ON_HOST_SOURCES / f"{name}.py").read_text()
+        for name in (*HELPERS.get(program, ()), program)
+    }
+    message = {"sources": sources, "request": request}
     result = connection.run([*host.python, "-c", LOADER], json.dumps(message), seconds)
     answers = [line for line in result.stdout.splitlines() if line.startswith(ANSWER_MARK)]
     if result.code == 0 and answers:
