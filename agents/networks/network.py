@@ -51,13 +51,13 @@ class Network(snt.Module):
         self._torso = torso
         self._numbers = snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.extras else None
         self._words = InstructionEncoder(name="words") if "words" in spec.extras else None
-        self._core = ResetLSTM(lstm_size) if lstm_size else None
+        self._core = ResetLSTM(lstm_size, name="resetting_lstm") if lstm_size else None
         self._action_mask = None  # float32 [levels, A]
         if spec.actions_by_level:
             self._action_mask = tf.stack(
                 [tf.reduce_max(tf.one_hot(own, spec.num_actions), axis=0) for own in spec.actions_by_level]
             )
-        self._dueling = DuelingHead(spec.num_actions, dueling) if dueling else None
+        self._dueling = DuelingHead(spec.num_actions, dueling, name="dueling") if dueling else None
         if not dueling:
             self._policy = snt.Linear(spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy")
             self.value_head = PopArt(max(1, len(spec.actions_by_level)) if popart else 0, name="value")
