@@ -1,6 +1,6 @@
-"""The algorithms, one file each; the equations are in ops/, the networks in networks/.
+"""The algorithms, one file each. The equations are in agents/ops/, the networks in agents/networks/.
 
-A new algorithm is a file here and a line in mlma/core/catalog.py.
+A new algorithm is one file here and one entry in mlma/core/catalog.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ from mlma.utils.import_object import import_object
 
 
 def make_agent(config: Config, spec: EnvSpec) -> Agent:
-    """The agent of `--algorithm`, with the network of `--agent_name`."""
+    """The agent of `--algorithm` with the network of `--agent_name`, for levels with this spec."""
     agent: Agent = import_object(ALGORITHMS[config.run.algorithm].agent)(config, spec)
     return agent

@@ -1,4 +1,4 @@
-"""Output heads: dueling q-values (Wang et al. 2016)."""
+"""Output heads: dueling q-values. Not here: the value head with PopArt (agents/networks/popart.py)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from agents.networks.torsos import relu_orthogonal
 
 
 class DuelingHead(snt.Module):
-    """Q-values from a stream for the state and one for the actions: Wang et al. 2016 (arXiv 1511.06581)."""
+    """Q-values from a state-value stream and an advantage stream: Wang et al. 2016 (arXiv 1511.06581)."""
 
     def __init__(self, num_actions: int, width: int, name: str | None = None) -> None:
+        """Each stream has one hidden layer of `width` units."""
         super().__init__(name=name)
         self._state = snt.Sequential(
             [snt.Linear(width, w_init=relu_orthogonal()), tf.nn.relu, snt.Linear(1)], name="state"
@@ -21,6 +22,7 @@ class DuelingHead(snt.Module):
         )
 
     def __call__(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(q-values [N, A], state values [N]) from features [N, F]."""
         value, advantages = self._state(features), self._actions(features)  # [N, 1], [N, A]
         q = value + advantages - tf.reduce_mean(advantages, axis=-1, keepdims=True)  # eq. (9)
         return q, tf.squeeze(value, axis=-1)  # [N, A], [N]

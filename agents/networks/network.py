@@ -1,8 +1,9 @@
 """The network that every agent uses: frame stack -> torso -> optional extra inputs -> optional LSTM -> heads.
 
-A network takes a `TimeStep` [T, B] and the agent state before it. It returns (logits [T, B, A], value [T, B]) and the agent
-state after it. The state holds the last frames of the stack and the LSTM state; both reset where `is_first`. The algorithm
-chooses the head: a policy and a value, or dueling q-values. Not here: losses, and how actions are selected.
+A network takes a `TimeStep` [T, B] and the agent state before it. It returns (logits [T, B, A], value [T, B]) and the
+agent state after it. The state holds the last frames of the stack and the LSTM state; both reset where `is_first`. The
+algorithm chooses the head: a policy and a value, or dueling q-values. Not here: torsos and the networks by name
+(agents/networks/torsos.py, zoo.py), losses (agents/), action selection (agents/action_selection.py).
 """
 
 from __future__ import annotations
@@ -19,47 +20,52 @@ from agents.networks.popart import PopArt
 from agents.networks.recurrent import InstructionEncoder, ResetLSTM
 from mlma.core.types import EnvSpec, NetworkState, TimeStep
 
-MASKED_LOGIT = -1e9  # the logit, or the q-value, of an action that a level does not have
-PIXEL_SCALE = 64.0  # grey levels from the mean of an image that become 1
+MASKED_LOGIT = -1e9  # logit or q-value of an action that a level does not have
+# Deviation: the papers divide pixels by 255. Here the mean of each stack of frames is subtracted and this many grey
+# levels become 1, because the value loss on Pong then falls in a quarter of the frames: docs/decisions/0005-pong.md.
+PIXEL_SCALE = 64.0
 
 
 class NetworkOutput(NamedTuple):
+    """Outputs of all heads."""
+
     logits: tf.Tensor  # float32 [T, B, A], or q-values
     value: tf.Tensor  # float32 [T, B]
 
 
 class Network(snt.Module):
-    """Stack frames -> torso -> optional numbers, words, reward, action -> optional LSTM -> policy and value, or dueling
-    q-values. Actions that a level does not have are masked."""
+    """See the module docstring. Actions that a level does not have get MASKED_LOGIT."""
 
     def __init__(
         self,
         torso: snt.Module,
         spec: EnvSpec,
         stack: int,
-        dueling: int = 0,  # width of the dueling streams; 0 is a policy and a value
+        dueling: int = 0,  # width of the dueling streams; 0: a policy head and a value head
         lstm_size: int = 0,
         use_last_action_and_reward: bool = False,
         popart: bool = False,
         num_shards: int = 1,
         name: str | None = None,
     ) -> None:
-        """Unrolls, which only learners do, are computed in `num_shards` shards that do not wait for each other."""
+        """Unrolls over several steps (only learners do that) are computed in `num_shards` shards of the batch."""
         super().__init__(name=name)
         self._spec, self._stack, self._num_shards = spec, stack, num_shards
         self._use_last_action_and_reward = use_last_action_and_reward
+        # Checkpoints hold the variables' names, which come from `name`, and their order, which Sonnet takes from the
+        # names of the attributes. Both are those of version 0.1.
         self._torso = torso
         self._numbers = (
             snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.extras else None
         )
         self._words = InstructionEncoder(name="words") if "words" in spec.extras else None
-        self._core = ResetLSTM(lstm_size) if lstm_size else None
+        self._core = ResetLSTM(lstm_size, name="resetting_lstm") if lstm_size else None
         self._action_mask = None  # float32 [levels, A]
         if spec.actions_by_level:
             self._action_mask = tf.stack(
-                [tf.reduce_max(tf.one_hot(own, spec.num_actions), axis=0) for own in spec.actions_by_level]
+                [tf.reduce_max(tf.one_hot(actions, spec.num_actions), axis=0) for actions in spec.actions_by_level]
             )
-        self._dueling = DuelingHead(spec.num_actions, dueling) if dueling else None
+        self._dueling = DuelingHead(spec.num_actions, dueling, name="dueling") if dueling else None
         if not dueling:
             self._policy = snt.Linear(
                 spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy"
@@ -67,25 +73,25 @@ class Network(snt.Module):
             self.value_head = PopArt(max(1, len(spec.actions_by_level)) if popart else 0, name="value")
 
     def initial_state(self, batch_size: int) -> NetworkState:
+        """The agent state at the start of an episode: zeros [B, ...]."""
         frames = None
         if self._stack > 1:
             frames = tf.zeros([batch_size, self._stack - 1, *self._spec.observation.shape], tf.uint8)
         return NetworkState(frames, self._core.initial_state(batch_size) if self._core else None)
 
     def __call__(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
+        """(outputs [T, B], agent state after the last step) from time steps [T, B] and the agent state before them."""
         if self._num_shards <= 1 or timestep.is_first.shape[0] == 1:
             return self._unroll(timestep, state)
-        pieces = zip(
-            _split_batch(timestep.policy_inputs(), self._num_shards, 1),
-            _split_batch(state, self._num_shards, 0),
-            strict=True,
-        )
-        outputs, states = zip(*(self._unroll(*piece) for piece in pieces), strict=True)
+        timestep_shards = _split_batch(timestep.policy_inputs(), self._num_shards, axis=1)
+        state_shards = _split_batch(state, self._num_shards, axis=0)
+        shards = zip(timestep_shards, state_shards, strict=True)
+        outputs, states = zip(*(self._unroll(*shard) for shard in shards), strict=True)
         return _join_batch(outputs, 1), _join_batch(states, 0)
 
     def _unroll(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
         observation, frames = timestep.observation, state.frames
-        if frames is not None:  # else there is no stack, or it is made already
+        if frames is not None:  # else there is no stack, or the observations are stacks already
             observation, frames = stack_frames(observation, timestep.is_first, frames)
         if observation.dtype == tf.uint8:
             observation = tf.cast(observation, tf.float32)  # [T, B, H, W, C]
@@ -113,10 +119,10 @@ class Network(snt.Module):
 
 
 def _split_batch(nest: Any, num_shards: int, axis: int) -> list[Any]:
-    """Into as many nests, along the batch."""
+    """`num_shards` nests of equal size, split along the batch axis."""
     split = tree.map_structure(lambda x: [None] * num_shards if x is None else tf.split(x, num_shards, axis), nest)
-    return [tree.map_structure_up_to(nest, lambda pieces, i=i: pieces[i], split) for i in range(num_shards)]
+    return [tree.map_structure_up_to(nest, lambda shards, i=i: shards[i], split) for i in range(num_shards)]
 
 
 def _join_batch(nests: Any, axis: int) -> Any:
-    return tree.map_structure(lambda *pieces: None if pieces[0] is None else tf.concat(pieces, axis), *nests)
+    return tree.map_structure(lambda *shards: None if shards[0] is None else tf.concat(shards, axis), *nests)

@@ -7,14 +7,16 @@ from typing import Any
 import sonnet as snt
 import tensorflow as tf
 
+NATURE_CONVOLUTIONS = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]  # Mnih et al. 2015
+
 
 def relu_orthogonal() -> snt.initializers.Initializer:
-    """Orthogonal with the gain of ReLU (Saxe et al. 2014): signals keep their size through the layers."""
+    """Orthogonal with the gain of ReLU (Saxe et al. 2014), so that signals keep their scale through the layers."""
     return snt.initializers.Orthogonal(2**0.5)
 
 
 def conv_torso(convolutions: list[tuple[int, int, int]], hidden: int, name: str) -> snt.Module:
-    """(channels, kernel, stride) each, VALID padding, then one fully connected layer if `hidden`; ReLU everywhere."""
+    """Convolutions (channels, kernel, stride) with VALID padding, then a linear layer if `hidden`; ReLU after each."""
     layers: list[Any] = []
     for channels, kernel, stride in convolutions:
         layers += [snt.Conv2D(channels, kernel, stride, padding="VALID", w_init=relu_orthogonal()), tf.nn.relu]
@@ -24,13 +26,11 @@ def conv_torso(convolutions: list[tuple[int, int, int]], hidden: int, name: str)
     return snt.Sequential(layers, name=name)
 
 
-NATURE_CONVOLUTIONS = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
-
-
 class ResidualTorso(snt.Module):
-    """The deep network's: three sections of [conv, max-pool, two residual blocks], then a layer of 256."""
+    """IMPALA's deep torso: three sections of [convolution, max-pool, two residual blocks], a linear layer of 256."""
 
     def __init__(self, name: str | None = None) -> None:
+        """The sections have 16, 32 and 32 channels."""
         super().__init__(name=name)
         self._sections = [
             (snt.Conv2D(channels, 3), [self._block(channels) for _ in range(2)]) for channels in (16, 32, 32)
@@ -42,13 +42,16 @@ class ResidualTorso(snt.Module):
         return snt.Conv2D(channels, 3), snt.Conv2D(channels, 3, with_bias=False), snt.Bias(bias_dims=[-1])
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        for entry, blocks in self._sections:
-            x = tf.nn.max_pool2d(entry(x), 3, 2, "SAME")
+        """[N, H, W, C] -> [N, 256]."""
+        for convolution, blocks in self._sections:
+            x = tf.nn.max_pool2d(convolution(x), 3, 2, "SAME")
             for conv_1, conv_2, bias in blocks:
-                # The bias comes last, since TensorFlow 2.21 complains about each graph with convolution, bias, sum and ReLU.
+                # Deviation: the second bias is added after the sum, which gives the same function. With it before the
+                # sum, TensorFlow 2.21 warns about every graph that has convolution, bias, sum and ReLU in a row.
                 x = bias(x + conv_2(tf.nn.relu(conv_1(tf.nn.relu(x)))))
         return self._out(x)
 
 
 def mlp_torso() -> snt.Module:
+    """Two linear layers of 64 with tanh, for vectors."""
     return snt.Sequential([snt.Flatten(), snt.Linear(64), tf.tanh, snt.Linear(64), tf.tanh], name="torso")

@@ -1,7 +1,7 @@
-"""The networks that can be chosen by name, as in Espeholt et al. 2018, figure 3; Mnih et al. 2015; Kapturowski et al. 2019.
+"""The networks of `--agent_name`, as in Espeholt et al. 2018, figure 3; Mnih et al. 2015; Kapturowski et al. 2019.
 
-Each function builds a `Network` for a level; `head` is what the algorithm asks for. A new network is a function here, or in a
-file of its own, and a line in mlma/core/catalog.py.
+Each function builds a `Network` for a level; `head` holds the arguments that the algorithm chooses. A new network is a
+function here, or in a file of its own, and an entry in mlma/core/catalog.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def shallow(spec: EnvSpec, stack: int, **head: Any) -> Network:
 
 
 def simple(spec: EnvSpec, stack: int, **head: Any) -> Network:
-    """The "Nature" network of Mnih et al. 2015, plus last reward and action."""
+    """The network of Mnih et al. 2015 ("Nature"), with last reward and action as inputs."""
     return Network(
         conv_torso(NATURE_CONVOLUTIONS, 512, "torso"),
         spec,
@@ -33,12 +33,12 @@ def simple(spec: EnvSpec, stack: int, **head: Any) -> Network:
 
 
 def conv(spec: EnvSpec, stack: int, **head: Any) -> Network:
-    """The Nature convolutions alone, for heads with a layer of their own: Ape-X's network."""
+    """Ape-X's network: only the Nature convolutions, since dueling heads have their own hidden layer."""
     return Network(conv_torso(NATURE_CONVOLUTIONS, 0, "torso"), spec, stack, **head, name="conv")
 
 
 def conv_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
-    """R2D2's network: the Nature torso, last reward and action, an LSTM of 512."""
+    """R2D2's network: the Nature torso, last reward and action as inputs, an LSTM of 512."""
     return Network(
         conv_torso(NATURE_CONVOLUTIONS, 512, "torso"),
         spec,
@@ -51,26 +51,26 @@ def conv_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
 
 
 def resnet_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
-    """IMPALA's deep network, with the language input for levels with words."""
+    """IMPALA's deep network, with the instruction encoder for levels with text."""
     return Network(
         ResidualTorso("torso"), spec, stack, **head, lstm_size=256, use_last_action_and_reward=True, name="resnet_lstm"
     )
 
 
 def mlp(spec: EnvSpec, stack: int, **head: Any) -> Network:
-    """For vector observations."""
+    """Two layers of 64, for vector observations."""
     return Network(mlp_torso(), spec, stack=1, **head, name="mlp")
 
 
 def mlp_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
-    """For vector observations that do not show the whole state."""
+    """Two layers of 64 and an LSTM of 64, for vector observations that do not show the full state."""
     return Network(mlp_torso(), spec, stack=1, **head, lstm_size=64, use_last_action_and_reward=True, name="mlp_lstm")
 
 
 def make_network(
     agent_name: str, spec: EnvSpec, stack: int, dueling: bool = False, popart: bool = False, num_shards: int = 1
 ) -> Network:
-    """The network of `--agent_name`, with a policy and a value head, or with a dueling head."""
+    """The network `agent_name`, with a policy and a value head, or with a dueling head."""
     width = 512 if len(spec.observation.shape) == 3 else 64
     build = import_object(NETWORKS[agent_name].build)
     network: Network = build(spec, stack, dueling=width if dueling else 0, popart=popart, num_shards=num_shards)

@@ -1,7 +1,7 @@
-"""V-trace targets: Espeholt et al. 2018, "IMPALA", section 4.1 (arXiv 1802.01561). Pure functions of tensors.
+"""V-trace targets: Espeholt et al. 2018, "IMPALA", section 4.1 (arXiv 1802.01561). Pure functions.
 
-Names and arguments are those of the published reference implementation. Not here: losses (agents/impala.py), and episode
-boundaries other than by a discount of zero.
+Names and arguments are those of the published reference implementation. Not here: the loss and the masking of
+transitions between episodes (agents/impala.py); here a return ends only where the discount is 0.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import tensorflow as tf
 
 
 class VTraceReturns(NamedTuple):
+    """Targets of V-trace."""
+
     vs: tf.Tensor  # float [T, B, ...], targets for the value
     pg_advantages: tf.Tensor  # float [T, B, ...], for the policy gradient
 
 
 class VTraceFromLogitsReturns(NamedTuple):
+    """Targets of V-trace, and the log probabilities they come from."""
+
     vs: tf.Tensor  # float [T, B]
     pg_advantages: tf.Tensor  # float [T, B]
     log_rhos: tf.Tensor  # float [T, B]
@@ -25,7 +29,7 @@ class VTraceFromLogitsReturns(NamedTuple):
 
 
 def log_probs_from_logits_and_actions(policy_logits: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
-    """log pi(a|x), from logits [..., A] and actions int [...]."""
+    """log pi(a|x) [...] from logits [..., A] and actions int [...]."""
     return -tf.nn.sparse_softmax_cross_entropy_with_logits(labels=actions, logits=policy_logits)
 
 
@@ -41,7 +45,7 @@ def from_logits(
     clip_pg_rho_threshold: float | None = 1.0,
     lambda_: float = 1.0,
 ) -> VTraceFromLogitsReturns:
-    """V-trace for softmax policies."""
+    """V-trace targets for softmax policies, given by their logits."""
     behaviour_log_probs = log_probs_from_logits_and_actions(behaviour_policy_logits, actions)
     target_log_probs = log_probs_from_logits_and_actions(target_policy_logits, actions)
     log_rhos = target_log_probs - behaviour_log_probs
@@ -61,7 +65,7 @@ def from_importance_weights(
     clip_pg_rho_threshold: float | None = 1.0,
     lambda_: float = 1.0,
 ) -> VTraceReturns:
-    """V-trace from log importance weights. No gradient flows through what it returns."""
+    """V-trace targets from log importance weights. No gradient flows through them."""
     for name, threshold in (
         ("clip_rho_threshold", clip_rho_threshold),
         ("clip_pg_rho_threshold", clip_pg_rho_threshold),
@@ -78,7 +82,7 @@ def from_importance_weights(
     deltas = clipped_rhos * (rewards + discounts * next_values - values)  # delta_t V, below eq. (1)
 
     # Remark 1: v_s - V(x_s) = delta_s V + gamma_s c_s (v_{s+1} - V(x_{s+1})), backwards in time.
-    # A loop over the static T, not tf.scan: a while loop costs a dispatch per step and operation.
+    # A Python loop over the static T instead of tf.scan, whose while loop dispatches every operation at each step.
     acc = tf.zeros_like(bootstrap_value)
     vs_minus_v_xs = []
     for delta, decay in zip(reversed(tf.unstack(deltas)), reversed(tf.unstack(discounts * cs)), strict=True):
@@ -87,7 +91,7 @@ def from_importance_weights(
     vs_minus_v_xs = tf.stack(vs_minus_v_xs[::-1])  # [T, B]
     vs = vs_minus_v_xs + values
 
-    # The policy gradient of section 4.2 takes q_s = r_s + gamma_s v_{s+1}.
+    # The policy gradient of section 4.2 uses q_s = r_s + gamma_s v_{s+1}.
     next_vs = tf.concat([vs[1:], bootstrap_value[tf.newaxis]], axis=0)
     pg_rhos = rhos if clip_pg_rho_threshold is None else tf.minimum(clip_pg_rho_threshold, rhos)
     pg_advantages = pg_rhos * (rewards + discounts * next_vs - values)

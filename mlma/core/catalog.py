@@ -1,8 +1,8 @@
-"""The algorithms and networks that can be chosen by name, and what the rest of the system must know about each.
+"""The algorithms and networks by name, and everything the rest of the system must know about them.
 
-A new algorithm is one file that implements `mlma.core.types.Agent`, and one line in `ALGORITHMS`. A new network is one
-function that builds it, and one line in `NETWORKS`. Nothing else compares their names. Imports nothing heavy: the
-classes are named here and imported where they are used.
+A new algorithm is one file that implements `mlma.core.types.Agent`, and one entry in `ALGORITHMS`. A new network is one
+function that builds it, and one entry in `NETWORKS`. Nothing else compares their names. Classes are given as
+"module:name" and imported where they are used, so that this module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ from mlma.core.presets.r2d2 import R2D2
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How an algorithm differs from others, apart from what its agent computes. The defaults fit an on-policy
-    actor-critic."""
+    """What the system must know about an algorithm besides its agent. The defaults fit an on-policy actor-critic."""
 
-    agent: str  # "module:Class", an mlma.core.types.Agent
+    agent: str  # "module:Class" of an mlma.core.types.Agent
     presets: Presets = IMPALA
-    head: Literal["policy", "q_values"] = "policy"  # what the logits of its network are
+    head: Literal["policy", "q_values"] = "policy"  # meaning of the network's logits
     uses_replay: bool = False  # learns from a prioritized replay instead of a queue
     learns_sequences: bool = False  # the replay holds sequences of burn_in + sequence_length steps
-    has_epsilon_ladder: bool = False  # each environment has an epsilon of its own, from large to small
+    has_epsilon_ladder: bool = False  # each environment has its own epsilon
     supports_deterministic: bool = True
     supports_popart: bool = False
-    supports_gradient_shards: bool = True  # whether computing a batch in shards is faster
-    supports_life_loss: bool = True  # whether a return may end at the loss of a life
+    supports_gradient_shards: bool = True  # computing a batch in shards is faster
+    supports_life_loss: bool = True  # a return may end at the loss of a life
 
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A network by name."""
+    """What the system must know about a network."""
 
     build: str  # "module:function"
     observations: Literal["image", "vector"]
     recurrent: bool = False
-    deterministic_shards: bool = True  # whether shards computed in parallel give the same gradients each time
+    deterministic_shards: bool = True  # shards that are computed in parallel give the same gradients each time
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -79,5 +78,5 @@ NETWORKS: dict[str, NetworkEntry] = {
 
 
 def networks_for(observations: str) -> list[str]:
-    """The networks for this kind of observations, image or vector."""
+    """The networks for "image" or "vector" observations."""
     return [name for name, entry in NETWORKS.items() if entry.observations == observations]

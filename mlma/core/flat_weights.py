@@ -1,4 +1,8 @@
-"""The weights of a network as one flat vector, which is how they travel. Actors and learner cut it alike."""
+"""The weights of a network as one flat float32 vector, the form in which learners publish them.
+
+Actors and learner split the vector in the same way; the handshake compares `FlatWeights.signature`. Also names the
+variables of a checkpoint. Not here: the format of checkpoints (mlma/learning/checkpoint.py).
+"""
 
 from __future__ import annotations
 
@@ -20,19 +24,20 @@ def dummy_timestep(env: EnvSpec, *leading: int) -> TimeStep:
 
 
 def build_variables(agent: Any, env: EnvSpec) -> None:
-    """Makes the network's variables: Sonnet creates them at the first call."""
+    """Creates the network's variables; Sonnet does so at the first call."""
     agent.act(dummy_timestep(env, 1), agent.initial_state(1), ActionNoise(tf.zeros([1]), tf.zeros([1])))
 
 
 def named_variables(owner: str, variables: Any) -> dict[str, tf.Variable]:
-    """Name -> variable. Sonnet's own names are not unique within a network, so the place is part of the name."""
+    """Name -> variable. Sonnet's names are not unique within a network, so the index is part of the name."""
     return {f"{owner}/{i:03d}/{v.name}": v for i, v in enumerate(variables)}
 
 
 class FlatWeights:
-    """Reads and writes all variables of a network as one float32 vector."""
+    """Reads and writes the trainable variables of a network as one float32 vector."""
 
     def __init__(self, network: Any) -> None:
+        """The variables must exist: see `build_variables`."""
         self.variables = network.trainable_variables
         specs = [(v.name, tuple(v.shape), v.dtype.name) for v in self.variables]
         self.count = sum(int(np.prod(v.shape)) for v in self.variables)
@@ -44,9 +49,11 @@ class FlatWeights:
         return tf.concat([tf.reshape(v, [-1]) for v in self.variables], axis=0)
 
     def assign(self, flat: tf.Tensor) -> None:
-        parts = tf.split(flat, [int(np.prod(v.shape)) for v in self.variables])
-        for variable, part in zip(self.variables, parts, strict=True):
-            variable.assign(tf.reshape(part, variable.shape))
+        """Assigns a vector [count] to the variables; may be part of a tf.function."""
+        values = tf.split(flat, [int(np.prod(v.shape)) for v in self.variables])
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.assign(tf.reshape(value, variable.shape))
 
     def write(self, data: bytes) -> None:
+        """Assigns a vector that is given as bytes."""
         self._write_flat(tf.constant(np.frombuffer(data, np.float32)))

@@ -1,7 +1,8 @@
-"""Records as flat bytes: a nest of arrays <-> one numpy record, laid out alike on both sides.
+"""Memory layout of records: a nest of arrays <-> one numpy record, equal in actors and learner.
 
-The actor writes its steps straight into the record that will travel, and the learner reads them where they arrived: there is
-nothing to encode or to parse. Also the frame around a message: a header in JSON, a checksum, the payload. Not here: sockets.
+An actor writes its steps directly into the record that it sends, and the learner reads them from the bytes that it
+received, so nothing is encoded or parsed: docs/decisions/0003-records-as-bytes.md. Not here: messages
+(mlma/transport/messages.py).
 """
 
 from __future__ import annotations
@@ -18,35 +19,36 @@ Buffer = bytes | memoryview
 
 
 class RecordLayout:
-    """How one nest of arrays lies in memory."""
+    """The memory layout of one nest of arrays."""
 
     def __init__(self, spec: Any) -> None:
+        """`spec` is a nest of ArraySpecs. Layouts with equal `signature` are equal."""
         self.spec = spec
         leaves = [(f"f{i}", leaf.dtype, leaf.shape) for i, leaf in enumerate(_leaves(spec))]
         self.dtype = np.dtype(leaves, align=True)
         self.signature = hashlib.sha256(repr(leaves).encode()).hexdigest()[:16]
 
     def empty(self, count: int) -> Any:
-        """`count` records of zeros: a numpy array of `self.dtype`."""
+        """`count` records of zeros: a numpy array with dtype `self.dtype`."""
         return np.zeros(count, self.dtype)
 
     def view(self, records: Any) -> Any:
-        """The nest of arrays [count, ...] that these records are; writing to it writes the records."""
+        """The nest of arrays [count, ...] that share memory with these records."""
         return _unflatten(self.spec, [records[name] for name in self.dtype.names or ()])
 
     def from_bytes(self, data: Buffer) -> Any:
-        """Records from `tobytes`; ValueError if the length is not that of whole records."""
+        """The records that `tobytes` gave; ValueError if the length is not a multiple of the record size."""
         if len(data) % self.dtype.itemsize:
-            raise ValueError(f"{len(data)} bytes are no whole number of records of {self.dtype.itemsize}")
+            raise ValueError(f"{len(data)} bytes: must be a multiple of the record size, {self.dtype.itemsize} bytes")
         return np.frombuffer(data, self.dtype)
 
 
 def _leaves(spec: Any) -> list[ArraySpec]:
-    """Leaves in order; an ArraySpec is a leaf although it is a tuple, and None is nothing."""
+    """The leaves in order; an ArraySpec is a leaf although it is a tuple, and None has no leaves."""
     if isinstance(spec, ArraySpec):
         return [spec]
-    parts = spec.values() if isinstance(spec, dict) else spec or ()
-    return [leaf for part in parts for leaf in _leaves(part)]
+    children = spec.values() if isinstance(spec, dict) else spec or ()
+    return [leaf for child in children for leaf in _leaves(child)]
 
 
 def _unflatten(spec: Any, arrays: list[Any]) -> Any:
@@ -55,9 +57,9 @@ def _unflatten(spec: Any, arrays: list[Any]) -> Any:
     if spec is None:
         return None
     if isinstance(spec, dict):
-        return {name: _unflatten(part, arrays) for name, part in spec.items()}
-    parts = [_unflatten(part, arrays) for part in spec]
-    return type(spec)(*parts) if hasattr(spec, "_fields") else type(spec)(parts)
+        return {name: _unflatten(child, arrays) for name, child in spec.items()}
+    children = [_unflatten(child, arrays) for child in spec]
+    return type(spec)(*children) if hasattr(spec, "_fields") else type(spec)(children)
 
 
 def agent_state_spec(agent_state: Any) -> Any:
@@ -66,25 +68,25 @@ def agent_state_spec(agent_state: Any) -> Any:
 
 
 def timestep_spec(env: EnvSpec, *leading: int) -> TimeStep:
-    """The spec of TimeSteps [*leading, ...] of this level."""
+    """The spec of TimeSteps [*leading, ...] of a level."""
 
-    def of(shape: tuple[int, ...], dtype: str) -> ArraySpec:
+    def field(shape: tuple[int, ...], dtype: str) -> ArraySpec:
         return ArraySpec((*leading, *shape), dtype)
 
     return TimeStep(
-        observation=of(*env.observation),
-        reward=of((), "float32"),
-        discount=of((), "float32"),
-        is_first=of((), "bool"),
-        last_action=of((), "int32"),
-        episode_return=of((), "float32"),
-        episode_frames=of((), "int32"),
-        extras={name: of(*spec) for name, spec in env.extras.items()},
+        observation=field(*env.observation),
+        reward=field((), "float32"),
+        discount=field((), "float32"),
+        is_first=field((), "bool"),
+        last_action=field((), "int32"),
+        episode_return=field((), "float32"),
+        episode_frames=field((), "int32"),
+        extras={name: field(*spec) for name, spec in env.extras.items()},
     )
 
 
-def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int, errors: bool = False) -> Trajectory:
-    """The spec of a Trajectory of this level, agent and length; with errors if it goes to a replay."""
+def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int, with_priorities: bool = False) -> Trajectory:
+    """The spec of a Trajectory [T+1]; `with_priorities` if it is for a replay."""
     steps = unroll_length + 1
     action, logits = ArraySpec((steps,), "int32"), ArraySpec((steps, env.num_actions), "float32")
     return Trajectory(
@@ -96,20 +98,19 @@ def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int, errors: 
         env_index=ArraySpec((), "int32"),
         env_stream_id=ArraySpec((), "int64"),
         sequence_number=ArraySpec((), "int64"),
-        initial_priorities=ArraySpec((unroll_length,), "float32") if errors else None,
+        initial_priorities=ArraySpec((unroll_length,), "float32") if with_priorities else None,
     )
 
 
 def trajectory_layout(env: EnvSpec, agent: Agent, unroll_length: int) -> RecordLayout:
-    """How this agent's trajectories lie in memory."""
-    return RecordLayout(
-        trajectory_spec(env, agent.initial_state(1), unroll_length, errors=agent.replay_windows is not None)
-    )
+    """The layout of this agent's trajectories."""
+    with_priorities = agent.replay_windows is not None
+    return RecordLayout(trajectory_spec(env, agent.initial_state(1), unroll_length, with_priorities))
 
 
-def check_extras(more: dict[str, Any], spec: EnvSpec) -> None:
-    """Numbers that a network looks something up with; ValueError if there is nothing."""
-    if "level" in more and not (more["level"].min() >= 0 and more["level"].max() < len(spec.actions_by_level)):
-        raise ValueError("level out of range")
-    if "words" in more and not (more["words"].min() >= 0 and more["words"].max() <= WORD_BUCKETS):
-        raise ValueError("word out of range")
+def check_extras(extras: dict[str, Any], spec: EnvSpec) -> None:
+    """ValueError if an index that a network looks up in a table is out of range."""
+    limits = {"level": len(spec.actions_by_level) - 1, "words": WORD_BUCKETS}
+    for name, limit in limits.items():
+        if name in extras and not (extras[name].min() >= 0 and extras[name].max() <= limit):
+            raise ValueError(f"{name} {extras[name].min()} to {extras[name].max()}: must be within 0 to {limit}")

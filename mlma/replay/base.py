@@ -1,4 +1,7 @@
-"""The interface between the learner and the queue or replay that feeds it."""
+"""The interface between a learner and the queue or replay that it trains from.
+
+Implementations: mlma/replay/trajectory_queue.py, mlma/replay/prioritized_replay.py.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,37 @@ from mlma.core.types import Sample
 
 
 class TrajectoryBuffer(Protocol):
-    """What the learner's loop and the receiver know of a memory. The other one is mlma.replay.prioritized_replay.PrioritizedReplay."""
+    """Where trajectories wait until the learner trains on them. One thread inserts, another one samples."""
 
-    insert_wait_seconds: float  # seconds that `insert` has waited for room, in all
-    assembly_seconds: float  # seconds that `sample` took for the last sample after there was one to take
+    insert_wait_seconds: float  # total time that `insert` has waited for room
+    assembly_seconds: float  # time that `sample` took to assemble the last sample, without waiting
 
-    def insert(self, records: Any) -> None: ...
+    def insert(self, records: Any) -> None:
+        """Adds trajectory records; waits while there is no room, which slows the actors down."""
+        ...
 
-    def sample(self, timeout: float) -> Sample | None: ...
+    def sample(self, timeout: float) -> Sample | None:
+        """The next sample, or None if there is none within `timeout` seconds."""
+        ...
 
-    def update_priorities(self, keys: Any, priorities: Any) -> None: ...
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether `sample` has given out all that `insert` was given so far."""
+    def update_priorities(self, keys: Any, priorities: Any) -> None:
+        """Sets new priorities [B] for the items `keys` [B] of a sample; a queue ignores them."""
         ...
 
     @property
-    def fill(self) -> float: ...
+    def exhausted(self) -> bool:
+        """Whether everything inserted so far has been sampled as often as it will be."""
+        ...
 
-    def gauges(self) -> dict[str, Callable[[], float]]: ...
+    @property
+    def fill(self) -> float:
+        """How full the buffer is, from 0 to 1."""
+        ...
 
-    def close(self) -> None: ...
+    def gauges(self) -> dict[str, Callable[[], float]]:
+        """Metric name -> function that reads its current value."""
+        ...
+
+    def close(self) -> None:
+        """Releases threads that wait in `insert`."""
+        ...

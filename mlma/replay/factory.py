@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def make_buffer(
     config: Config, agent: Agent, layout: RecordLayout, rank: int, learners_on_host: int
 ) -> tuple[TrajectoryBuffer, ReplaySnapshot]:
-    """The buffer, and its snapshot for when the run is saved and resumed. ValueError if a replay does not fit into memory."""
+    """The buffer, and the snapshot that saves and restores it. ValueError if a replay does not fit into memory."""
     windows, settings, batch_size = agent.replay_windows, config.replay, config.learner.batch_size
     if windows is None:
         queue = TrajectoryQueue(layout, batch_size, config.learner.queue_capacity, config.learner.sample_reuse)

@@ -1,8 +1,14 @@
-"""The replay-ratio controller: how many steps are trained on for each one that actors insert, and who waits to keep it so.
+"""Keeps the replay ratio: the number of steps trained on per step that actors insert.
 
-Counts both sides. The learner waits while too little has been inserted, the actors (through `insert`, the transport's inbox and
-their own `put`) while too little has been trained on; never both at once. Learning begins at `min_fill`, which buys no samples.
-Not here: what is inserted (mlma/replay/prioritized_replay.py).
+The learner waits while too few steps have been inserted; actors wait (in `insert`, through the transport's inbox and
+their own `put`) while too few have been trained on. Never do both wait. Learning starts once the replay holds
+`min_fill` steps; these do not count for the ratio, since otherwise learning would start with a burst on data from
+untrained weights.
+
+Deviation: in Ape-X and R2D2 actors and learner run freely, and the ratio follows from their speeds. Here it is a
+setting, so that results do not depend on the speed of the machine.
+
+Not here: the data (mlma/replay/prioritized_replay.py).
 """
 
 from __future__ import annotations
@@ -13,59 +19,61 @@ import time
 
 logger = logging.getLogger(__name__)
 
-LOG_INTERVAL_SECONDS = 5.0  # seconds between two lines while the replay fills
+LOG_INTERVAL_SECONDS = 5.0  # time between two log lines while the replay fills
 
 
 class RateLimiter:
-    """`ratio` steps trained on for each step inserted; a sample trains on `sample_steps`."""
+    """Allows `ratio` steps to be trained on for each step inserted; a sample trains on `steps_per_sample` steps."""
 
-    AHEAD = 2  # samples that actors may be ahead of the learner
+    MAX_SAMPLES_AHEAD = 2  # samples that inserted steps may allow before actors have to wait
 
-    def __init__(self, ratio: float, min_fill: int, sample_steps: int) -> None:
-        self._ratio, self._min_fill, self._sample_steps = ratio, min_fill, sample_steps
+    def __init__(self, ratio: float, min_fill: int, steps_per_sample: int) -> None:
+        self._ratio, self._min_fill, self._steps_per_sample = ratio, min_fill, steps_per_sample
         self._changed = threading.Condition()
-        self._fill = 0  # steps inserted or restored, until learning begins
-        self._begun = False
-        self._inserted = self._trained = 0  # since then
-        self._told, self._told_all = time.monotonic(), False
+        self._fill = 0  # steps inserted or restored before learning started
+        self._started = False
+        self._inserted = self._trained = 0  # steps since learning started
+        self._last_log, self._logged_start = time.monotonic(), False
         self.closed = False
 
     @property
     def ratio(self) -> float:
-        """What has come of it so far."""
+        """Steps trained on per step inserted, since learning started."""
         return self._trained / self._inserted if self._inserted else 0.0
 
     @property
-    def _owed(self) -> float:
+    def _budget(self) -> float:
+        """Steps that the learner may train on now."""
         return self._ratio * self._inserted - self._trained
 
     def wait_to_insert(self) -> bool:
-        """False once closed."""
+        """Waits until actors may insert; False once closed."""
         with self._changed:
-            while self._begun and self._owed >= self.AHEAD * self._sample_steps and not self.closed:
+            while self._started and self._budget >= self.MAX_SAMPLES_AHEAD * self._steps_per_sample and not self.closed:
                 self._changed.wait(1.0)
             return not self.closed
 
     def inserted(self, steps: int, restored: bool = False) -> None:
+        """Counts inserted steps. Steps `restored` from a snapshot count for the minimum fill only."""
         with self._changed:
-            if self._begun and not restored:
+            if self._started and not restored:
                 self._inserted += steps
             else:
                 self._fill += steps
-                self._begun = self._fill >= self._min_fill
-            full = self._begun and not self._told_all
-            news = full or (not self._begun and time.monotonic() > self._told + LOG_INTERVAL_SECONDS)
-            if news:
-                self._told, self._told_all = time.monotonic(), self._begun
+                self._started = self._fill >= self._min_fill
+            just_started = self._started and not self._logged_start
+            log = just_started or (not self._started and time.monotonic() > self._last_log + LOG_INTERVAL_SECONDS)
+            if log:
+                self._last_log, self._logged_start = time.monotonic(), self._started
             self._changed.notify_all()
-        if news:
+        if log:
             logger.info("replay holds %s steps; learning begins at %s", f"{self._fill:,}", f"{self._min_fill:,}")
 
     def wait_to_sample(self, timeout: float) -> bool:
-        """Whether a sample is due within `timeout` seconds."""
+        """Waits until the learner may take a sample; False if it may not within `timeout` seconds."""
         end = time.monotonic() + timeout
         with self._changed:
-            while not (self._begun and self._owed >= self._sample_steps):
+            while not (self._started and self._budget >= self._steps_per_sample):
                 left = end - time.monotonic()
                 if left <= 0 or self.closed:
                     return False
@@ -73,11 +81,13 @@ class RateLimiter:
             return True
 
     def sampled(self) -> None:
+        """Counts one sample."""
         with self._changed:
-            self._trained += self._sample_steps
+            self._trained += self._steps_per_sample
             self._changed.notify_all()
 
     def close(self) -> None:
+        """Releases every wait."""
         with self._changed:
             self.closed = True
             self._changed.notify_all()

@@ -1,8 +1,8 @@
-"""A replay on disk: one shard per learner, beside the checkpoints, written by a thread while training goes on.
+"""Snapshots of a replay on disk: one file per learner, written by a thread while training continues.
 
-A file is a header in JSON and blocks of a few trajectories, each with its length and checksum: writing takes the memory of one
-block. It is written beside and renamed when it is whole. Trajectories that are overwritten meanwhile are left out. Not here:
-checkpoints of the network (mlma/learning/checkpoint.py).
+A file consists of a JSON header and blocks of a few trajectories, each with its length and checksum, so that writing
+needs the memory of one block only. It is renamed into place when complete. Trajectories that are overwritten meanwhile
+are left out. Not here: checkpoints of the weights (mlma/learning/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -25,60 +25,60 @@ from mlma.utils.atomic_file import atomic_write
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 2**24  # bytes of trajectories in a block
-_HEAD = struct.Struct("<QQI")  # bytes of trajectories, bytes of priorities, crc32 of both
+_BLOCK_HEADER = struct.Struct("<QQI")  # bytes of trajectories, bytes of priorities, crc32 of both
 
 
 class ReplaySnapshot:
-    """What becomes of one learner's replay when the run is saved and resumed: nothing without a path."""
+    """Saves and restores one learner's replay; does nothing without a path."""
 
     def __init__(self, replay: PrioritizedReplay | None, path: Path | None) -> None:
         self._replay, self._path = replay, path
         self._thread: threading.Thread | None = None
 
     def save(self) -> None:
-        """Begins to write, unless it still does."""
+        """Starts to write a snapshot, unless one is still being written."""
         if self._path is None or (self._thread and self._thread.is_alive()):
             return
         self._thread = threading.Thread(target=self._save, name="save-replay", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Until what was begun is written."""
+        """Waits until a snapshot that is being written is complete."""
         if self._thread:
             self._thread.join()
 
     def _save(self) -> None:
         assert self._path is not None and self._replay is not None
-        begun = time.monotonic()
+        began = time.monotonic()
         try:
             steps = write_snapshot(self._replay, self._path)
-        except OSError as problem:
-            logger.warning("could not save the replay: %s; training continues, the previous one stays", problem)
+        except OSError as error:
+            logger.warning("could not save the replay: %s; training continues, the previous snapshot is kept", error)
             return
-        logger.info("saved %s with %s steps in %.1f s", self._path, f"{steps:,}", time.monotonic() - begun)
+        logger.info("saved %s with %s steps in %.1f s", self._path, f"{steps:,}", time.monotonic() - began)
 
     def restore(self) -> None:
-        """Puts back what is there; a file that does not fit is left alone, and the replay fills anew."""
+        """Restores the snapshot if there is one. A file that does not fit is left alone, and the replay fills again."""
         if self._path is None or self._replay is None or not self._path.exists():
             return
         try:
             steps = read_snapshot(self._replay, self._path)
-        except (OSError, ValueError) as problem:
-            logger.warning("%s: not restored, the replay fills again: %s", self._path, problem)
+        except (OSError, ValueError) as error:
+            logger.warning("%s: not restored, the replay fills again: %s", self._path, error)
             return
         logger.info("restored %s steps from %s", f"{steps:,}", self._path)
 
 
 def write_snapshot(replay: PrioritizedReplay, path: Path) -> int:
-    """Steps written."""
+    """Writes a snapshot; returns the number of steps written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    serials = replay.held()
-    each = max(1, BLOCK_BYTES // replay.layout.dtype.itemsize)
+    serials = replay.stored_serials()
+    block_size = max(1, BLOCK_BYTES // replay.layout.dtype.itemsize)  # trajectories
     steps = 0
     with atomic_write(path) as file:
         file.write(json.dumps({"layout": replay.layout.signature}).encode() + b"\n")
-        for i in range(0, len(serials), each):
-            records, leaves = replay.read(serials[i : i + each])
+        for i in range(0, len(serials), block_size):
+            records, leaves = replay.read(serials[i : i + block_size])
             if len(records):
                 _write_block(file, records.tobytes(), leaves.tobytes())
                 steps += leaves.size
@@ -86,33 +86,40 @@ def write_snapshot(replay: PrioritizedReplay, path: Path) -> int:
 
 
 def _write_block(file: BinaryIO, records: bytes, leaves: bytes) -> None:
-    file.write(_HEAD.pack(len(records), len(leaves), zlib.crc32(leaves, zlib.crc32(records))))
+    file.write(_BLOCK_HEADER.pack(len(records), len(leaves), zlib.crc32(leaves, zlib.crc32(records))))
     file.write(records)
     file.write(leaves)
 
 
 def read_snapshot(replay: PrioritizedReplay, path: Path) -> int:
-    """Steps restored, with their priorities. ValueError if the file is of another run, or broken from some point on."""
-    steps, known = 0, []
+    """Adds the trajectories of a snapshot, with their priorities, to the replay; returns the number of steps.
+
+    ValueError if the file has another layout, or is damaged, in which case the blocks before the damage have been
+    added.
+    """
+    steps, restored = 0, []
     with path.open("rb") as file:
-        head = json.loads(file.readline() or b"{}")
-        if head.get("layout") != replay.layout.signature:
-            raise ValueError("it holds trajectories of another level, network or length")
+        header = json.loads(file.readline() or b"{}")
+        if header.get("layout") != replay.layout.signature:
+            raise ValueError(
+                f"its record layout is {header.get('layout')}, this run has {replay.layout.signature}: "
+                "another level, network or --unroll_length"
+            )
         for records, leaves in _read_blocks(replay, file):
-            known.append((replay.restored(records), leaves))
+            restored.append((replay.insert_restored(records), leaves))
             steps += leaves.size
-    for serials, leaves in known:  # a window can be drawn once what it reaches into is there: perhaps in a later block
-        replay.set_leaves(serials, leaves)
+    for serials, leaves in restored:  # last, since a window may reach into trajectories of a later block
+        replay.restore_leaves(serials, leaves)
     return steps
 
 
 def _read_blocks(replay: PrioritizedReplay, file: BinaryIO) -> Iterator[tuple[Any, Any]]:
     length = replay.store.length
-    while head := file.read(_HEAD.size):
-        if len(head) < _HEAD.size:
-            raise ValueError("it ends within a block")
-        size, more, checksum = _HEAD.unpack(head)
-        records, leaves = file.read(size), file.read(more)
+    while header := file.read(_BLOCK_HEADER.size):
+        if len(header) < _BLOCK_HEADER.size:
+            raise ValueError("the file ends within the header of a block")
+        records_size, leaves_size, checksum = _BLOCK_HEADER.unpack(header)
+        records, leaves = file.read(records_size), file.read(leaves_size)
         if zlib.crc32(leaves, zlib.crc32(records)) != checksum:
-            raise ValueError("a block fails its checksum")
+            raise ValueError("a block has a wrong checksum")
         yield replay.layout.from_bytes(records), np.frombuffer(leaves).reshape(-1, length)

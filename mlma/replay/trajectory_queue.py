@@ -1,7 +1,7 @@
-"""Where trajectories wait for the learner. `insert` on one side, `sample` on the other; both wait, and say for how long.
+"""The queue that IMPALA trains from: first in, first out, with back-pressure.
 
-TrajectoryQueue: first in, first out (IMPALA). Trajectories are written into the sample they will be trained in as they
-arrive, and the finished sample is already made of tensors: the next one is prepared while this one trains.
+Trajectories are written into the sample that they will be part of as they arrive, and a complete sample is converted to
+tensors at once, so the next sample is prepared while the learner trains on this one. A queue ignores priorities.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from mlma.core.types import Sample, Trajectory
 
 
 class TrajectoryQueue:
-    """Holds about `capacity` trajectories in samples of `batch_size`; a full queue makes `insert` wait.
+    """Holds about `capacity` trajectories in samples of `batch_size`; `insert` waits while it is full.
 
-    Each sample is given out `uses` times, `APART` new ones between one time and the next, so that no update repeats the
-    data of the one before it.
+    Deviation: IMPALA trains on each sample once. Here it is used `sample_reuse` times, with `REUSE_DISTANCE` new
+    samples between two uses so that no update repeats the data of the one before: docs/decisions/0005-pong.md.
     """
 
-    APART = 4
+    REUSE_DISTANCE = 4
 
-    def __init__(self, layout: RecordLayout, batch_size: int, capacity: int, uses: int = 1) -> None:
+    def __init__(self, layout: RecordLayout, batch_size: int, capacity: int, sample_reuse: int = 1) -> None:
         self._layout, self._batch_size = layout, batch_size
-        self._recent: collections.deque[Sample] = collections.deque(maxlen=self.APART * (uses - 1) + 1)
-        self._again: list[Sample] = []  # what is due before the next new one
+        self._recent: collections.deque[Sample] = collections.deque(maxlen=self.REUSE_DISTANCE * (sample_reuse - 1) + 1)
+        self._due_again: list[Sample] = []  # samples to use again before the next new one
         self._ready: queue.Queue[Sample] = queue.Queue(max(1, capacity // batch_size))
-        self._records = layout.empty(batch_size)
+        self._records = layout.empty(batch_size)  # of the sample that is being filled
         self._filled = 0
         self._closed = threading.Event()
-        self.insert_wait_seconds, self.assembly_seconds = 0.0, 0.0  # samples are stacked by `insert`
-        self._given = self._taken = 0  # trajectories
+        self.insert_wait_seconds, self.assembly_seconds = 0.0, 0.0  # samples are assembled by `insert`
+        self._num_inserted = self._num_sampled = 0  # trajectories
 
     def insert(self, records: Any) -> None:
-        """Takes records of `layout`; waits while the queue is full."""
-        self._given += len(records)
+        """Adds records of `layout`; waits while the queue is full."""
+        self._num_inserted += len(records)
         while len(records):
             count = min(len(records), self._batch_size - self._filled)
             self._records[self._filled : self._filled + count] = records[:count]
@@ -54,33 +54,36 @@ class TrajectoryQueue:
 
     def sample(self, timeout: float) -> Sample | None:
         """The next sample, or None if there is none within `timeout` seconds."""
-        if self._again:
-            return self._again.pop()._replace(num_new_steps=0)
+        if self._due_again:
+            return self._due_again.pop()._replace(num_new_steps=0)
         try:
             sample = self._ready.get(timeout=timeout)
         except queue.Empty:
             return None
-        self._taken += self._batch_size
+        self._num_sampled += self._batch_size
         self._recent.appendleft(sample)
-        self._again = list(self._recent)[self.APART :: self.APART]
+        self._due_again = list(self._recent)[self.REUSE_DISTANCE :: self.REUSE_DISTANCE]
         return sample
 
     @property
     def exhausted(self) -> bool:
-        return self._taken == self._given and not self._again
+        """See TrajectoryBuffer."""
+        return self._num_sampled == self._num_inserted and not self._due_again
 
     def update_priorities(self, keys: Any, priorities: Any) -> None:
-        """A queue has none."""
+        """Does nothing: a queue has no priorities."""
 
     def gauges(self) -> dict[str, Callable[[], float]]:
+        """See TrajectoryBuffer."""
         return {"queue/fill": lambda: self.fill}
 
     def close(self) -> None:
+        """Releases an `insert` that waits; its sample is discarded."""
         self._closed.set()
 
     @property
     def fill(self) -> float:
-        """Between 0 and 1."""
+        """Samples that are ready, as a fraction of the capacity."""
         return self._ready.qsize() / self._ready.maxsize
 
     def _put(self, sample: Sample) -> None:
@@ -112,9 +115,9 @@ class TrajectoryQueue:
 
 
 def _to_tensors(nest: Any, time_first: bool = False) -> Any:
+    """Tensors of arrays [B, ...]; if `time_first`, of [B, T, ...] with the first two axes swapped."""
+
     def convert(array: Any) -> tf.Tensor:
-        return tf.constant(
-            np.ascontiguousarray(array.swapaxes(0, 1)) if time_first else array
-        )  # [B, T, ...] -> [T, B, ...]
+        return tf.constant(np.ascontiguousarray(array.swapaxes(0, 1)) if time_first else array)
 
     return tf.nest.map_structure(lambda x: None if x is None else convert(x), nest)

@@ -1,4 +1,4 @@
-"""Whole runs of Ape-X and R2D2 with real processes: two learners under mpirun, faults, and what becomes of the replay."""
+"""Runs of Ape-X and R2D2 with real processes: two learners under mpirun, faults, and how the replay is restored."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from tests.support.runs import Process, descendants, frames, parents, rows, wait
 
 SMALL = [
     "--envs_per_actor=4", "--batch_size=16", "--unroll_length=5", "--replay_min_fill=200", "--replay_capacity=4000",
-    "--report_every_seconds=0.5", "--target_period=10", "--total_environment_frames=1e9", "--checkpoint_every_seconds=2",
+    "--report_every_seconds=0.5", "--target_period=10", "--total_environment_frames=1e9",
+    "--checkpoint_every_seconds=2",
 ]  # fmt: skip
 APEX = ["--algorithm=apex", "--level_name=catch", *SMALL]
 R2D2 = ["--algorithm=r2d2", "--level_name=tmaze", "--burn_in=3", "--sequence_length=8", *SMALL]
 
 
-def saved(logdir: Path) -> list[Path]:
+def checkpoints(logdir: Path) -> list[Path]:
     return sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))
 
 
@@ -29,28 +30,27 @@ def saved(logdir: Path) -> list[Path]:
 @pytest.mark.parametrize("flags", [APEX, R2D2], ids=["apex", "r2d2"])
 def test_two_learners_with_two_actors_each_fill_their_shards_and_stay_equal(tmp_path: Path, flags: list[str]) -> None:
     logdir = tmp_path / "run"
-    everything = [*flags, "--num_learners=2", "--num_actors=2", f"--logdir={logdir}", "--checkpoint_replay"]
-    with Process(tmp_path, "first", *everything) as run:
+    all_flags = [*flags, "--num_learners=2", "--num_actors=2", f"--logdir={logdir}", "--checkpoint_replay"]
+    with Process(tmp_path, "first", *all_flags) as run:
         wait_for_progress(run, logdir, 200)
-        wait_for(
-            lambda: rows(logdir)[-1]["learner_step"] > 40, 120, run.text
-        )  # each report compares checksums of weights
-        everyone = descendants(run.process.pid)
-        actors = [pid for pid in everyone if b"job_name=actor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        # Each report compares the checksums of the weights of all ranks.
+        wait_for(lambda: rows(logdir)[-1]["learner_step"] > 40, 120, run.text)
+        processes = descendants(run.process.pid)
+        actors = [pid for pid in processes if b"job_name=actor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(actors) == 4
         os.kill(actors[0], signal.SIGKILL)
-        run.expect("ended with code -9; starting it again", 30)
+        run.expect("ended with code -9; restarting it", 30)
         wait_for_progress(run, logdir, 200)
         wait_for(lambda: rows(logdir)[-1].get("faults/actors_restarted") == 1, 60, run.text)
         run.signal(signal.SIGTERM)
         assert run.wait(60) == 0, run.text()
-        wait_for(lambda: not set(everyone) & set(parents()), 15, lambda: f"left: {set(everyone) & set(parents())}")
+        wait_for(lambda: not set(processes) & set(parents()), 15, lambda: f"left: {set(processes) & set(parents())}")
     assert "differ" not in run.text()
     for rank in range(2):
-        shard = logdir / "checkpoints" / f"replay-{rank}.bin"
-        assert re.search(rf"learner {rank}: saved {shard} with [1-9][\d,]* steps", run.text())
+        snapshot = logdir / "checkpoints" / f"replay-{rank}.bin"
+        assert re.search(rf"learner {rank}: saved {snapshot} with [1-9][\d,]* steps", run.text())
     before = frames(logdir)
-    with Process(tmp_path, "second", *everything) as run:
+    with Process(tmp_path, "second", *all_flags) as run:
         run.expect("resumed", 90)
         for rank in range(2):
             run.expect(f"learner {rank}: restored", 90)
@@ -59,34 +59,32 @@ def test_two_learners_with_two_actors_each_fill_their_shards_and_stay_equal(tmp_
         assert run.wait(60) == 0, run.text()
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["with", "without"])
-def test_a_run_goes_on_with_its_replay_or_fills_it_anew(tmp_path: Path, kept: bool) -> None:
+@pytest.mark.parametrize("with_replay", [True, False], ids=["with", "without"])
+def test_a_resumed_run_restores_its_replay_or_fills_it_again(tmp_path: Path, with_replay: bool) -> None:
     logdir = tmp_path / "run"
-    flags = [*APEX, "--num_actors=1", f"--logdir={logdir}", *(["--checkpoint_replay"] if kept else [])]
+    flags = [*APEX, "--num_actors=1", f"--logdir={logdir}", *(["--checkpoint_replay"] if with_replay else [])]
     with Process(tmp_path, "first", *flags) as run:
         run.expect("learning begins at 200", 90)
         wait_for_progress(run, logdir, 200)
-        wait_for(lambda: len(saved(logdir)) > 0, 60, run.text)
-        if kept:
+        wait_for(lambda: len(checkpoints(logdir)) > 0, 60, run.text)
+        if with_replay:
             run.expect("replay-0.bin with", 60)
         before = frames(logdir)
-        run.signal(signal.SIGKILL)  # what was saved while training went on is whole
+        run.signal(signal.SIGKILL)  # what was saved during training is complete
         run.wait()
-    variables, meta = load_checkpoint(saved(logdir)[-1])
-    slow = {name: value for name, value in variables.items() if name.startswith("slow/")}
-    assert len(slow) == sum(name.startswith("network/") for name in variables), (
-        "the target network is part of a checkpoint"
-    )
+    variables, meta = load_checkpoint(checkpoints(logdir)[-1])
+    num_target, num_network = (sum(name.startswith(owner) for name in variables) for owner in ("target/", "network/"))
+    assert num_target == num_network, "the target network is part of a checkpoint"
     with Process(tmp_path, "second", *flags) as run:
-        run.expect(f"resumed {saved(logdir)[-1]}", 90)
-        run.expect("restored" if kept else "learning begins at 200", 90)
+        run.expect(f"resumed {checkpoints(logdir)[-1]}", 90)
+        run.expect("restored" if with_replay else "learning begins at 200", 90)
         wait_for(lambda: frames(logdir) > min(before, meta["frames"]), 90, run.text, run)
         run.signal(signal.SIGINT)
         assert run.wait(60) == 0, run.text()
-        assert ("restored" in run.text()) == kept
+        assert ("restored" in run.text()) == with_replay
 
 
-def test_the_ratio_is_kept_and_reported_and_evaluation_plays(tmp_path: Path) -> None:
+def test_the_ratio_is_kept_and_reported_and_evaluation_works(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
     with Process(
         tmp_path,
@@ -108,19 +106,19 @@ def test_the_ratio_is_kept_and_reported_and_evaluation_plays(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("flags", "answer"),
+    ("flags", "message"),
     [
         (["--algorithm=apex", "--replay_capacity=1e12"], "1,000,000,000,000 steps of"),
         (
             ["--algorithm=apex", "--replay_capacity=100", "--replay_min_fill=200"],
             "--replay_min_fill=200: must be at most",
         ),
-        (["--algorithm=r2d2", "--unroll_length=50"], "--unroll_length=50: sequences begin so far apart"),
+        (["--algorithm=r2d2", "--unroll_length=50"], "--unroll_length=50: exceeds --sequence_length"),
         (["--algorithm=apex", "--agent_name=MLPLSTMAgent"], "has an LSTM"),
     ],
 )
-def test_a_replay_that_cannot_work_is_one_line_and_exit_code_2(tmp_path: Path, flags: list[str], answer: str) -> None:
+def test_a_replay_that_cannot_work_is_one_line_and_exit_code_2(tmp_path: Path, flags: list[str], message: str) -> None:
     with Process(tmp_path, "run", *flags, "--level_name=catch", f"--logdir={tmp_path}/run") as run:
         assert run.wait(90) == 2
-    assert answer in run.text()
+    assert message in run.text()
     assert len(run.text().splitlines()) == 1

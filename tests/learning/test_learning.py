@@ -1,4 +1,4 @@
-"""Levels with a known answer are solved: `make learn`. Minutes to hours; not part of the default tests."""
+"""Levels with a known best return are solved: `make learn`. Takes minutes to hours; not part of the default tests."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ pytestmark = pytest.mark.learning
 
 
 def train(tmp_path: Path, seconds: float, *flags: str) -> list[dict[str, float]]:
+    """Trains to the end, within `seconds`; the rows of metrics.csv."""
     logdir = tmp_path / "run"
     with Process(tmp_path, "train", f"--logdir={logdir}", *flags) as run:
         assert run.wait(seconds) == 0, run.text()
@@ -52,7 +53,7 @@ def test_small_levels_are_solved(tmp_path: Path, level: str, frames: float, goal
     ("algorithm", "level", "goal"),
     [("apex", "catch", 0.95), ("apex", "CartPole-v1", 475), ("r2d2", "catch", 0.95), ("r2d2", "tmaze", 0.95)],
 )
-def test_small_levels_are_solved_by_value_learners(
+def test_small_levels_are_solved_by_q_learning(
     tmp_path: Path, algorithm: str, level: str, goal: float, seed: int
 ) -> None:
     table = train(tmp_path, 1200, f"--algorithm={algorithm}", f"--level_name={level}", f"--seed={seed}")
@@ -66,12 +67,12 @@ def test_small_levels_are_solved_by_value_learners(
 
 
 @pytest.mark.parametrize(("algorithm", "agent_name"), [("impala", "MLPAgent"), ("apex", "MLPAgent")])
-def test_without_memory_the_t_maze_stays_a_coin_toss(tmp_path: Path, algorithm: str, agent_name: str) -> None:
+def test_without_an_lstm_the_t_maze_stays_a_coin_toss(tmp_path: Path, algorithm: str, agent_name: str) -> None:
     table = train(tmp_path, 900, "--level_name=tmaze", f"--algorithm={algorithm}", f"--agent_name={agent_name}")
     assert last_fifth(table, "return/mean") < 0.25
 
 
-def test_pong_is_solved_and_its_evaluation_too(tmp_path: Path) -> None:
+def test_pong_is_solved_in_training_and_evaluation(tmp_path: Path) -> None:
     table = train(tmp_path, 4 * 3600)
     assert table[-1]["return/mean"] >= 18
     with Process(

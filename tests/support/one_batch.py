@@ -1,6 +1,6 @@
-"""Run by mpirun from tests/integration/test_several_learners.py: N learners, each with its share of the same samples; writes what each came to.
+"""N learners that train on the same samples, each on its share; writes the final values of each rank to a file.
 
-python -m tests.support.one_batch FOLDER
+mpirun runs it for tests/integration/test_several_learners.py: python -m tests.support.one_batch FOLDER
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ BATCH = 64  # trajectories of all learners
 
 
 class Case(NamedTuple):
-    """With noise for pictures, networks blow up rounding errors, the deep one most: epsilon and step size keep them small."""
+    """What to train.
+
+    With random images, networks amplify rounding errors, the deep one most; epsilon and learning rate keep them small.
+    """
 
     agent_name: str
     optimizer: str
@@ -48,26 +51,27 @@ CASES = {
 }
 
 
-def share(sample: Sample, agent: Any, rank: int, size: int) -> Sample:
-    """The trajectories of this rank."""
+def share_of(sample: Sample, agent: Any, rank: int, size: int) -> Sample:
+    """The part of a sample that rank `rank` of `size` trains on."""
     batch = len(sample.keys)
-    mine = slice(rank * batch // size, (rank + 1) * batch // size)
+    share = slice(rank * batch // size, (rank + 1) * batch // size)
     trajectory = sample.trajectory
     return Sample(
         trajectory._replace(
             agent_state=agent.initial_state(batch // size),
-            timesteps=tf.nest.map_structure(lambda x: x[:, mine], trajectory.timesteps),
-            act_outputs=tf.nest.map_structure(lambda x: x[:, mine], trajectory.act_outputs),
-            weights_version=trajectory.weights_version[mine],
-            actor_id=trajectory.actor_id[mine],
+            timesteps=tf.nest.map_structure(lambda x: x[:, share], trajectory.timesteps),
+            act_outputs=tf.nest.map_structure(lambda x: x[:, share], trajectory.act_outputs),
+            weights_version=trajectory.weights_version[share],
+            actor_id=trajectory.actor_id[share],
         ),
-        sample.keys[mine],
-        sample.importance_weights[mine],
+        sample.keys[share],
+        sample.importance_weights[share],
         sample.num_new_steps // size,
     )
 
 
-def play(case: Case, learners: Allreduce) -> dict[str, Any]:
+def train(case: Case, allreduce: Allreduce) -> dict[str, Any]:
+    """The final weights by name, with frames, steps, and how far the weights moved."""
     spec = VECTOR if case.agent_name in networks_for("vector") else IMAGE
     config = small_config(
         agent_name=case.agent_name, optimizer=case.optimizer, batch_size=BATCH, unroll_length=2,
@@ -77,14 +81,13 @@ def play(case: Case, learners: Allreduce) -> dict[str, Any]:
     )  # fmt: skip
     tf.random.set_seed(1)
     agent: Any = make_impala(config, spec) if case.algorithm == "impala" else make_agent(config, spec)
-    learner = Learner(config, agent, spec.action_repeats, learners)
+    learner = Learner(config, agent, spec.action_repeats, allreduce)
     before = learner.weights.read().numpy()
     for step in range(case.steps):
-        sample = as_tensors(share(random_sample(step, config, spec), agent, learners.rank, learners.size))
-        learner.update(None if learners.rank == case.idle and step % 2 else sample)
-    values = {
-        name.replace("/", "|"): v.numpy() for name, v in named_variables("network", learner.weights.variables).items()
-    }
+        sample = as_tensors(share_of(random_sample(step, config, spec), agent, allreduce.rank, allreduce.size))
+        learner.update(None if allreduce.rank == case.idle and step % 2 else sample)
+    variables = named_variables("network", learner.weights.variables)
+    values = {name.replace("/", "|"): v.numpy() for name, v in variables.items()}
     moved = np.abs(learner.weights.read().numpy() - before).max()
     return values | {"frames": learner.frames, "step": learner.step, "moved": moved}
 
@@ -92,9 +95,9 @@ def play(case: Case, learners: Allreduce) -> dict[str, Any]:
 def main(folder: str) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     for name, case in CASES.items():
-        learners = connect_learners(small_config(compression=case.compression).distributed)
-        np.savez(Path(folder) / f"{name}-{learners.size}-{learners.rank}.npz", **play(case, learners))
-    learners.shutdown()
+        allreduce = connect_learners(small_config(compression=case.compression).distributed)
+        np.savez(Path(folder) / f"{name}-{allreduce.size}-{allreduce.rank}.npz", **train(case, allreduce))
+    allreduce.shutdown()
 
 
 if __name__ == "__main__":

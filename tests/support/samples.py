@@ -1,4 +1,4 @@
-"""What several tests need: two specs, a small configuration, and samples as a memory would give them."""
+"""Two specs, a small configuration, agents, and samples as a queue or replay would return them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_metrics(
 
 
 def small_config(**changes: Any) -> Config:
-    """For VECTOR, every "auto" settled."""
+    """A configuration for VECTOR, with every "auto" resolved."""
     values: dict[str, Any] = dict(
         total_environment_frames=1e9, agent_name="MLPAgent", num_stacked_frames=1, batch_size=2, unroll_length=5,
         entropy_cost=0.01, learning_rate=0.01, epsilon=0.01, gradients_clipping=40.0, optimizer="rmsprop",
@@ -46,7 +46,7 @@ def small_config(**changes: Any) -> Config:
 
 
 def make_impala(config: Config, spec: EnvSpec = VECTOR, seed: int = 1) -> Impala:
-    """An agent whose weights exist."""
+    """An agent whose variables exist."""
     tf.random.set_seed(seed)
     agent = Impala(config, spec)
     build_variables(agent, spec)
@@ -54,7 +54,7 @@ def make_impala(config: Config, spec: EnvSpec = VECTOR, seed: int = 1) -> Impala
 
 
 def random_timesteps(rng: np.random.Generator, spec: EnvSpec, steps: int, batch: int, firsts: float = 0.2) -> TimeStep:
-    """[T, B, ...], with new games at random places."""
+    """Time steps [T, B, ...], each the first of an episode with probability `firsts`."""
     shape = (steps, batch)
     if spec.observation.dtype == "uint8":
         observation = rng.integers(256, size=(*shape, *spec.observation.shape)).astype(np.uint8)
@@ -72,7 +72,7 @@ def random_timesteps(rng: np.random.Generator, spec: EnvSpec, steps: int, batch:
 
 
 def random_sample(seed: int, config: Config, spec: EnvSpec = VECTOR, firsts: float = 0.2) -> Sample:
-    """Of numpy arrays. An MLPAgent remembers nothing, so there is no agent state."""
+    """A sample of numpy arrays, without agent state, since an MLPAgent has none."""
     rng = np.random.default_rng(seed)
     steps, batch = config.learner.unroll_length + 1, config.learner.batch_size
     acted = ActOutput(
@@ -92,7 +92,7 @@ def random_sample(seed: int, config: Config, spec: EnvSpec = VECTOR, firsts: flo
 
 
 def as_tensors(sample: Sample) -> Sample:
-    """As TrajectoryQueue makes them: everything is a tensor but the version of the weights and the count of steps."""
-    made = tf.nest.map_structure(lambda x: None if x is None else tf.constant(x), sample)
-    trajectory = made.trajectory._replace(weights_version=sample.trajectory.weights_version)
-    return made._replace(trajectory=trajectory, num_new_steps=sample.num_new_steps)
+    """The sample as TrajectoryQueue returns it: all tensors, except `weights_version` and `num_new_steps`."""
+    tensors = tf.nest.map_structure(lambda x: None if x is None else tf.constant(x), sample)
+    trajectory = tensors.trajectory._replace(weights_version=sample.trajectory.weights_version)
+    return tensors._replace(trajectory=trajectory, num_new_steps=sample.num_new_steps)

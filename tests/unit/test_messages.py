@@ -1,4 +1,4 @@
-"""Records and messages: what is sent arrives, and what is damaged is a ValueError and nothing else."""
+"""Records and messages arrive unchanged; damaged ones are a ValueError and no other error."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.support.samples import IMAGE, VECTOR
 
 STATE = NetworkState(frames=tf.zeros([1, 84, 84, 3], tf.uint8), core=(tf.zeros([1, 5]), tf.zeros([1, 5])))
 NO_STATE = NetworkState(None, None)
-REFUSED = "message|JSON|Expecting|Extra|decode"  # what a refusal speaks of
+REFUSED = "message|JSON|Expecting|Extra|decode"  # one of these words is in each error message
 
 
-def layout(env: EnvSpec = IMAGE, state: NetworkState = STATE, unroll_length: int = 3) -> RecordLayout:
+def make_layout(env: EnvSpec = IMAGE, state: NetworkState = STATE, unroll_length: int = 3) -> RecordLayout:
     return RecordLayout(trajectory_spec(env, state, unroll_length))
 
 
-def filled(of: RecordLayout, count: int, seed: int = 1) -> Any:
+def random_records(layout: RecordLayout, count: int, seed: int = 1) -> Any:
     """Records of random values, written through views."""
-    records, rng = of.empty(count), np.random.default_rng(seed)
-    for array in leaves(of.view(records)):
+    records, rng = layout.empty(count), np.random.default_rng(seed)
+    for array in leaves(layout.view(records)):
         array[...] = rng.integers(2 if array.dtype == bool else 200, size=array.shape)
     return records
 
@@ -38,11 +38,11 @@ def leaves(nest: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(("env", "state"), [(IMAGE, STATE), (VECTOR, NO_STATE)])
-def test_records_survive_the_way_through_bytes(env: EnvSpec, state: NetworkState) -> None:
-    of = layout(env, state)
-    records = filled(of, 3)
-    arrived = of.view(of.from_bytes(records.tobytes()))
-    sent = of.view(records)
+def test_records_are_unchanged_by_conversion_to_bytes(env: EnvSpec, state: NetworkState) -> None:
+    layout = make_layout(env, state)
+    records = random_records(layout, 3)
+    arrived = layout.view(layout.from_bytes(records.tobytes()))
+    sent = layout.view(records)
     assert isinstance(arrived, Trajectory)
     assert isinstance(arrived.agent_state, NetworkState)
     tree.assert_same_structure(arrived, sent)
@@ -53,43 +53,44 @@ def test_records_survive_the_way_through_bytes(env: EnvSpec, state: NetworkState
 
 
 def test_a_view_has_the_shapes_of_the_spec_and_writes_into_the_records() -> None:
-    of = layout()
-    records = of.empty(2)
-    view = of.view(records)
+    layout = make_layout()
+    records = layout.empty(2)
+    view = layout.view(records)
     assert view.timesteps.observation.shape == (2, 4, 84, 84, 1)
     assert view.timesteps.observation.dtype == np.uint8
     assert view.act_outputs.logits.shape == (2, 4, IMAGE.num_actions)
     assert view.agent_state.core[0].shape == (2, 5)
     view.timesteps.reward[1, 2] = 7.0
     view.agent_state.core[1][0] = 3.0
-    again = of.view(of.from_bytes(records.tobytes()))
+    again = layout.view(layout.from_bytes(records.tobytes()))
     assert again.timesteps.reward.tolist() == [[0, 0, 0, 0], [0, 0, 7, 0]]
     assert again.agent_state.core[1].tolist() == [[3.0] * 5, [0.0] * 5]
 
 
 def test_part_of_a_record_is_refused() -> None:
-    of = layout()
-    data = filled(of, 2).tobytes()
+    layout = make_layout()
+    data = random_records(layout, 2).tobytes()
     for size in (1, len(data) // 2 - 1, len(data) - 1):
-        with pytest.raises(ValueError, match="no whole number of records"):
-            of.from_bytes(data[:size])
+        message = f"{size} bytes: must be a multiple of the record size, {layout.dtype.itemsize} bytes"
+        with pytest.raises(ValueError, match=message):
+            layout.from_bytes(data[:size])
 
 
 def test_the_signature_changes_with_the_spec_and_with_nothing_else() -> None:
     others = [
-        layout(unroll_length=4),
-        layout(env=IMAGE._replace(num_actions=5)),
-        layout(env=IMAGE._replace(observation=ArraySpec((84, 80, 1), "uint8"))),
-        layout(env=IMAGE._replace(observation=ArraySpec((84, 84, 1), "float32"))),
-        layout(state=STATE._replace(core=(tf.zeros([1, 6]), tf.zeros([1, 6])))),
-        layout(state=NO_STATE),
+        make_layout(unroll_length=4),
+        make_layout(env=IMAGE._replace(num_actions=5)),
+        make_layout(env=IMAGE._replace(observation=ArraySpec((84, 80, 1), "uint8"))),
+        make_layout(env=IMAGE._replace(observation=ArraySpec((84, 84, 1), "float32"))),
+        make_layout(state=STATE._replace(core=(tf.zeros([1, 6]), tf.zeros([1, 6])))),
+        make_layout(state=NO_STATE),
     ]
-    assert len({of.signature for of in [layout(), *others]}) == 1 + len(others)
-    assert layout().signature == layout().signature
+    assert len({layout.signature for layout in [make_layout(), *others]}) == 1 + len(others)
+    assert make_layout().signature == make_layout().signature
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", bytes(range(256)) * 10])
-def test_a_message_survives(payload: bytes) -> None:
+def test_a_message_arrives_unchanged(payload: bytes) -> None:
     header = {"task": 3, "waited": 1.5, "name": "Größe", "list": [1, None]}
     arrived, data = unpack(pack(header, payload))
     assert (arrived, bytes(data)) == (header, payload)
@@ -104,7 +105,7 @@ def test_a_truncated_or_lengthened_message_is_refused() -> None:
         unpack(message + b"\0")
 
 
-def test_every_flipped_bit_is_found() -> None:
+def test_every_flipped_bit_is_detected() -> None:
     message = pack({"task": 1}, b"some payload")
     for bit in range(8 * len(message)):
         damaged = bytearray(message)
@@ -122,7 +123,7 @@ def test_random_bytes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("head", [b"not json", b"[1]", b"3", b"\xff\xfe", b'{"task": 1', b"", b"[" * 100_000])
-def test_a_header_that_is_no_object_is_refused_although_its_checksum_is_right(head: bytes) -> None:
+def test_a_header_that_is_not_an_object_is_refused_although_its_checksum_is_right(head: bytes) -> None:
     with pytest.raises(ValueError, match=REFUSED):
         unpack(struct.pack("<5sIII", MAGIC, len(head), 0, zlib.crc32(head)) + head)
 
@@ -138,5 +139,5 @@ def test_long_payloads_travel_in_numbered_parts(size: int, parts: int) -> None:
     payload = np.random.default_rng(2).bytes(size)
     unpacked = [unpack(message) for message in split_message({"task": 7}, payload, part_size=10)]
     assert [header for header, _ in unpacked] == [{"task": 7, "part": i, "parts": parts} for i in range(parts)]
-    assert b"".join(piece for _, piece in unpacked) == payload
-    assert all(len(piece) <= 10 for _, piece in unpacked)
+    assert b"".join(part for _, part in unpacked) == payload
+    assert all(len(part) <= 10 for _, part in unpacked)

@@ -1,4 +1,4 @@
-"""The zoo: frames, memory over time, and the shapes that the papers give."""
+"""The networks: frame stacks, recurrent state, and the shapes that the papers give."""
 
 from __future__ import annotations
 
@@ -55,31 +55,33 @@ def assert_close(one: Any, two: Any) -> None:
 
 
 def slow_stacks(observation: Any, first: Any, depth: int) -> Any:
-    """Lists of frames, one list per game: slow and obvious."""
+    """Frame stacks from one list of frames per episode: slow and obvious."""
     steps, batch, *_, channels = observation.shape
     stacks = np.zeros((*observation.shape[:-1], channels * depth), np.uint8)
     for b in range(batch):
-        game: list[Any] = []
+        episode: list[Any] = []
         for t in range(steps):
-            game = [] if first[t, b] else game
-            game.append(observation[t, b])
-            latest = game[-depth:]
+            episode = [] if first[t, b] else episode
+            episode.append(observation[t, b])
+            latest = episode[-depth:]
             stacks[t, b, ..., channels * (depth - len(latest)) :] = np.concatenate(latest, axis=-1)
     return stacks
 
 
 @pytest.mark.parametrize(("depth", "channels"), [(2, 1), (4, 1), (4, 3)])
-def test_stacks_hold_the_last_frames_of_their_own_game_however_the_calls_are_cut(depth: int, channels: int) -> None:
+def test_stacks_hold_the_last_frames_of_their_own_episode_however_the_calls_are_split(
+    depth: int, channels: int
+) -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
         observation = rng.integers(1, 256, size=(14, 6, 2, 3, channels)).astype(np.uint8)
         first = rng.random((14, 6)) < 0.25
-        wanted = slow_stacks(observation, first, depth)
+        expected = slow_stacks(observation, first, depth)
         before, start = tf.zeros([6, depth - 1, 2, 3, channels], tf.uint8), 0
         for steps in (5, 1, 2, 6):
-            part = slice(start, start + steps)
-            stacks, before = stack_frames(tf.constant(observation[part]), tf.constant(first[part]), before)
-            np.testing.assert_array_equal(stacks, wanted[part])
+            call = slice(start, start + steps)
+            stacks, before = stack_frames(tf.constant(observation[call]), tf.constant(first[call]), before)
+            np.testing.assert_array_equal(stacks, expected[call])
             start += steps
 
 
@@ -87,72 +89,74 @@ def test_stacks_hold_the_last_frames_of_their_own_game_however_the_calls_are_cut
 def test_an_unroll_equals_single_steps(name: str) -> None:
     network, inputs = make(name), timesteps(name, steps=5, batch=2)
     state = random_state(network, 2)
-    wanted, wanted_state = network(inputs, state)
+    expected, expected_state = network(inputs, state)
     outputs = []
     for t in range(5):
         output, state = network(tf.nest.map_structure(lambda x, t=t: x[t : t + 1], inputs), state)
         outputs.append(output)
-    assert_close(tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *outputs), wanted)
-    assert_close(state, wanted_state)
+    assert_close(tf.nest.map_structure(lambda *steps: tf.concat(steps, axis=0), *outputs), expected)
+    assert_close(state, expected_state)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_batch_in_shards_outputs_and_learns_what_the_whole_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_in_shards_has_the_outputs_and_gradients_of_the_full_batch(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, inputs = make(name), timesteps(name, steps=16, batch=24)
     state = random_state(network, 24)
     sizes = []
-    whole = Network._unroll
+    original = Network._unroll
 
     def unroll(self: Network, timestep: TimeStep, state: NetworkState) -> Any:
         sizes.append(timestep.is_first.shape[1])
-        return whole(self, timestep, state)
+        return original(self, timestep, state)
 
     monkeypatch.setattr(Network, "_unroll", unroll)
-    found = []
+    results = []
     for network._num_shards in (1, 3):
         with tf.GradientTape() as tape:
             output, after = network(inputs, state)
             loss = tf.reduce_sum(output.logits**2) + tf.reduce_sum(output.value)
-        found.append((output, after, tape.gradient(loss, network.trainable_variables)))
+        results.append((output, after, tape.gradient(loss, network.trainable_variables)))
     network(tf.nest.map_structure(lambda x: x[:1], inputs), state)  # acting
     assert sizes == [24, 8, 8, 8, 24]
-    (*outputs, gradients), (*shard_outputs, shard_gradients) = found
+    (*outputs, gradients), (*shard_outputs, shard_gradients) = results
     assert_close(outputs, shard_outputs)
     for one, other in zip(gradients, shard_gradients, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(tf.abs(one))))
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_nothing_from_before_a_new_game_reaches_it(name: str) -> None:
+def test_nothing_from_before_a_new_episode_reaches_it(name: str) -> None:
     network, inputs = make(name), timesteps(name, steps=4, batch=2)
     first = np.zeros((4, 2), bool)
-    first[2, 0] = True  # a new game in the first environment, the old one goes on in the second
+    first[2, 0] = True  # a new episode in the first environment; that of the second continues
     one, _ = network(inputs._replace(is_first=tf.constant(first)), random_state(network, 2))
     other = tf.nest.map_structure(lambda x: tf.concat([x[:2][::-1], x[2:]], axis=0), inputs)
     two, _ = network(other._replace(is_first=tf.constant(first)), random_state(network, 2))
     assert_close([one.logits[2:, 0], one.value[2:, 0]], [two.logits[2:, 0], two.value[2:, 0]])
-    if name != "MLPAgent":  # which remembers nothing
+    if name != "MLPAgent":  # which has no recurrent state
         assert not np.allclose(one.value[2:, 1], two.value[2:, 1])
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_new_game_at_step_0_forgets_the_state_it_was_given(name: str) -> None:
+def test_a_new_episode_at_step_0_ignores_the_agent_state(name: str) -> None:
     network, inputs = make(name), timesteps(name, steps=3, batch=2)
     inputs = inputs._replace(is_first=tf.constant([[True, True], [False, False], [False, False]]))
     assert_close(network(inputs, random_state(network, 2)), network(inputs, network.initial_state(2)))
 
 
-def shapes(network: snt.Module) -> list[tuple[int, ...]]:
+def weight_shapes(network: snt.Module) -> list[tuple[int, ...]]:
     return sorted((tuple(v.shape) for v in network.trainable_variables), key=lambda shape: (len(shape), shape))
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in networks_for("vector")])
-def test_a_brighter_picture_is_the_same_picture(name: str) -> None:
+def test_the_brightness_of_an_image_does_not_matter(name: str) -> None:
     network = make_network(name, IMAGE, stack=1)
-    game = timesteps(name, 2, 3)
-    dim = game._replace(observation=game.observation // 2)
+    inputs = timesteps(name, 2, 3)
+    dim = inputs._replace(observation=inputs.observation // 2)
     bright = dim._replace(observation=dim.observation + 90)
-    dark = game._replace(observation=tf.zeros_like(game.observation))
+    dark = inputs._replace(observation=tf.zeros_like(inputs.observation))
     (one, _), (two, _), (three, _) = (network(each, network.initial_state(3)) for each in (dim, bright, dark))
     assert_close(one, two)
     assert float(tf.reduce_max(tf.abs(one.value - three.value))) > 1e-2
@@ -162,27 +166,27 @@ def test_the_shallow_network_has_the_shapes_of_the_paper() -> None:
     """84x84 -> 20x20x16 -> 9x9x32 -> 256: VALID padding."""
     heads = [(1,), (4,), (256, 1), (256, 4)]
     torso = [(16,), (8, 8, 4, 16), (32,), (4, 4, 16, 32), (256,), (9 * 9 * 32, 256)]
-    assert shapes(make("ShallowConvNetAgent")) == sorted(heads + torso, key=lambda shape: (len(shape), shape))
+    assert weight_shapes(make("ShallowConvNetAgent")) == sorted(heads + torso, key=lambda shape: (len(shape), shape))
 
 
 def test_the_simple_network_has_the_shapes_of_nature() -> None:
     """84x84 -> 20x20x32 -> 9x9x64 -> 7x7x64 -> 512, then the last reward and one of 4 actions."""
     heads = [(1,), (4,), (512 + 1 + 4, 1), (512 + 1 + 4, 4)]
     torso = [(32,), (8, 8, 4, 32), (64,), (4, 4, 32, 64), (64,), (3, 3, 64, 64), (512,), (7 * 7 * 64, 512)]
-    assert shapes(make("SimpleConvNetAgent")) == sorted(heads + torso, key=lambda shape: (len(shape), shape))
+    assert weight_shapes(make("SimpleConvNetAgent")) == sorted(heads + torso, key=lambda shape: (len(shape), shape))
 
 
 def test_the_deep_network_has_fifteen_convolutions_and_an_lstm_of_256() -> None:
-    found = shapes(make("ResNetLSTMAgent"))
-    convolutions = [shape for shape in found if len(shape) == 4]
-    wanted = {(3, 3, 4, 16): 1, (3, 3, 16, 16): 4, (3, 3, 16, 32): 1, (3, 3, 32, 32): 9}
-    assert {shape: convolutions.count(shape) for shape in convolutions} == wanted
-    assert (11 * 11 * 32, 256) in found
-    assert (256 + 1 + 4, 4 * 256) in found
-    assert (256, 4 * 256) in found
+    shapes = weight_shapes(make("ResNetLSTMAgent"))
+    convolutions = [shape for shape in shapes if len(shape) == 4]
+    expected = {(3, 3, 4, 16): 1, (3, 3, 16, 16): 4, (3, 3, 16, 32): 1, (3, 3, 32, 32): 9}
+    assert {shape: convolutions.count(shape) for shape in convolutions} == expected
+    assert (11 * 11 * 32, 256) in shapes
+    assert (256 + 1 + 4, 4 * 256) in shapes
+    assert (256, 4 * 256) in shapes
 
 
-def test_gradient_flows_back_through_time_but_not_into_the_game_before() -> None:
+def test_gradient_flows_back_through_time_but_not_into_the_episode_before() -> None:
     network, inputs = make("ResNetLSTMAgent"), timesteps("ResNetLSTMAgent", steps=4, batch=2)
     reward = tf.random.uniform([4, 2], -0.5, 0.5)
     first = np.zeros((4, 2), bool)
@@ -205,18 +209,18 @@ def test_the_hidden_state_is_the_output_and_the_cell_is_not() -> None:
 
 
 @pytest.mark.parametrize("name", ["ShallowConvNetAgent", "SimpleConvNetAgent", "ResNetLSTMAgent"])
-def test_last_reward_and_action_are_seen_where_the_paper_says_and_the_reward_is_clipped(name: str) -> None:
+def test_last_reward_and_action_are_inputs_where_the_paper_has_them_and_the_reward_is_clipped(name: str) -> None:
     network, inputs = make(name), timesteps(name, steps=1, batch=2, firsts=0.0)
 
     def logits(reward: float, action: int) -> Any:
         changed = inputs._replace(reward=tf.fill([1, 2], reward), last_action=tf.fill([1, 2], action))
         return network(changed, network.initial_state(2))[0].logits.numpy()
 
-    sees = name != "ShallowConvNetAgent"
+    has_inputs = name != "ShallowConvNetAgent"
     assert np.array_equal(logits(1.0, 2), logits(50.0, 2))
     assert np.array_equal(logits(-1.0, 2), logits(-50.0, 2))
-    assert np.array_equal(logits(1.0, 2), logits(0.5, 2)) != sees
-    assert np.array_equal(logits(1.0, 2), logits(1.0, 3)) != sees
+    assert np.array_equal(logits(1.0, 2), logits(0.5, 2)) != has_inputs
+    assert np.array_equal(logits(1.0, 2), logits(1.0, 3)) != has_inputs
 
 
 @pytest.mark.parametrize("dueling", [False, True])
@@ -229,7 +233,7 @@ def test_actions_that_a_level_does_not_have_are_never_chosen(dueling: bool) -> N
     assert (logits[:, [0, 2], 1] == MASKED_LOGIT).all()
     assert np.abs(logits[:, [0, 2]][..., [0, 2]]).max() < 100
     assert np.abs(logits[:, [1, 3]]).max() < 100
-    noise_generator = NoiseGenerator(1, np.ones(4))  # always at random
+    noise_generator = NoiseGenerator(1, np.ones(4))  # always random actions
     noise = [noise_generator.draw() for _ in range(300)]
     for drawn in (
         np.stack([epsilon_greedy(tf.constant(logits[0]), each) for each in noise]),
@@ -238,7 +242,7 @@ def test_actions_that_a_level_does_not_have_are_never_chosen(dueling: bool) -> N
         assert [sorted(set(drawn[:, i].tolist())) for i in range(4)] == [[0, 2], [0, 1, 2]] * 2
 
 
-def test_the_ends_of_what_can_be_drawn_are_actions_that_a_level_has() -> None:
+def test_the_largest_and_smallest_random_numbers_give_actions_that_a_level_has() -> None:
     logits = tf.constant([[MASKED_LOGIT, 0.0, -1.0, MASKED_LOGIT]] * 2)
     ends = tf.constant([0.0, np.nextafter(np.float32(1), np.float32(0))])
     assert sample_from_logits(logits, ends).numpy().tolist() == [1, 2]
@@ -252,28 +256,28 @@ def words(*texts: str) -> Any:
     return tf.constant([[hash_words(text) for text in texts]])
 
 
-def test_an_instruction_is_what_its_words_say_in_their_order() -> None:
+def test_an_instruction_is_encoded_by_its_words_in_their_order() -> None:
     encoder = InstructionEncoder()
     encoded = encoder(words("pick the red balloon", "pick the balloon red", "", "pick the red balloon")[0]).numpy()
     np.testing.assert_array_equal(encoded[0], encoded[3])
     assert np.abs(encoded[0] - encoded[1]).max() > 1e-3
     np.testing.assert_array_equal(encoded[2], 0)
-    state = encoder._lstm.initial_state(1)  # word by word, and nothing after the last
+    state = encoder._lstm.initial_state(1)  # word by word, up to the last one
     for word in hash_words("pick the red balloon")[:4]:
         output, state = encoder._lstm(encoder._embedding(tf.constant([word])), state)
     np.testing.assert_allclose(encoded[0], output[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ResNetLSTMAgent", "MLPAgent"])
-def test_words_and_numbers_beside_the_observation_matter(name: str) -> None:
+def test_words_and_numbers_next_to_the_observation_matter(name: str) -> None:
     spec = VECTOR if name in networks_for("vector") else EnvSpec(ArraySpec((40, 40, 3), "uint8"), 4, 1)
     spec = spec._replace(extras={"vector": ArraySpec((2,), "float32"), "words": ArraySpec((MAX_WORDS,), "int32")})
     network = make_network(name, spec, stack=1)
     steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), spec, 1, 1))
 
     def logits(text: str, numbers: Any) -> Any:
-        more = {"vector": tf.constant([[numbers]]), "words": words(text)}
-        return network(steps._replace(extras=more), network.initial_state(1))[0].logits.numpy()
+        extras = {"vector": tf.constant([[numbers]]), "words": words(text)}
+        return network(steps._replace(extras=extras), network.initial_state(1))[0].logits.numpy()
 
     one = logits("go left", [0.0, 1.0])
     assert np.abs(one - logits("go right", [0.0, 1.0])).max() > 1e-7

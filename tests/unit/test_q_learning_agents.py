@@ -1,4 +1,4 @@
-"""Ape-X's and R2D2's losses: what is compared with what, what no gradient flows through, and how they act."""
+"""Ape-X and R2D2: their losses against slow implementations, where no gradient flows, and how they act."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from agents import make_agent
 from agents.apex import Apex
-from agents.ops.value_learning import batched_index, signed_hyperbolic, signed_parabolic
+from agents.ops import value_learning
 from agents.r2d2 import R2D2
 from mlma.acting.action_noise import NoiseGenerator
 from mlma.acting.trajectory_writer import env_indices
@@ -22,15 +22,15 @@ N, BURN_IN, LENGTH = 3, 4, 6
 
 
 def settings(algorithm: str, **changes: Any) -> Any:
-    window = N if algorithm == "apex" else BURN_IN + LENGTH
+    agent_name, window = ("MLPAgent", N) if algorithm == "apex" else ("MLPLSTMAgent", BURN_IN + LENGTH)
     values = dict(
-        algorithm=algorithm, agent_name="MLPAgent" if algorithm == "apex" else "MLPLSTMAgent", n_step=N, burn_in=BURN_IN,
-        sequence_length=LENGTH, target_period=2, batch_size=5, unroll_length=window,
+        algorithm=algorithm, agent_name=agent_name, n_step=N, burn_in=BURN_IN, sequence_length=LENGTH,
+        target_period=2, batch_size=5, unroll_length=window,
     )  # fmt: skip
     return small_config(**(values | changes))
 
 
-def make(algorithm: str, spec: Any = VECTOR, **changes: Any) -> tuple[Any, Any]:
+def make_trained(algorithm: str, spec: Any = VECTOR, **changes: Any) -> tuple[Any, Any]:
     """An agent whose target network differs from its network."""
     config = settings(algorithm, **changes)
     tf.random.set_seed(3)
@@ -40,7 +40,8 @@ def make(algorithm: str, spec: Any = VECTOR, **changes: Any) -> tuple[Any, Any]:
     return agent, config
 
 
-def sample_of(config: Any, agent: Any, seed: int = 1, firsts: float = 0.15) -> Sample:
+def sample_for(config: Any, agent: Any, seed: int = 1, firsts: float = 0.15) -> Sample:
+    """A random sample with a random agent state and random importance weights."""
     sample = random_sample(seed, config, firsts=firsts)
     rng = np.random.default_rng(seed)
     state = tf.nest.map_structure(
@@ -51,25 +52,27 @@ def sample_of(config: Any, agent: Any, seed: int = 1, firsts: float = 0.15) -> S
     return sample._replace(trajectory=sample.trajectory._replace(agent_state=state))
 
 
-def gradient(agent: Any, sample: Sample) -> tuple[LossOutput, Any]:
+def loss_and_gradient(agent: Any, sample: Sample) -> tuple[LossOutput, Any]:
+    """What `loss` returns, and its gradient as one vector."""
     with tf.GradientTape() as tape:
         output = agent.loss(as_tensors(sample))
     gradients = tape.gradient(output.total, agent.network.trainable_variables)
     return output, np.concatenate([g.numpy().ravel() for g in gradients])
 
 
-def q_of(network: Any, timesteps: Any, state: Any) -> Any:
+def q_values(network: Any, timesteps: Any, state: Any) -> Any:
+    """q-values [T, B, A] in float64."""
     timesteps, state = tf.nest.map_structure(lambda x: None if x is None else tf.constant(x), (timesteps, state))
     return network(timesteps, state)[0].logits.numpy().astype(np.float64)
 
 
 def test_ape_x_loss_is_the_weighted_squared_n_step_double_q_error_of_the_first_step() -> None:
-    agent, config = make("apex", batch_size=200)
-    sample = sample_of(config, agent)
+    agent, config = make_trained("apex", batch_size=200)
+    sample = sample_for(config, agent)
     steps, acted = sample.trajectory.timesteps, sample.trajectory.act_outputs
-    online = q_of(agent.network, steps, sample.trajectory.agent_state)
-    target = q_of(agent._target, steps, sample.trajectory.agent_state)
-    wanted, errors = 0.0, []
+    online = q_values(agent.network, steps, sample.trajectory.agent_state)
+    target = q_values(agent._target_network, steps, sample.trajectory.agent_state)
+    expected, errors = 0.0, []
     for b in range(200):
         total, weight, at = 0.0, 1.0, 0
         while at < N and not steps.is_first[at + 1, b]:
@@ -78,20 +81,22 @@ def test_ape_x_loss_is_the_weighted_squared_n_step_double_q_error_of_the_first_s
             weight *= 0.99 * steps.discount[at, b]
         total += weight * target[at, b, online[at, b].argmax()]
         errors.append(total - online[0, b, acted.action[0, b]])
-        wanted += sample.importance_weights[b] * 0.5 * errors[-1] ** 2 / 200
-    output, _ = gradient(agent, sample)
-    assert float(output.total) == pytest.approx(wanted, rel=1e-4)
+        expected += sample.importance_weights[b] * 0.5 * errors[-1] ** 2 / 200
+    output, _ = loss_and_gradient(agent, sample)
+    assert float(output.total) == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(output.priorities, np.abs(errors), rtol=1e-3, atol=1e-5)
 
 
-def test_r2d2_loss_is_over_the_steps_of_one_game_after_the_burn_in_with_rescaled_values() -> None:
-    agent, config = make("r2d2", batch_size=60, reward_clipping="none")
-    sample = sample_of(config, agent)
+def test_r2d2_loss_is_over_the_steps_of_one_episode_after_the_burn_in_with_rescaled_values() -> None:
+    agent, config = make_trained("r2d2", batch_size=60, reward_clipping="none")
+    sample = sample_for(config, agent)
     steps, acted = sample.trajectory.timesteps, sample.trajectory.act_outputs
-    online, target = (q_of(net, steps, sample.trajectory.agent_state) for net in (agent.network, agent._target))
+    online, target = (
+        q_values(net, steps, sample.trajectory.agent_state) for net in (agent.network, agent._target_network)
+    )
     best = online.argmax(-1)[..., None]
-    values = signed_parabolic(tf.constant(np.take_along_axis(target, best, -1)[..., 0])).numpy()
-    wanted, priorities = 0.0, []
+    values = value_learning.signed_parabolic(tf.constant(np.take_along_axis(target, best, -1)[..., 0])).numpy()
+    expected, priorities = 0.0, []
     for b in range(60):
         errors = []
         for t in range(BURN_IN, BURN_IN + LENGTH):
@@ -102,20 +107,20 @@ def test_r2d2_loss_is_over_the_steps_of_one_game_after_the_burn_in_with_rescaled
                 at += 1
                 total += weight * steps.reward[at, b]
                 weight *= 0.99 * steps.discount[at, b]
-            total = float(signed_hyperbolic(tf.constant(total + weight * values[at, b], tf.float64)))
+            total = float(value_learning.signed_hyperbolic(tf.constant(total + weight * values[at, b], tf.float64)))
             errors.append(total - online[t, b, acted.action[t, b]])
         absolute = np.abs(errors) if errors else np.zeros(1)
-        wanted += sample.importance_weights[b] * 0.5 * float(np.sum(absolute**2)) / 60
+        expected += sample.importance_weights[b] * 0.5 * float(np.sum(absolute**2)) / 60
         priorities.append(0.9 * absolute.max() + 0.1 * absolute.mean())
-    output, _ = gradient(agent, sample)
-    assert float(output.total) == pytest.approx(wanted, rel=1e-3)
+    output, _ = loss_and_gradient(agent, sample)
+    assert float(output.total) == pytest.approx(expected, rel=1e-3)
     np.testing.assert_allclose(output.priorities, priorities, rtol=1e-2, atol=1e-4)
 
 
 def test_no_gradient_flows_through_the_burn_in_though_its_state_matters() -> None:
-    """System 003 learned through it. What a step before the burn-in's end does to the loss must not be learned."""
-    agent, config = make("r2d2")
-    sample = as_tensors(sample_of(config, agent, firsts=0.0))
+    """System 003 learned through the burn-in. Steps in it affect the loss, but no gradient must flow to them."""
+    agent, config = make_trained("r2d2")
+    sample = as_tensors(sample_for(config, agent, firsts=0.0))
     trajectory = sample.trajectory
     observation = tf.identity(trajectory.timesteps.observation)
     core = trajectory.agent_state.core
@@ -127,31 +132,32 @@ def test_no_gradient_flows_through_the_burn_in_though_its_state_matters() -> Non
     assert (by_observation[:BURN_IN].numpy() == 0).all()
     assert (np.abs(by_observation[BURN_IN:-1].numpy()).sum(-1) > 0).all()
     assert all((part.numpy() == 0).all() for part in by_core)
-    warmer = steps._replace(observation=tf.concat([observation[:BURN_IN] + 1, observation[BURN_IN:]], 0))
-    other = agent.loss(sample._replace(trajectory=trajectory._replace(timesteps=warmer))).total
+    changed = steps._replace(observation=tf.concat([observation[:BURN_IN] + 1, observation[BURN_IN:]], 0))
+    other = agent.loss(sample._replace(trajectory=trajectory._replace(timesteps=changed))).total
     assert abs(float(other) - float(total)) > 1e-4
 
 
 @pytest.mark.parametrize("algorithm", ["apex", "r2d2"])
 def test_no_gradient_flows_through_targets_or_into_the_target_network(algorithm: str) -> None:
-    agent, config = make(algorithm)
-    sample = as_tensors(sample_of(config, agent, firsts=0.0))
+    agent, config = make_trained(algorithm)
+    sample = as_tensors(sample_for(config, agent, firsts=0.0))
     with tf.GradientTape() as tape:
         total = agent.loss(sample).total
     assert all(g is None for g in tape.gradient(total, agent.target_variables))
-    # Where every return ends at once there is nothing to bootstrap from: only the value of the action is learned.
+    # Where every return ends at once, targets do not depend on the target network.
     ended = sample.trajectory.timesteps._replace(discount=tf.zeros_like(sample.trajectory.timesteps.discount))
-    one = gradient(agent, sample._replace(trajectory=sample.trajectory._replace(timesteps=ended)))[1]
-    for slow in agent.target_variables:
-        slow.assign_add(tf.ones_like(slow))
-    two = gradient(agent, sample._replace(trajectory=sample.trajectory._replace(timesteps=ended)))[1]
+    sample = sample._replace(trajectory=sample.trajectory._replace(timesteps=ended))
+    one = loss_and_gradient(agent, sample)[1]
+    for target in agent.target_variables:
+        target.assign_add(tf.ones_like(target))
+    two = loss_and_gradient(agent, sample)[1]
     np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("algorithm", ["apex", "r2d2"])
 def test_losses_are_means_over_the_batch(algorithm: str) -> None:
-    agent, config = make(algorithm)
-    once = sample_of(config, agent)
+    agent, config = make_trained(algorithm)
+    once = sample_for(config, agent)
 
     def twice(nest: Any, axis: int) -> Any:
         return tf.nest.map_structure(lambda x: None if x is None else np.concatenate([x, x], axis=axis), nest)
@@ -165,15 +171,17 @@ def test_losses_are_means_over_the_batch(algorithm: str) -> None:
         ),
         importance_weights=twice(once.importance_weights, 0),
     )
-    np.testing.assert_allclose(gradient(agent, doubled)[1], gradient(agent, once)[1], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        loss_and_gradient(agent, doubled)[1], loss_and_gradient(agent, once)[1], rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["apex", "r2d2"])
-def test_the_target_network_is_a_copy_of_some_steps_ago(algorithm: str) -> None:
-    agent, _ = make(algorithm)
+def test_the_target_network_is_copied_every_target_period(algorithm: str) -> None:
+    agent, _ = make_trained(algorithm)
 
     def equal() -> bool:
-        return all(np.array_equal(s, v) for s, v in zip(agent.target_variables, agent.network.variables, strict=True))
+        return all(np.array_equal(t, v) for t, v in zip(agent.target_variables, agent.network.variables, strict=True))
 
     assert not equal()
     agent.on_learner_step(1)
@@ -185,25 +193,27 @@ def test_the_target_network_is_a_copy_of_some_steps_ago(algorithm: str) -> None:
 def test_a_new_agent_starts_with_equal_networks() -> None:
     agent: Any = make_agent(settings("apex"), VECTOR)
     assert agent.target_variables
-    for slow, variable in zip(agent.target_variables, agent.network.variables, strict=True):
-        np.testing.assert_array_equal(slow, variable)
+    for target, variable in zip(agent.target_variables, agent.network.variables, strict=True):
+        np.testing.assert_array_equal(target, variable)
 
 
 @pytest.mark.parametrize("algorithm", ["apex", "r2d2"])
-def test_actors_see_their_own_errors_as_the_learner_would_with_their_weights(algorithm: str) -> None:
-    """Where the lookahead stays within the trajectory; q-values of the acting network in place of the target network's."""
-    agent, config = make(algorithm)
-    agent._copy()
-    steps = sample_of(settings("apex", unroll_length=12), agent).trajectory.timesteps
-    q = q_of(agent.network, steps, agent.initial_state(5)).astype(np.float32)
+def test_initial_priorities_are_the_errors_that_the_learner_would_compute_with_the_actors_weights(
+    algorithm: str,
+) -> None:
+    """As far as the n steps stay within the trajectory; with the acting network as target network."""
+    agent, config = make_trained(algorithm)
+    agent._update_target()
+    steps = sample_for(settings("apex", unroll_length=12), agent).trajectory.timesteps
+    q = q_values(agent.network, steps, agent.initial_state(5)).astype(np.float32)
     action = np.random.default_rng(5).integers(3, size=(13, 5)).astype(np.int32)
-    acted = sample_of(config, agent).trajectory.act_outputs._replace(action=action, logits=q, value=q.max(-1))
+    acted = sample_for(config, agent).trajectory.act_outputs._replace(action=action, logits=q, value=q.max(-1))
     tensors = tf.nest.map_structure(tf.constant, (steps, acted))
-    found = agent.initial_priorities(*tensors).numpy()
-    assert found.shape == (12, 5)
+    priorities = agent.initial_priorities(*tensors).numpy()
+    assert priorities.shape == (12, 5)
     values = q.max(-1).astype(np.float64)
     if algorithm == "r2d2":
-        values = signed_parabolic(tf.constant(values)).numpy()
+        values = value_learning.signed_parabolic(tf.constant(values)).numpy()
     for b in range(5):
         for t in range(12):
             total, weight, at = 0.0, 1.0, t
@@ -213,13 +223,13 @@ def test_actors_see_their_own_errors_as_the_learner_would_with_their_weights(alg
                 weight *= 0.99 * steps.discount[at, b]
             total += weight * values[at, b]
             if algorithm == "r2d2":
-                total = float(signed_hyperbolic(tf.constant(total, tf.float64)))
-            assert found[t, b] == pytest.approx(abs(total - q[t, b, action[t, b]]), abs=1e-4)
+                total = float(value_learning.signed_hyperbolic(tf.constant(total, tf.float64)))
+            assert priorities[t, b] == pytest.approx(abs(total - q[t, b, action[t, b]]), abs=1e-4)
 
 
 @pytest.mark.parametrize("algorithm", ["apex", "r2d2"])
-def test_environments_act_at_random_as_often_as_their_place_on_the_ladder_says(algorithm: str) -> None:
-    agent, _ = make(algorithm, exploration_base=0.8, exploration_exponent=3.0, test_epsilon=0.0)
+def test_environments_take_random_actions_with_their_epsilon_of_the_ladder(algorithm: str) -> None:
+    agent, _ = make_trained(algorithm, exploration_base=0.8, exploration_exponent=3.0, test_epsilon=0.0)
     step = tf.nest.map_structure(lambda x: tf.repeat(x, 4, axis=0), dummy_timestep(VECTOR, 1))
     greedy = agent.act(step, agent.initial_state(4), ActionNoise(tf.zeros([4]), tf.zeros([4])))[0]
     np.testing.assert_array_equal(greedy.action, tf.argmax(greedy.logits, -1))
@@ -233,14 +243,14 @@ def test_environments_act_at_random_as_often_as_their_place_on_the_ladder_says(a
     np.testing.assert_allclose(others, [e * 2 / 3 for e in epsilons], atol=0.05)
 
 
-def test_the_ladder_is_dealt_out_to_all_actors_of_all_learners() -> None:
-    everyone = np.concatenate([env_indices(number, 6, 4) for number in range(6)])
-    assert sorted(everyone) == list(range(24))
-    assert all(env_indices(number, 6, 4).max() >= 18 > 6 > env_indices(number, 6, 4).min() for number in range(6))
+def test_the_ladder_is_spread_over_all_actors_of_all_learners() -> None:
+    by_actor = [env_indices(actor, 6, 4) for actor in range(6)]
+    assert sorted(np.concatenate(by_actor)) == list(range(24))
+    assert all(indices.max() >= 18 > 6 > indices.min() for indices in by_actor)
 
 
-def test_dueling_heads_have_a_value_and_advantages_whose_mean_is_taken_off() -> None:
-    agent, _ = make("apex")
+def test_dueling_heads_have_a_value_and_advantages_with_their_mean_subtracted() -> None:
+    agent, _ = make_trained("apex")
     head = agent.network._dueling
     features = tf.random.normal([7, 64])
     q, value = head(features)
@@ -253,9 +263,9 @@ def test_dueling_heads_have_a_value_and_advantages_whose_mean_is_taken_off() -> 
 
 @pytest.mark.parametrize("algorithm", ["apex", "r2d2"])
 def test_windows_of_frames_are_stacked_as_an_actor_stacks_them(algorithm: str) -> None:
-    """The loss rebuilds stacks; the actor's own network saw the same."""
+    """The stacks that the loss rebuilds are those that the acting network saw."""
     name = "ShallowConvNetAgent" if algorithm == "apex" else "ConvLSTMAgent"
-    agent, config = make(algorithm, IMAGE, agent_name=name, num_stacked_frames=4, batch_size=2)
+    agent, config = make_trained(algorithm, IMAGE, agent_name=name, num_stacked_frames=4, batch_size=2)
     sample = random_sample(2, config, IMAGE, firsts=0.2)
     state = agent.initial_state(2)
     sample = sample._replace(trajectory=sample.trajectory._replace(agent_state=state))
@@ -265,7 +275,7 @@ def test_windows_of_frames_are_stacked_as_an_actor_stacks_them(algorithm: str) -
         one = tf.nest.map_structure(lambda x: tf.constant(x[:1]), sample.trajectory.timesteps)
         q = agent.network(one, state)[0].logits[0]
         assert float(output.metrics["q/mean"]) == pytest.approx(
-            float(tf.reduce_mean(batched_index(q, sample.trajectory.act_outputs.action[0]))), rel=1e-3
+            float(tf.reduce_mean(value_learning.batched_index(q, sample.trajectory.act_outputs.action[0]))), rel=1e-3
         )
 
 

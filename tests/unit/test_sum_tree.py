@@ -1,4 +1,4 @@
-"""The sum tree against a list that is added up anew each time."""
+"""The sum tree against a list that is summed up each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlma.replay.sum_tree import SumTree
 
 
 def slow_find(values: list[float], number: float) -> int:
-    """The first leaf at which the running sum passes `number`."""
+    """The first leaf at which the running sum exceeds `number`."""
     total = 0.0
     for leaf, value in enumerate(values):
         total += value
@@ -19,7 +19,7 @@ def slow_find(values: list[float], number: float) -> int:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100])
-def test_sums_and_places_are_those_of_a_list(size: int) -> None:
+def test_sums_and_leaves_are_those_of_a_list(size: int) -> None:
     rng = np.random.default_rng(size)
     tree, values = SumTree(size), [0.0] * size
     for _ in range(50):
@@ -38,11 +38,11 @@ def test_sums_and_places_are_those_of_a_list(size: int) -> None:
 def test_a_leaf_of_zero_is_never_drawn_not_even_by_rounding() -> None:
     rng = np.random.default_rng(1)
     tree = SumTree(1000)
-    alive = rng.permutation(1000)[:37]
-    tree.set(alive, rng.random(37) ** 20)  # of very different sizes
-    assert set(tree.draw(50_000, rng)) <= set(alive)
-    assert set(tree.find(np.full(5, tree.total))) <= set(alive)
-    assert set(tree.find(np.full(5, np.nextafter(tree.total, np.inf)))) <= set(alive)
+    nonzero = rng.permutation(1000)[:37]
+    tree.set(nonzero, rng.random(37) ** 20)  # values of very different magnitude
+    assert set(tree.draw(50_000, rng)) <= set(nonzero)
+    assert set(tree.find(np.full(5, tree.total))) <= set(nonzero)
+    assert set(tree.find(np.full(5, np.nextafter(tree.total, np.inf)))) <= set(nonzero)
 
 
 def test_sums_do_not_drift_however_often_leaves_change() -> None:
@@ -57,15 +57,15 @@ def test_sums_do_not_drift_however_often_leaves_change() -> None:
     assert tree.total == 0
 
 
-def test_leaves_are_drawn_in_proportion_to_what_they_hold() -> None:
-    """Chi-square with 19 degrees of freedom: 43.8 is passed once in a thousand times."""
+def test_leaves_are_drawn_in_proportion_to_their_values() -> None:
+    """Chi-square with 19 degrees of freedom: 43.8 is exceeded once in a thousand times."""
     rng = np.random.default_rng(3)
     tree = SumTree(20)
     values = rng.random(20) + 0.05
     tree.set(np.arange(20), values)
     independent = np.concatenate([tree.draw(1, rng) for _ in range(20_000)])
-    wanted = 20_000 * values / values.sum()
-    chi_square = float(np.sum((np.bincount(independent, minlength=20) - wanted) ** 2 / wanted))
+    expected = 20_000 * values / values.sum()
+    chi_square = float(np.sum((np.bincount(independent, minlength=20) - expected) ** 2 / expected))
     assert chi_square < 43.8
-    stretches = np.bincount(tree.draw(20_000, rng), minlength=20)  # one draw from each stretch: closer still
-    assert np.abs(stretches - wanted).max() <= 2
+    stratified = np.bincount(tree.draw(20_000, rng), minlength=20)  # one draw from each interval: closer still
+    assert np.abs(stratified - expected).max() <= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ LAYOUT = RecordLayout(trajectory_spec(VECTOR, STATE, UNROLL))
 
 
 def trajectories(*numbers: int) -> Any:
-    """Records in which everything says which trajectory and which step it is."""
+    """Records whose values identify trajectory and step."""
     records = LAYOUT.empty(len(numbers))
     view = LAYOUT.view(records)
     for i, number in enumerate(numbers):
@@ -35,28 +36,29 @@ def trajectories(*numbers: int) -> Any:
 
 
 def numbers(sample: Sample | None) -> list[int]:
+    """The numbers of the trajectories of a sample."""
     assert sample is not None
     return sample.trajectory.weights_version.tolist()
 
 
-def start(work: Any) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
+def start(target: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=target, daemon=True)
     thread.start()
     return thread
 
 
 def test_trajectories_come_out_in_order_and_once_however_they_went_in() -> None:
-    memory = TrajectoryQueue(LAYOUT, batch_size=2, capacity=8)
-    for part in ([1], [2, 3, 4], [5, 6, 7], [8]):
-        memory.insert(trajectories(*part))
-    assert [numbers(memory.sample(1)) for _ in range(4)] == [[1, 2], [3, 4], [5, 6], [7, 8]]
-    assert memory.sample(0.01) is None
+    queue = TrajectoryQueue(LAYOUT, batch_size=2, capacity=8)
+    for inserted in ([1], [2, 3, 4], [5, 6, 7], [8]):
+        queue.insert(trajectories(*inserted))
+    assert [numbers(queue.sample(1)) for _ in range(4)] == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert queue.sample(0.01) is None
 
 
 def test_a_sample_is_time_first_and_every_value_at_its_place() -> None:
-    memory = TrajectoryQueue(LAYOUT, batch_size=2, capacity=2)
-    memory.insert(trajectories(5, 6))
-    sample = memory.sample(1)
+    queue = TrajectoryQueue(LAYOUT, batch_size=2, capacity=2)
+    queue.insert(trajectories(5, 6))
+    sample = queue.sample(1)
     assert sample is not None
     trajectory = sample.trajectory
     assert trajectory.timesteps.observation.shape == [UNROLL + 1, 2, 3]
@@ -73,10 +75,10 @@ def test_a_sample_is_time_first_and_every_value_at_its_place() -> None:
 
 
 def test_a_sample_does_not_change_when_later_trajectories_arrive() -> None:
-    memory = TrajectoryQueue(LAYOUT, batch_size=2, capacity=4)
-    memory.insert(trajectories(1, 2))
-    first = memory.sample(1)
-    memory.insert(trajectories(8, 9, 10))
+    queue = TrajectoryQueue(LAYOUT, batch_size=2, capacity=4)
+    queue.insert(trajectories(1, 2))
+    first = queue.sample(1)
+    queue.insert(trajectories(8, 9, 10))
     assert first is not None
     assert numbers(first) == [1, 2]
     np.testing.assert_array_equal(first.trajectory.actor_id, [1, 2])
@@ -85,69 +87,69 @@ def test_a_sample_does_not_change_when_later_trajectories_arrive() -> None:
 
 
 def test_a_full_queue_makes_insert_wait_and_a_sample_lets_it_go_on() -> None:
-    memory = TrajectoryQueue(LAYOUT, batch_size=2, capacity=2)
-    inserting = start(lambda: memory.insert(trajectories(1, 2, 3, 4)))
+    queue = TrajectoryQueue(LAYOUT, batch_size=2, capacity=2)
+    inserting = start(lambda: queue.insert(trajectories(1, 2, 3, 4)))
     inserting.join(0.5)
     assert inserting.is_alive()
-    assert memory.fill == 1.0
-    assert numbers(memory.sample(1)) == [1, 2]
+    assert queue.fill == 1.0
+    assert numbers(queue.sample(1)) == [1, 2]
     inserting.join(5)
     assert not inserting.is_alive()
-    assert numbers(memory.sample(1)) == [3, 4]
-    assert memory.fill == 0.0
+    assert numbers(queue.sample(1)) == [3, 4]
+    assert queue.fill == 0.0
 
 
 def test_close_releases_an_insert_that_waits() -> None:
-    memory = TrajectoryQueue(LAYOUT, batch_size=1, capacity=1)
-    inserting = start(lambda: memory.insert(trajectories(1, 2, 3)))
+    queue = TrajectoryQueue(LAYOUT, batch_size=1, capacity=1)
+    inserting = start(lambda: queue.insert(trajectories(1, 2, 3)))
     inserting.join(0.3)
     assert inserting.is_alive()
-    memory.close()
+    queue.close()
     inserting.join(5)
     assert not inserting.is_alive()
 
 
-def test_an_empty_queue_gives_nothing_after_the_time_asked_for() -> None:
-    memory = TrajectoryQueue(LAYOUT, batch_size=2, capacity=2)
-    memory.insert(trajectories(1))  # half a sample is none
+def test_an_empty_queue_returns_none_after_the_timeout() -> None:
+    queue = TrajectoryQueue(LAYOUT, batch_size=2, capacity=2)
+    queue.insert(trajectories(1))  # half a sample
     began = time.monotonic()
-    assert memory.sample(0.3) is None
+    assert queue.sample(0.3) is None
     assert 0.25 < time.monotonic() - began < 3
 
 
 def test_every_row_of_every_sample_is_a_trajectory_that_was_inserted() -> None:
-    memory, rng = TrajectoryQueue(LAYOUT, batch_size=3, capacity=3), np.random.default_rng(1)
+    queue, rng = TrajectoryQueue(LAYOUT, batch_size=3, capacity=3), np.random.default_rng(1)
     inserted = list(range(1, 61))
 
     def insert() -> None:
         rest = inserted
         while rest:
             count = int(rng.integers(1, 8))
-            memory.insert(trajectories(*rest[:count]))
+            queue.insert(trajectories(*rest[:count]))
             rest = rest[count:]
 
     start(insert)
-    found: list[int] = []
-    while len(found) < len(inserted):
-        sample = memory.sample(5)
+    sampled: list[int] = []
+    while len(sampled) < len(inserted):
+        sample = queue.sample(5)
         assert sample is not None
         np.testing.assert_array_equal(sample.trajectory.timesteps.observation[-1, :, 0], numbers(sample))
-        found += numbers(sample)
-    assert found == inserted
+        sampled += numbers(sample)
+    assert sampled == inserted
 
 
-def test_a_trajectory_is_given_out_as_often_as_asked_and_never_twice_in_a_row() -> None:
-    memory = TrajectoryQueue(LAYOUT, batch_size=1, capacity=40, uses=3)
-    memory.insert(trajectories(*range(40)))
-    given: list[int] = []
-    new = 0
+def test_a_sample_is_used_as_often_as_configured_and_never_twice_in_a_row() -> None:
+    queue = TrajectoryQueue(LAYOUT, batch_size=1, capacity=40, sample_reuse=3)
+    queue.insert(trajectories(*range(40)))
+    sampled: list[int] = []
+    new_steps = 0
     for _ in range(3 * 30):
-        sample = memory.sample(1)
+        sample = queue.sample(1)
         assert sample is not None
-        given += numbers(sample)
-        new += sample.num_new_steps
+        sampled += numbers(sample)
+        new_steps += sample.num_new_steps
         assert sample.num_new_steps in (0, UNROLL)
-        assert (sample.num_new_steps > 0) == (given.count(given[-1]) == 1)
-    assert all(a != b for a, b in itertools.pairwise(given))
-    assert [given.count(number) for number in range(20)] == [3] * 20
-    assert new == UNROLL * len(set(given))
+        assert (sample.num_new_steps > 0) == (sampled.count(sampled[-1]) == 1)
+    assert all(a != b for a, b in itertools.pairwise(sampled))
+    assert [sampled.count(number) for number in range(20)] == [3] * 20
+    assert new_steps == UNROLL * len(set(sampled))

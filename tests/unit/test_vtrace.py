@@ -1,4 +1,4 @@
-"""V-trace against the sum of products in equation (1) of the paper, written down literally."""
+"""V-trace against a literal implementation of equation (1) of the paper, a sum of products."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from agents.ops.vtrace import from_importance_weights, from_logits
+from agents.ops import vtrace
 
 STEPS, BATCH = 7, 3
 Threshold = float | None
@@ -36,6 +36,7 @@ def clip(rhos: Any, threshold: Threshold) -> Any:
 
 
 def reference(arrays: dict[str, Any], rho_bar: Threshold, pg_rho_bar: Threshold, lambda_: float) -> tuple[Any, Any]:
+    """Targets and policy-gradient advantages, in numpy."""
     discounts, rewards, values = arrays["discounts"], arrays["rewards"], arrays["values"]
     rhos = np.exp(arrays["log_rhos"])
     cs = lambda_ * np.minimum(1.0, rhos)
@@ -54,29 +55,30 @@ def reference(arrays: dict[str, Any], rho_bar: Threshold, pg_rho_bar: Threshold,
 def test_targets_are_equation_1_of_the_paper(rho_bar: Threshold, pg_rho_bar: Threshold, lambda_: float) -> None:
     for seed in range(3):
         arrays = inputs(seed)
-        wanted = reference(arrays, rho_bar, pg_rho_bar, lambda_)
-        returns = from_importance_weights(**tensors(arrays), clip_rho_threshold=rho_bar,
-                                                 clip_pg_rho_threshold=pg_rho_bar, lambda_=lambda_)  # fmt: skip
-        np.testing.assert_allclose(returns.vs, wanted[0], rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(returns.pg_advantages, wanted[1], rtol=1e-10, atol=1e-12)
+        expected = reference(arrays, rho_bar, pg_rho_bar, lambda_)
+        returns = vtrace.from_importance_weights(
+            **tensors(arrays), clip_rho_threshold=rho_bar, clip_pg_rho_threshold=pg_rho_bar, lambda_=lambda_
+        )
+        np.testing.assert_allclose(returns.vs, expected[0], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(returns.pg_advantages, expected[1], rtol=1e-10, atol=1e-12)
 
 
-def test_dimensions_after_the_batch_are_treated_apart() -> None:
+def test_dimensions_after_the_batch_are_independent() -> None:
     arrays = inputs(4, 2, 2)
-    returns = from_importance_weights(**tensors(arrays))
-    wanted = reference(arrays, 1.0, 1.0, 1.0)
-    np.testing.assert_allclose(returns.vs, wanted[0], rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(returns.pg_advantages, wanted[1], rtol=1e-10, atol=1e-12)
+    returns = vtrace.from_importance_weights(**tensors(arrays))
+    expected = reference(arrays, 1.0, 1.0, 1.0)
+    np.testing.assert_allclose(returns.vs, expected[0], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(returns.pg_advantages, expected[1], rtol=1e-10, atol=1e-12)
 
 
 def test_on_policy_with_lambda_1_it_is_the_n_step_return() -> None:
     arrays = inputs(5) | {"log_rhos": np.zeros((STEPS, BATCH))}
-    wanted, after = np.zeros((STEPS, BATCH)), arrays["bootstrap_value"]
+    expected, after = np.zeros((STEPS, BATCH)), arrays["bootstrap_value"]
     for t in reversed(range(STEPS)):
-        after = wanted[t] = arrays["rewards"][t] + arrays["discounts"][t] * after
-    returns = from_importance_weights(**tensors(arrays))
-    np.testing.assert_allclose(returns.vs, wanted, rtol=1e-10)
-    np.testing.assert_allclose(returns.pg_advantages, wanted - arrays["values"], rtol=1e-10, atol=1e-12)
+        after = expected[t] = arrays["rewards"][t] + arrays["discounts"][t] * after
+    returns = vtrace.from_importance_weights(**tensors(arrays))
+    np.testing.assert_allclose(returns.vs, expected, rtol=1e-10)
+    np.testing.assert_allclose(returns.pg_advantages, expected - arrays["values"], rtol=1e-10, atol=1e-12)
 
 
 def test_nothing_leaks_across_a_discount_of_zero() -> None:
@@ -86,7 +88,7 @@ def test_nothing_leaks_across_a_discount_of_zero() -> None:
     for name in ("log_rhos", "rewards", "values"):
         changed[name][4:] += 100.0
     changed["bootstrap_value"] += 100.0
-    one, two = (from_importance_weights(**tensors(a)) for a in (arrays, changed))
+    one, two = (vtrace.from_importance_weights(**tensors(a)) for a in (arrays, changed))
     np.testing.assert_array_equal(one.vs[:4], two.vs[:4])
     np.testing.assert_array_equal(one.pg_advantages[:4], two.pg_advantages[:4])
 
@@ -95,12 +97,12 @@ def test_no_gradient_flows_through_targets_or_advantages() -> None:
     arguments = tensors(inputs(7))
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(list(arguments.values()))
-        returns = from_importance_weights(**arguments)
+        returns = vtrace.from_importance_weights(**arguments)
     for target in returns:
         assert tape.gradient(target, list(arguments.values())) == [None] * len(arguments)
 
 
-def test_logits_and_importance_weights_give_the_same() -> None:
+def test_logits_and_importance_weights_give_the_same_targets() -> None:
     rng = np.random.default_rng(8)
     arrays = inputs(8)
     behaviour, target = rng.normal(size=(2, STEPS, BATCH, 5))
@@ -111,11 +113,11 @@ def test_logits_and_importance_weights_give_the_same() -> None:
         return np.take_along_axis(log_probs, actions[..., None], -1)[..., 0]
 
     arrays["log_rhos"] = log_prob(target) - log_prob(behaviour)
-    wanted = from_importance_weights(**tensors(arrays))
+    expected = vtrace.from_importance_weights(**tensors(arrays))
     rest = tensors({name: array for name, array in arrays.items() if name != "log_rhos"})
-    returns = from_logits(tf.constant(behaviour), tf.constant(target), tf.constant(actions), **rest)
-    np.testing.assert_allclose(returns.vs, wanted.vs, rtol=1e-10)
-    np.testing.assert_allclose(returns.pg_advantages, wanted.pg_advantages, rtol=1e-10)
+    returns = vtrace.from_logits(tf.constant(behaviour), tf.constant(target), tf.constant(actions), **rest)
+    np.testing.assert_allclose(returns.vs, expected.vs, rtol=1e-10)
+    np.testing.assert_allclose(returns.pg_advantages, expected.pg_advantages, rtol=1e-10)
     np.testing.assert_allclose(returns.log_rhos, arrays["log_rhos"], rtol=1e-10)
     np.testing.assert_allclose(returns.target_action_log_probs, log_prob(target), rtol=1e-10)
     np.testing.assert_allclose(returns.behaviour_action_log_probs, log_prob(behaviour), rtol=1e-10)
@@ -124,16 +126,16 @@ def test_logits_and_importance_weights_give_the_same() -> None:
 def test_policies_far_apart_give_finite_targets() -> None:
     arrays = {name: array.astype(np.float32) for name, array in inputs(9).items()}
     arrays["log_rhos"] *= 200  # exp overflows float32
-    for part in from_importance_weights(**tensors(arrays)):
+    for part in vtrace.from_importance_weights(**tensors(arrays)):
         assert np.isfinite(part).all()
 
 
 @pytest.mark.parametrize("name", ["clip_rho_threshold", "clip_pg_rho_threshold"])
 def test_a_negative_threshold_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=-0.5"):
-        from_importance_weights(**tensors(inputs(0)), **{name: -0.5})
+        vtrace.from_importance_weights(**tensors(inputs(0)), **{name: -0.5})
 
 
 def test_a_bootstrap_value_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="incompatible"):
-        from_importance_weights(**tensors(inputs(0) | {"bootstrap_value": np.zeros(BATCH + 1)}))
+        vtrace.from_importance_weights(**tensors(inputs(0) | {"bootstrap_value": np.zeros(BATCH + 1)}))

@@ -9,7 +9,7 @@ Preset = Mapping[str, Any]  # flag -> value
 
 
 class Presets(NamedTuple):
-    """Preset values of one algorithm. The more specific goes over the more general: observations, suite, level."""
+    """Presets of one algorithm. Those of a level override those of its suite, which override `images` or `vectors`."""
 
     images: Preset  # for levels with image observations
     vectors: Preset  # for levels with vector observations
@@ -18,9 +18,9 @@ class Presets(NamedTuple):
 
 
 PONG_NAMES = ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")
-# VizDoom rewards are already scaled to about 1 (mlma/envs/suites/doom.py), and one frame shows everything that is visible.
+# mlma/envs/suites/doom.py scales rewards to about 1, and a single frame shows everything that is visible.
 DOOM: Preset = dict(num_stacked_frames=1, reward_clipping="none", total_environment_frames=1e7)
-# What depends on DeepMind Lab and not on the algorithm.
+# Settings for DeepMind Lab that are the same for all algorithms.
 DMLAB: Preset = dict(
     num_stacked_frames=1, reward_clipping="soft_asymmetric", total_environment_frames=1e9, envs_per_actor=4
 )

@@ -1,10 +1,11 @@
-"""Presets of IMPALA. The values come from the runs in sandbox/case_studies/."""
+"""Presets of IMPALA. The values come from the runs in sandbox/case_studies/. Results: docs/algorithms/impala.md."""
 
 from __future__ import annotations
 
 from mlma.core.presets.common import DMLAB, DOOM, PONG_NAMES, Preset, Presets
 
-# Learns Pong in half an hour on two cores: sandbox/case_studies/pong.md, docs/decisions/0005-pong.md.
+# Solves Pong in half an hour on two cores: sandbox/case_studies/pong.md.
+# Deviation: sample reuse with policy clip, lambda and Adam are not the paper's: docs/decisions/0005-pong.md.
 IMPALA_IMAGES: Preset = dict(
     total_environment_frames=2e8,
     agent_name="ShallowConvNetAgent",
@@ -26,7 +27,8 @@ IMPALA_IMAGES: Preset = dict(
     discounting=0.99,
     reward_clipping="abs_one",
 )
-# Returns of vector levels reach the hundreds, and so do value errors. Value and policy share layers: the value loss is weighted low.
+# The value loss has a small weight, since value and policy share layers and the value errors of these levels reach the
+# hundreds.
 IMPALA_VECTORS: Preset = dict(
     total_environment_frames=1e6,
     agent_name="MLPAgent",
@@ -48,8 +50,8 @@ IMPALA_VECTORS: Preset = dict(
     discounting=0.99,
     reward_clipping="abs_one",
 )
-# IMPALA as in its paper, without an entropy bonus, since the best policy of the corridor is known for the plain return. The
-# value function sees a constant observation and must not bootstrap, so trajectories are longer than episodes.
+# As in the paper, but without an entropy bonus, since the optimal policy of the corridor is known for the plain return.
+# All observations are the same, so values must not bootstrap: trajectories are longer than episodes.
 IMPALA_CORRIDOR: Preset = dict(
     total_environment_frames=2e6,
     unroll_length=100,
@@ -66,7 +68,7 @@ IMPALA_CORRIDOR: Preset = dict(
 IMPALA_TMAZE: Preset = dict(total_environment_frames=2e6, agent_name="MLPLSTMAgent")
 # sandbox/case_studies/doom.md
 IMPALA_DOOM: Preset = {**DOOM} | dict(batch_size=32, sample_reuse=2, entropy_cost=0.005)
-# IMPALA as in its paper for DMLab-30; where the paper searched a range, the example settings of its released code.
+# As in the paper for DMLab-30; where it searched a range, the example settings of the released code.
 IMPALA_DMLAB: Preset = {**DMLAB} | dict(
     agent_name="ResNetLSTMAgent",
     batch_size=32,

@@ -1,11 +1,11 @@
-"""Presets of R2D2."""
+"""Presets of R2D2. Results: docs/algorithms/r2d2.md."""
 
 from __future__ import annotations
 
 from mlma.core.presets.apex import APEX_IMAGES
 from mlma.core.presets.common import DMLAB, DOOM, Preset, Presets
 
-# R2D2 as in its paper (table 2). Sequences start every unroll_length steps, so those of 80 steps overlap by 40.
+# As in the paper (table 2). Sequences start every `unroll_length` steps, so sequences of 80 steps overlap by 40.
 R2D2_IMAGES: Preset = {**APEX_IMAGES} | dict(
     agent_name="ConvLSTMAgent",
     batch_size=64,

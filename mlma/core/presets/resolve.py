@@ -1,6 +1,6 @@
-"""Replaces every "auto", 0 and -1 that stands for a preset, and checks what depends on the level. Given values stay.
+"""Replaces every "auto", 0 and -1 that stands for a preset, and checks flags against the level. Other values stay.
 
-The presets themselves are in this folder, one file per algorithm.
+Not here: the presets, one file per algorithm next to this one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ MAX_INFERENCE_BATCH = 512
 
 
 def resolve(config: Config, spec: EnvSpec, cores: int) -> Config:
-    """`config` without open values. `cores` are those of this host that one learner may use. ValueError in one line."""
+    """`config` with every value resolved; ValueError, in one line, for values that do not fit the level.
+
+    `cores`: number of cores of this host that one learner may use.
+    """
     algorithm = ALGORITHMS[config.run.algorithm]
     config = _apply_presets(config, spec, cores)
     _check_levels(config, spec)
@@ -46,18 +49,20 @@ def _apply_presets(config: Config, spec: EnvSpec, cores: int) -> Config:
     local_actors = 1 if config.run.deterministic else cores
     remote_actors = len(config.distributed.actor_hosts.split(","))
     num_actors = config.actor.num_actors or (local_actors if config.run.task < 0 else remote_actors)
-    preset["envs_per_actor"] = max(
-        preset["envs_per_actor"], -(-len(spec.actions_by_level) // num_actors)
-    )  # covers all levels
+    envs_to_cover_levels = -(-len(spec.actions_by_level) // num_actors)
+    preset["envs_per_actor"] = max(preset["envs_per_actor"], envs_to_cover_levels)
     defaults = Config()
     chosen = {name: value for name, value in preset.items() if config.get(name) == defaults.get(name)}
     return config.replace(num_actors=num_actors, **chosen)
 
 
 def _gradient_shards(config: Config) -> int:
-    """Threads that each compute a shard of the batch finish a learner step in half the time of one thread, with the
-    same CPU time. Threads that share each operation need up to 38 % more CPU time (docs/benchmarks/throughput.md).
-    Graphs of recurrent networks are large already, so they get fewer shards."""
+    """The number of shards of a batch that the learner computes in parallel.
+
+    Two threads that each compute a shard finish a learner step in half the time of one thread, with the same CPU time.
+    Threads that share each operation need up to 38 % more CPU time (docs/benchmarks/throughput.md). Graphs of recurrent
+    networks are already large, so they get fewer shards.
+    """
     network, threads = NETWORKS[config.run.agent_name], config.learner.learner_threads
     supported = ALGORITHMS[config.run.algorithm].supports_gradient_shards and network.observations == "image"
     if not supported or config.actor.inference == "learner" or threads == 1:
@@ -70,7 +75,7 @@ def _gradient_shards(config: Config) -> int:
 
 
 def _check_levels(config: Config, spec: EnvSpec) -> None:
-    """ValueError in one line for flags that do not fit the levels of the run."""
+    """ValueError for flags that do not fit the levels of the run."""
     count, level_name = len(spec.actions_by_level) or 1, config.environment.level_name
     repeats, clipping = config.environment.num_action_repeats, config.learner.reward_clipping
     if repeats not in (0, spec.action_repeats):
@@ -93,8 +98,11 @@ def _check_network(config: Config, spec: EnvSpec) -> None:
 
 
 def _lockstep(config: Config) -> Config:
-    """Actors and learner take turns: what all actors collect with one version of the weights, a round, is trained on
-    whole."""
+    """Settings for --deterministic: actors and learner alternate.
+
+    The learner trains on everything that all actors collect with one version of the weights (a round) before the next
+    round.
+    """
     supporting = [name for name, algorithm in ALGORITHMS.items() if algorithm.supports_deterministic]
     if config.run.algorithm not in supporting:
         raise ValueError(
@@ -115,7 +123,7 @@ def _lockstep(config: Config) -> Config:
 
 
 def _check_replay(config: Config) -> None:
-    """ValueError in one line for a replay from which nothing could ever be learned."""
+    """ValueError for a replay from which nothing could ever be sampled, or that would skip steps."""
     algorithm, replay = ALGORITHMS[config.run.algorithm], config.replay
     if not algorithm.uses_replay:
         return
