@@ -35,7 +35,7 @@ def average_columns(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def diagnose(row: Mapping[str, float]) -> str:
-    """One sentence, "verdict-bound: reason"; empty if the row does not have what it takes."""
+    """One sentence, "verdict-bound: reason"; empty if the row lacks the columns for a verdict."""
     group = "slowest" if "slowest/wait" in row else "learner"
     share = {name: row.get(f"{group}/{name}", 0.0) for name in LEARNER_PHASES}
     num_actors = row.get("actors/count", 0.0)

@@ -30,6 +30,7 @@ def train(folder: Path, name: str, *flags: str) -> tuple[bytes, str]:
 
 
 def table(text: bytes) -> list[dict[str, float]]:
+    """The rows of a CSV."""
     return [{k: float(v or "nan") for k, v in row.items()} for row in csv.DictReader(text.decode().splitlines())]
 
 
@@ -65,9 +66,10 @@ def test_flags_that_rule_out_lockstep_are_refused() -> None:
 
 
 def test_lost_data_ends_a_deterministic_run(tmp_path: Path) -> None:
-    flags = ["--level_name=tests.support.levels:Crashing-v0", "--env_processes=2", "--envs_per_actor=4",
-             "--num_actors=1", "--batch_size=4", "--unroll_length=10", "--report_every_steps=2",
-             "--width=36", "--height=36"]  # fmt: skip
+    flags = [
+        "--level_name=tests.support.levels:Crashing-v0", "--env_processes=2", "--envs_per_actor=4",
+        "--num_actors=1", "--batch_size=4", "--unroll_length=10", "--report_every_steps=2", "--width=36", "--height=36",
+    ]  # fmt: skip
     crash = {"CRASH_AT": "60", "CRASH_ONCE": str(tmp_path / "crashed")}
     with Process(tmp_path, "run", *flags, "--deterministic", f"--logdir={tmp_path}/run", env=crash) as run:
         assert run.wait(200) == 1

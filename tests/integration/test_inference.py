@@ -85,6 +85,7 @@ class Learner:
 
 
 def start_actor(folder: Path, *argv: str) -> threading.Thread:
+    """Runs an environment loop that connects to the learner in `folder`."""
     config, spec, agent = prepare(*argv)
     num_levels = len(spec.actions_by_level) or 1
     dependencies = ActorDependencies(

@@ -24,6 +24,7 @@ META = {"step": 3, "frames": 60, "level_name": "catch", "random": [1, 2]}
 
 
 def names(folder: Path) -> list[str]:
+    """The files in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -131,6 +132,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(
 
 
 def make_learner(config: Any, seed: int) -> tuple[Learner, Any]:
+    """A learner and its network."""
     agent = make_impala(config, seed=seed)
     return Learner(config, agent, VECTOR.action_repeats, SingleProcess()), agent.network
 

@@ -23,6 +23,7 @@ ANCESTOR_FLAGS = [  # of the system that this one succeeds
 
 
 def message(argv: list[str]) -> str:
+    """The error message of a wrong command line."""
     with pytest.raises(ValueError, match=r"\S") as caught:
         parse(argv)
     return str(caught.value)

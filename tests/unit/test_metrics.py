@@ -79,6 +79,7 @@ def test_a_resumed_run_can_widen_the_file(tmp_path: Path) -> None:
 
 
 def metrics_and_rows(every: float = 0.0) -> tuple[Metrics, Rows]:
+    """Metrics that report `every` seconds, and the rows that they have reported."""
     rows = Rows()
     return make_metrics(rows, every_seconds=every), rows
 
