@@ -72,7 +72,9 @@ def training_loop(
             buffer.update_priorities(sample.keys, learner.priorities)
             metrics.add(result.metrics)
             heartbeat.progress(learner.frames)
-        if result.report or result.stop or learner.frames >= total_frames:
+        # A report by steps was requested for the next step, which does not take place if no rank has a sample.
+        report = result.report and (result.contributors > 0 or not config.reports.report_every_steps)
+        if report or result.stop or learner.frames >= total_frames:
             with timer.phase("report"):
                 metrics.report(learner.step, learner.frames, learner.checksum)
         if result.stop:

@@ -90,6 +90,13 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def test_every_test_in_the_list_of_regressions_exists() -> None:
+    tests = re.findall(r"([\w/]+\.py)::(test_\w+)", (ROOT / "docs" / "regressions.md").read_text())
+    assert len(tests) >= 40
+    for file, name in tests:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+
+
 def test_the_reference_pages_are_those_of_the_code() -> None:
     done = subprocess.run(
         [sys.executable, "tools/reference_pages.py", "--check"], cwd=ROOT, capture_output=True, text=True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -152,11 +152,46 @@ class Stop:
         return len(self._log_lines()) >= self._lines
 
 
-def run(learner: Learner, trajectories: int, log_lines: Callable[[], list[str]]) -> list[int]:
-    """The versions that the loop publishes, given this many trajectories, until it ends or has logged two lines."""
-    config = small_config(total_environment_frames=400.0, starvation_warning_seconds=0.4)
+class LateQueue(TrajectoryQueue):
+    """Has no sample at every other call, as if actors were slow."""
+
+    calls = 0
+
+    def sample(self, timeout: float) -> Sample | None:
+        self.calls += 1
+        return super().sample(timeout) if self.calls % 2 == 0 else None
+
+
+class Reports:
+    """A listener that notes the learner step of each report."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def on_report(self, row: Mapping[str, float]) -> None:
+        self.steps.append(row["learner_step"])
+
+    def close(self, finished: bool) -> None:
+        pass
+
+
+def run(
+    learner: Learner,
+    trajectories: int,
+    log_lines: Callable[[], list[str]],
+    queue_type: type[TrajectoryQueue] = TrajectoryQueue,
+    reports: Reports | None = None,
+) -> list[int]:
+    """The versions that the loop publishes, given this many trajectories, until it ends or has logged two lines.
+
+    With `reports`, a report is due every three steps.
+    """
+    report_every_steps = 3 if reports else 0
+    config = small_config(
+        total_environment_frames=400.0, starvation_warning_seconds=0.4, report_every_steps=report_every_steps
+    )
     layout = RecordLayout(trajectory_spec(VECTOR, NetworkState(None, None), config.learner.unroll_length))
-    queue = TrajectoryQueue(layout, config.learner.batch_size, capacity=40)
+    queue = queue_type(layout, config.learner.batch_size, capacity=40)
     queue.insert(layout.empty(trajectories))
     published: list[int] = []
 
@@ -166,7 +201,7 @@ def run(learner: Learner, trajectories: int, log_lines: Callable[[], list[str]])
 
     heartbeat, stop, timer = Heartbeat("", ""), Stop(log_lines, 2), PhaseTimer()
     waiter = SampleWaiter(config, alone=True, silent_actors=lambda: "1 of 2 actors", heartbeat=heartbeat)
-    metrics = Metrics(timer, [], 1e9, 400.0)
+    metrics = Metrics(timer, [reports] if reports else [], 1e9, 400.0, every_steps=report_every_steps)
     surroundings = Surroundings(metrics, timer, heartbeat, stop, publish, save=lambda: None)  # type: ignore[arg-type]
     training_loop(config, learner, queue, waiter, surroundings)
     return published
@@ -179,6 +214,15 @@ def test_training_ends_at_the_total_frames_and_publishes_the_weights_of_every_st
     assert run(learner, 30, log_lines) == list(range(1, 11))
     assert learner.frames == 400
     assert log_lines() == []
+
+
+@pytest.mark.parametrize("queue_type", [TrajectoryQueue, LateQueue])
+def test_reports_by_steps_are_after_the_same_steps_however_late_samples_are(
+    queue_type: type[TrajectoryQueue], log_lines: Callable[[], list[str]]
+) -> None:
+    reports = Reports()
+    run(make_learner(), 30, log_lines, queue_type, reports)
+    assert reports.steps == [3, 6, 9, 10]
 
 
 def test_a_learner_without_data_warns_repeatedly_and_can_be_stopped(log_lines: Callable[[], list[str]]) -> None:
