@@ -70,9 +70,14 @@ def supervise_learners(config: Config) -> int:
         signal.signal(number, forward)
     max_restarts = config.distributed.max_restarts
     for attempt in range(max_restarts + 1):
-        children.append(
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, env=mpi_environment(), preexec_fn=die_with_parent)
+        mpirun = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            env=mpi_environment(),
+            preexec_fn=die_with_parent,
+            start_new_session=True,  # a terminal sends Ctrl-C to its whole group, and mpirun would kill the learners
         )
+        children.append(mpirun)
         code = children[-1].wait()
         if code in (0, EXIT_USAGE) or signals:
             break
