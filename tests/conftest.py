@@ -36,7 +36,7 @@ def cluster(hosts: Hosts) -> Iterator[Cluster]:
     """A run with workers that cost nothing; nothing of it remains on the hosts afterwards."""
     yield Cluster.cheap(hosts, Path(tempfile.mkdtemp(prefix="run-", dir=hosts.folder)))
     for host in hosts:
-        host.mend()
+        host.reconnect()
         for pid in host.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

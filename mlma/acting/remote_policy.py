@@ -21,7 +21,7 @@ from mlma.transport.protocol import CALL_TIMEOUT_SECONDS, LearnerLostError
 
 
 class RemotePolicy:
-    """Maps time steps to actions by asking the learner."""
+    """Maps time steps to actions through requests to the learner."""
 
     def __init__(
         self,

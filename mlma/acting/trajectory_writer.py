@@ -25,19 +25,19 @@ class TrajectoryWriter:
         num_envs: int,
         unroll_length: int,
         task: int,
-        places: Any = 0,
+        env_indices: Any = 0,
         seed: int = 0,
-        errors: Callable[..., Any] | None = None,
+        initial_priorities: Callable[..., Any] | None = None,
     ) -> None:
-        """`places` are the run-wide indices of the environments, `seed` is theirs, `errors` is
-        Agent.initial_priorities; it is called only if the layout has a field for priorities."""
+        """`env_indices` are the run-wide indices of the environments, `seed` is the first of their random streams.
+        `initial_priorities`, of the agent, is called only if the layout has a field for priorities."""
         self._records = layout.empty(num_envs)
         self._view = layout.view(self._records)
         self._steps = [*self._view.timesteps[:-1], *self._view.act_outputs]
         self._length, self._t, self._sequence_number = unroll_length, 0, 0
-        self._view.actor_id[:], self._view.env_index[:] = task, places
+        self._view.actor_id[:], self._view.env_index[:] = task, env_indices
         self._view.env_stream_id[:] = seed + np.arange(num_envs)
-        self._initial_priorities = errors if self._view.initial_priorities is not None else None
+        self._initial_priorities = initial_priorities if self._view.initial_priorities is not None else None
         self._broken, self._dropped = np.zeros(num_envs, bool), 0
         self._per_message = max(1, MAX_PAYLOAD_BYTES // layout.dtype.itemsize)  # trajectories in a message
 

@@ -185,7 +185,7 @@ class Server:
             self._latest = version
 
     def shutdown(self, num_actors: int, grace_seconds: float = SHUTDOWN_GRACE_SECONDS) -> None:
-        """Releases actors that wait in `put`; returns when `num_actors` have been told that training is over, or after
+        """Releases actors that wait in `put`; returns when `num_actors` know that training is over, or after
         `grace_seconds`."""
         with self._lock:
             self._finished = True

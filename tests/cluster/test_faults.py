@@ -28,7 +28,7 @@ def test_a_host_that_is_cut_off_killed_or_without_tmux_is_reported_and_recovers(
     )
     assert output.count(" running ") == 6
     assert "no answer within 6 s" in cluster.call("check", "--connect_seconds=6", code=1)
-    hosts[2].mend()
+    hosts[2].reconnect()
     cluster.until("running")
     hosts[2].run("tmux", "kill-server", user=True)
     cluster.until({"actor-2": "gone", "actor-3": "gone", "actor-4": "running"})
@@ -46,7 +46,7 @@ def test_a_host_that_is_cut_off_killed_or_without_tmux_is_reported_and_recovers(
     output = cluster.call("down", "--connect_seconds=6", code=1)
     assert "3 hosts left clean" in output
     assert f"{hosts[3].name}@{hosts[3].ip}:22: unreachable, may still run workers" in output
-    hosts[3].mend()
+    hosts[3].reconnect()
     assert "1 host left clean" in cluster.call("down")
     assert cluster.left() == {}
 

@@ -39,9 +39,9 @@ def test_the_table_is_refreshed_while_a_host_is_cut_off(
         assert screen().count(" running ") == 6
         assert f"actor-2, actor-3 on {hosts[2].ip}: no answer" in screen()
         assert all(len(line) <= width for line in screen().splitlines())
-        hosts[2].mend()
+        hosts[2].reconnect()
         wait_for(lambda: screen().count(" running ") == 8, 40, screen)
     finally:
-        hosts[2].mend()
+        hosts[2].reconnect()
         subprocess.run([*tmux, "kill-server"], check=False)
         cluster.call("down")

@@ -94,7 +94,7 @@ class Host:
         """Disconnects the host from the network."""
         root("ip", "link", "set", f"v{self.name}", "down")
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         """Connects the host again."""
         root("ip", "link", "set", f"v{self.name}", "up")
 
