@@ -58,7 +58,7 @@ class Server:
     ) -> None:
         """`handshake` answers an actor's request; with `inference`, actors can also request actions."""
         self._admit, self._inference = handshake, inference
-        self._secret = tf.constant(np.frombuffer(token_digest(token), np.uint8))
+        self._secret = np.frombuffer(token_digest(token), np.uint8)
         self._inbox = tf.queue.FIFOQueue(INBOX_CAPACITY, [tf.string], shapes=[[]])
         self._lock = threading.Lock()
         self._weights: dict[
@@ -81,8 +81,11 @@ class Server:
     # -- called by actors: the graphs run without Python's lock, only the short numpy_functions take it
 
     def _authenticated(self, secret: tf.Tensor) -> tf.Tensor:
+        # A constant of the graph. A tensor from outside would be captured, and captured tensors can be replaced by a
+        # caller who sends more arguments than the function has.
+        expected = tf.constant(self._secret)
         received = tf.io.decode_raw(secret, tf.uint8, fixed_length=64)
-        difference = tf.reduce_sum(tf.cast(tf.bitwise.bitwise_xor(received, self._secret), tf.int32))
+        difference = tf.reduce_sum(tf.cast(tf.bitwise.bitwise_xor(received, expected), tf.int32))
         return tf.logical_and(tf.equal(difference, 0), tf.equal(tf.strings.length(secret), 64))
 
     def _put(self, secret: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
