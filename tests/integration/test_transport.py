@@ -153,7 +153,7 @@ def test_without_the_token_nothing_is_accepted_and_nothing_revealed(tmp_path: Pa
 
 @pytest.mark.parametrize("num_extra", [1, 2, 3, 4])
 def test_arguments_that_no_method_has_do_not_replace_the_token(tmp_path: Path, num_extra: int) -> None:
-    """TensorFlow appends tensors that a served function captures to the caller's arguments, and accepts more of these."""
+    """TensorFlow appends what a served function captures to the arguments of the caller, and accepts more of these."""
     server = serve(f"unix:{tmp_path}/socket", token="the token")
     stranger = Client(f"unix:{tmp_path}/socket", "another token", 10)
     digest = np.frombuffer(token_digest("another token"), np.uint8)
