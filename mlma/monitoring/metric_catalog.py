@@ -51,7 +51,7 @@ GROUPS = (
             "level_return/<level>": "mean return of the last 100 episodes of this level",
             "level_score/<level>": "the same as a score, for levels with published scores",
             "return/mean_of_levels": "mean over the levels' mean returns",
-            "score/mean": "mean score over the levels, if all have published scores",
+            "score/mean": "mean score over the levels with an episode so far, if each of them has a published score",
             "score/median": "median score over the levels",
             "score/capped": "mean over the scores, each at most 100: the DMLab-30 score",
             "score/levels": "number of levels with a score so far",

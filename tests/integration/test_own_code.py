@@ -56,7 +56,7 @@ def final_return(checkout: Path, folder: Path, *flags: str) -> float:
 
 def test_an_algorithm_is_a_file_and_a_line(checkout: Path, tmp_path: Path) -> None:
     (agent,) = [code for code in listings("own_algorithm") if "class A2C" in code]
-    (line,) = [code for code in listings("own_algorithm") if "Algorithm(" in code and "class" not in code]
+    (line,) = [code for code in listings("own_algorithm") if '"a2c": Algorithm(' in code]
     add(checkout, "agents/a2c.py", agent, CATALOG, ALGORITHMS, line)
     flags = ["--algorithm=a2c", "--level_name=catch", "--sample_reuse=1", "--total_environment_frames=4e5"]
     assert final_return(checkout, tmp_path, *flags) > 0.7
