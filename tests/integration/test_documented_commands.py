@@ -98,7 +98,7 @@ def logdir_of(text: str) -> str:
 
 
 def run_until_progress(script: str, folder: Path, logdir: Path) -> tuple[int, str]:
-    """Interrupts a training run once it reports more frames than before. Returns exit code and output."""
+    """Stops a training run as a terminal does, once it reports more frames. Returns exit code and output."""
     before = frames(logdir)
     output = folder / f"output-{time.time_ns()}"
     with output.open("wb") as out:
@@ -111,7 +111,10 @@ def run_until_progress(script: str, folder: Path, logdir: Path) -> tuple[int, st
             time.sleep(0.2)
         assert frames(logdir) > before, output.read_text()[-3000:]
         if run.poll() is None:
-            os.killpg(run.pid, signal.SIGINT)
+            if script.startswith("mpirun"):  # SIGINT makes it kill the learners: docs/guides/several_learners.md
+                os.kill(run.pid, signal.SIGUSR1)
+            else:
+                os.killpg(run.pid, signal.SIGINT)
         code = run.wait(60)
         end = time.monotonic() + 30  # an interrupted make or shell may end before what it started
         while "ended after" not in output.read_text() and time.monotonic() < end:
