@@ -36,9 +36,8 @@ class State:
     argv: list[str] = dataclasses.field(default_factory=list)  # training flags
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of PERSISTED_FLAGS, those that were given
     actors: int = 0  # number of actors after `scale`; 0: as many as the rows say
-    contacted_hosts: dict[str, Host] = dataclasses.field(
-        default_factory=dict
-    )  # on which something of the run may be left
+    # On which something of the run may be left.
+    contacted_hosts: dict[str, Host] = dataclasses.field(default_factory=dict)
     up: bool = False  # from `up` to a `down` that reached every host
 
     @property

@@ -12,9 +12,8 @@ class ActorStatistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._actors: dict[
-            int, dict[str, Any]
-        ] = {}  # actor -> last_seen, seconds by phase, steps since the last summary
+        # Actor -> last_seen, seconds by phase, steps since the last summary.
+        self._actors: dict[int, dict[str, Any]] = {}
         self._hosts: dict[int, str] = {}
         self._phases_before: dict[int, dict[str, float]] = {}  # seconds by phase at the last summary
 

@@ -28,9 +28,8 @@ class EpisodeStatistics:
         self._new: list[list[float]] = []  # [return, frames, level], since the last `drain`
         self._new_greedy: list[float] = []
         self._window: collections.deque[list[float]] = collections.deque(maxlen=EPISODE_WINDOW)
-        self._greedy: collections.deque[float] = collections.deque(
-            maxlen=EPISODE_WINDOW
-        )  # returns of the smallest epsilons
+        # Returns of the smallest epsilons.
+        self._greedy: collections.deque[float] = collections.deque(maxlen=EPISODE_WINDOW)
         self._levels = list(levels) if len(levels) > 1 else []
         self._by_level = [collections.deque[float](maxlen=EPISODE_WINDOW) for _ in self._levels]  # returns
         self._count = 0

@@ -36,9 +36,8 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     set_tensorflow_threads(config.actor.actor_threads)
     if config.run.deterministic:
         tf.config.experimental.enable_op_determinism()
-        tf.random.set_seed(
-            config.run.seed
-        )  # required to create variables, although actors never use their initial values
+        # Required to create variables, although actors never use their initial values.
+        tf.random.set_seed(config.run.seed)
     identity = {"task": config.run.task, "host": os.uname().nodename, "envs": config.actor.envs_per_actor}
     num_levels = len(spec.actions_by_level) or 1
     dependencies = ActorDependencies(

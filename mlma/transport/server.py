@@ -61,9 +61,8 @@ class Server:
         self._secret = np.frombuffer(token_digest(token), np.uint8)
         self._inbox = tf.queue.FIFOQueue(INBOX_CAPACITY, [tf.string], shapes=[[]])
         self._lock = threading.Lock()
-        self._weights: dict[
-            int, tuple[tf.Tensor, list[bytes], float]
-        ] = {}  # version -> tensor, its parts, time of last fetch
+        # Version -> tensor, its parts, time of last fetch.
+        self._weights: dict[int, tuple[tf.Tensor, list[bytes], float]] = {}
         self._latest = VERSION_UNAVAILABLE
         self._finished, self._actors_notified = False, 0
         self._server = rpc.Server.create("grpc", address)

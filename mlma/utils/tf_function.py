@@ -30,9 +30,8 @@ class CachedGraph:
         self._function = function
         self._concrete: Any = None
         self.traces = 0
-        self._unread: dict[
-            int, tf.Tensor
-        ] = {}  # index of a leaf -> a tensor to pass instead; its value does not matter
+        # Index of a leaf -> a tensor to pass instead; its value does not matter.
+        self._unread: dict[int, tf.Tensor] = {}
         self._build_output: Callable[[Any], Any]
 
     def __call__(self, *arguments: Any) -> Any:
@@ -71,9 +70,8 @@ def _operations_read(graph: Any) -> set[Any]:
 
 
 def _to_tensor(leaf: Any) -> tf.Tensor:
-    return (
-        tf.constant(leaf) if isinstance(leaf, np.ndarray) else tf.convert_to_tensor(leaf)
-    )  # constant is faster for arrays
+    # tf.constant is the faster one for arrays.
+    return tf.constant(leaf) if isinstance(leaf, np.ndarray) else tf.convert_to_tensor(leaf)
 
 
 def leaves(nest: Any) -> list[Any]:

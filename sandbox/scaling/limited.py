@@ -134,9 +134,8 @@ def main() -> int:
     parser.add_argument("--delay_ms", type=float, default=0, help="latency added to packets that leave a host")
     parser.add_argument("words", nargs="+", help="arguments of python, after --")
     arguments = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # raises SystemExit, so that the hosts are removed
+    # Raises SystemExit, so that the hosts are removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     hosts = Hosts(arguments.hosts, arguments.mbit, arguments.delay_ms)
     try:
         hosts.make()

@@ -172,9 +172,8 @@ def main() -> int:
     }
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="+", choices=cases)
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # raises SystemExit, so that everything is removed
+    # Raises SystemExit, so that everything is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for name in parser.parse_args().cases:
         with tempfile.TemporaryDirectory() as folder:
             print(f"{name}: {cases[name](Path(folder) / name)}", flush=True)

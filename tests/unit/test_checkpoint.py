@@ -176,9 +176,8 @@ def test_a_restored_learner_continues_as_if_it_had_never_stopped(tmp_path: Path,
     assert (other.step, other.frames) == (learner.step, learner.frames)
     assert resumed.seeds.allocate() not in used_seeds
     for sample in batches[3:]:
-        assert learner.update(sample)._replace(events=[]) == other.update(sample)._replace(
-            events=[]
-        )  # events hold times of day
+        # Events hold times of day.
+        assert learner.update(sample)._replace(events=[]) == other.update(sample)._replace(events=[])
         assert state_of(other, other_network) == state_of(learner, network)
 
 

@@ -41,9 +41,8 @@ class SupervisedProcess:
     stop_signal: int  # requests a clean end
     stop_timeout: float  # seconds from that signal until the worker is killed
     max_restarts: int  # in a row
-    backoff: tuple[
-        float, float, float
-    ]  # seconds: first pause, longest pause, running time after which the first applies
+    # Seconds: first pause, longest pause, running time after which the first applies.
+    backoff: tuple[float, float, float]
     required_by: tuple[str, ...] = ()  # workers of this host; once they have ended, this one ends, too
     heartbeat_folder: str = ""
     worker_hang_seconds: float = 0.0  # without a heartbeat, after which the worker is killed

@@ -151,9 +151,8 @@ class Atari:
         return self._observation[i]
 
     def _timestep(self, observation: Any, reward: Any, discount: Any, first: Any, last_action: Any) -> TimeStep:
-        self._observation = observation.reshape(
-            self.num_envs, *self.spec.observation.shape
-        )  # [E, 1, H, W(, 3)] -> [E, H, W, C]
+        # [E, 1, H, W(, 3)] -> [E, H, W, C]
+        self._observation = observation.reshape(self.num_envs, *self.spec.observation.shape)
         episode_return, episode_frames = self._no_return, self._no_frames
         if (over := self._episode_over).any():
             episode_return = np.where(over, self._return, episode_return)

@@ -42,9 +42,8 @@ class Catch:
 
     def reset(self) -> TimeStep:
         """See mlma.core.types.VectorEnv."""
-        self._row = np.full(
-            self.num_envs, ROWS - 1
-        )  # as if all episodes had just ended, so the step below restarts them
+        # As if all episodes had just ended, so the step below restarts them.
+        self._row = np.full(self.num_envs, ROWS - 1)
         self._ball = np.zeros(self.num_envs, int)
         self._paddle = np.zeros(self.num_envs, int)
         return self.step(np.zeros(self.num_envs, np.int32))

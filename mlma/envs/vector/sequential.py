@@ -52,9 +52,8 @@ class SyncVectorEnv:
         self._rng = np.random.default_rng([seed, 1])
         self._timestep = empty_timestep(self.spec, self.num_envs) if buffer is None else buffer
         self._over = np.zeros(self.num_envs, bool)
-        self._executed = np.zeros(
-            self.num_envs, np.int32
-        )  # actions passed to the environments; a sticky action repeats them
+        # Actions passed to the environments; a sticky action repeats them.
+        self._executed = np.zeros(self.num_envs, np.int32)
         self._return, self._steps = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
 
     def reset(self) -> TimeStep:
