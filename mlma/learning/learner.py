@@ -1,7 +1,7 @@
-"""The learner: computes gradients from samples, averages them with the other learners', and updates the weights.
+"""The learner: computes gradients from samples, combines them with the other learners', and updates the weights.
 
 Not here: the loop around it (mlma/learning/training_loop.py), the loss (agents/), where samples come from
-(mlma/replay/), how gradients are averaged (mlma/distributed/allreduce.py).
+(mlma/replay/), how gradients are summed (mlma/distributed/allreduce.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlma.core.types import Agent, Sample
 from mlma.distributed.allreduce import Allreduce
 from mlma.learning.optimizers import clip_gradients, decayed_learning_rate, make_optimizer
 from mlma.monitoring.phase_timer import Event
-from mlma.utils.tf_function import CachedGraph, tf_function
+from mlma.utils.tf_function import CachedGraph, tf_function, timestamp_after
 
 
 class NonFiniteLossError(Exception):
@@ -155,11 +155,3 @@ class Learner:
         if self._agent.num_statistics:
             self._agent.update_statistics(statistics)
         return tf.constant(0)
-
-
-def timestamp_after(tensors: list[tf.Tensor], timed: bool = True) -> tf.Tensor:
-    """Seconds since 1970 when these tensors were computed; 0 unless `timed`."""
-    if not timed:
-        return tf.constant(0.0, tf.float64)
-    with tf.control_dependencies(tensors):
-        return tf.timestamp()

@@ -21,7 +21,7 @@ import tensorflow as tf
 from mlma.transport.auth import token_digest
 from mlma.transport.messages import MAX_MESSAGE_BYTES, pack, unpack
 from mlma.transport.protocol import INT64, OK, REFUSED, STRING, TRAINING_OVER, VERSION_UNAVAILABLE
-from mlma.utils.tf_function import tf_function
+from mlma.utils.tf_function import tf_function, timestamp_after
 
 rpc = tf.distribute.experimental.rpc
 
@@ -116,10 +116,10 @@ class Server:
 
         def answer() -> Any:
             reply, messages = inference.answer(message)
-            began = _timestamp_after(messages)
+            began = timestamp_after([messages])
             with tf.control_dependencies([began]):
                 enqueued = self._inbox.enqueue_many([messages])
-            return reply, _timestamp_after(enqueued) - began
+            return reply, timestamp_after([enqueued]) - began
 
         refused = tf.constant(pack(WRONG_TOKEN))
         return tf.cond(self._authenticated(secret), answer, lambda: (refused, tf.constant(0.0, tf.float64)))
@@ -200,8 +200,3 @@ class Server:
 
     def _num_notified(self) -> int:
         return self._actors_notified + (self._inference.actors_notified if self._inference else 0)
-
-
-def _timestamp_after(tensor: Any) -> tf.Tensor:
-    with tf.control_dependencies([tensor]):
-        return tf.timestamp()

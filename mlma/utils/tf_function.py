@@ -19,6 +19,14 @@ def tf_function(function: Callable[..., Any], input_signature: Any = None) -> An
     return tf.function(function, input_signature=input_signature, autograph=False)
 
 
+def timestamp_after(tensors: list[Any], timed: bool = True) -> tf.Tensor:
+    """Seconds since 1970 when these tensors or operations of a graph were computed; 0 unless `timed`."""
+    if not timed:
+        return tf.constant(0.0, tf.float64)
+    with tf.control_dependencies(tensors):
+        return tf.timestamp()
+
+
 class CachedGraph:
     """`function` as one graph, for arguments with the shapes of the first call.
 

@@ -14,6 +14,7 @@ import tree
 from mlma.core.record_layout import RecordLayout, trajectory_spec
 from mlma.core.types import ArraySpec, EnvSpec, NetworkState, Trajectory
 from mlma.transport.messages import MAGIC, pack, split_message, unpack
+from mlma.utils.tf_function import leaves
 from tests.support.samples import IMAGE, VECTOR
 
 STATE = NetworkState(frames=tf.zeros([1, 84, 84, 3], tf.uint8), core=(tf.zeros([1, 5]), tf.zeros([1, 5])))
@@ -31,10 +32,6 @@ def random_records(layout: RecordLayout, count: int, seed: int = 1) -> Any:
     for array in leaves(layout.view(records)):
         array[...] = rng.integers(2 if array.dtype == bool else 200, size=array.shape)
     return records
-
-
-def leaves(nest: Any) -> list[Any]:
-    return [leaf for leaf in tree.flatten(nest) if leaf is not None]
 
 
 @pytest.mark.parametrize(("env", "state"), [(IMAGE, STATE), (VECTOR, NO_STATE)])
