@@ -122,8 +122,8 @@ def start_local_actors(
     on_failure: Callable[[BaseException], None],
 ) -> LocalActors:
     """The actors of a learner in local training."""
-    words = to_argv(config.replace(job_name="actor", task=0, heartbeat_folder=""))
-    command = [sys.executable, str(Path(sys.argv[0]).resolve()), *words]
+    flags = to_argv(config.replace(job_name="actor", task=0, heartbeat_folder=""))
+    command = [sys.executable, str(Path(sys.argv[0]).resolve()), *flags]
     logdir = Path(config.run.logdir)
     return LocalActors(
         lambda task: [*command, f"--task={task}"],

@@ -91,11 +91,7 @@ class TrainingSession:
 
     def train(self, heartbeat: Heartbeat) -> bool:
         """Runs the training loop and ends the session; whether the last checkpoint was saved."""
-        config, distributed, total_frames = (
-            self.config,
-            self.config.distributed,
-            self.config.run.total_environment_frames,
-        )
+        config, distributed = self.config, self.config.distributed
         num_actors = config.actor.num_actors if self.actors else "remote"
         logger.info("logdir %s; learner at %s; %s actors", config.run.logdir, distributed.learner_host, num_actors)
         silent_actors = functools.partial(
@@ -115,7 +111,7 @@ class TrainingSession:
                 self.data.close(0 if self.actors else len(self.data.receiver.last_seen))
                 if self.actors:
                     self.actors.stop()
-                self.metrics.close(finished=self.learner.frames >= total_frames)
+                self.metrics.close(finished=self.learner.frames >= config.run.total_environment_frames)
         return saved
 
 

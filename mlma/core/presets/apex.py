@@ -30,7 +30,8 @@ APEX_IMAGES: Preset = dict(
     discounting=0.99,
     reward_clipping="abs_one",
 )
-APEX_VECTORS: Preset = {**APEX_IMAGES} | dict(
+APEX_VECTORS: Preset = dict(
+    APEX_IMAGES,
     total_environment_frames=5e5,
     agent_name="MLPAgent",
     num_stacked_frames=1,

@@ -67,9 +67,10 @@ IMPALA_CORRIDOR: Preset = dict(
 )
 IMPALA_TMAZE: Preset = dict(total_environment_frames=2e6, agent_name="MLPLSTMAgent")
 # sandbox/case_studies/doom.md
-IMPALA_DOOM: Preset = {**DOOM} | dict(batch_size=32, sample_reuse=2, entropy_cost=0.005)
+IMPALA_DOOM: Preset = dict(DOOM, batch_size=32, sample_reuse=2, entropy_cost=0.005)
 # As in the paper for DMLab-30; where it searched a range, the example settings of the released code.
-IMPALA_DMLAB: Preset = {**DMLAB} | dict(
+IMPALA_DMLAB: Preset = dict(
+    DMLAB,
     agent_name="ResNetLSTMAgent",
     batch_size=32,
     unroll_length=100,

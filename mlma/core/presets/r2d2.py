@@ -6,7 +6,8 @@ from mlma.core.presets.apex import APEX_IMAGES
 from mlma.core.presets.common import DMLAB, DOOM, Preset, Presets
 
 # As in the paper (table 2). Sequences start every `unroll_length` steps, so sequences of 80 steps overlap by 40.
-R2D2_IMAGES: Preset = {**APEX_IMAGES} | dict(
+R2D2_IMAGES: Preset = dict(
+    APEX_IMAGES,
     agent_name="ConvLSTMAgent",
     batch_size=64,
     unroll_length=40,
@@ -25,7 +26,8 @@ R2D2_IMAGES: Preset = {**APEX_IMAGES} | dict(
     discounting=0.997,
     reward_clipping="none",
 )
-R2D2_VECTORS: Preset = {**R2D2_IMAGES} | dict(
+R2D2_VECTORS: Preset = dict(
+    R2D2_IMAGES,
     total_environment_frames=3e5,
     agent_name="MLPLSTMAgent",
     num_stacked_frames=1,
@@ -46,4 +48,4 @@ R2D2_VECTORS: Preset = {**R2D2_IMAGES} | dict(
     discounting=0.99,
 )
 
-R2D2 = Presets(R2D2_IMAGES, R2D2_VECTORS, suites={"doom": DOOM, "dmlab": {**DMLAB} | dict(reward_clipping="none")})
+R2D2 = Presets(R2D2_IMAGES, R2D2_VECTORS, suites={"doom": DOOM, "dmlab": dict(DMLAB, reward_clipping="none")})

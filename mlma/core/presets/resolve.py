@@ -44,8 +44,11 @@ def resolve(config: Config, spec: EnvSpec, cores: int) -> Config:
 
 def _apply_presets(config: Config, spec: EnvSpec, cores: int) -> Config:
     presets = ALGORITHMS[config.run.algorithm].presets
-    preset = dict(presets.images if len(spec.observation.shape) == 3 else presets.vectors)
-    preset |= {**presets.suites.get(spec.suite, {})} | {**presets.levels.get(config.environment.level_name, {})}
+    preset = {
+        **(presets.images if len(spec.observation.shape) == 3 else presets.vectors),
+        **presets.suites.get(spec.suite, {}),
+        **presets.levels.get(config.environment.level_name, {}),
+    }
     local_actors = 1 if config.run.deterministic else cores
     remote_actors = len(config.distributed.actor_hosts.split(","))
     num_actors = config.actor.num_actors or (local_actors if config.run.task < 0 else remote_actors)
