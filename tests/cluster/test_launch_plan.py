@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import subprocess
 import sys
 import time
@@ -15,27 +13,11 @@ import pytest
 from mlma.cluster.options import DERIVED_FROM_CSV, Options, parse_invocation
 from mlma.cluster.planning.launch_plan import Plan, make_plan
 from mlma.cluster.planning.workers_csv import CsvErrors, csv_warnings, read_workers
-from mlma.cluster.state import PERSISTED_FLAGS, State, load_state, merged_options
-from mlma.core.config import Config, flag_table, parse, to_argv
+from mlma.cluster.state import PERSISTED_FLAGS
+from mlma.core.config import Config, flag_table, parse
 from mlma.core.config.flags import flag_table as option_table
 from tests.support.runs import ROOT
-
-BASE_HEADER = "job,ip,tf_port,cuda_visible_devices,ssh_port,ssh_username,ssh_password"
-LONG_HEADER = f"{BASE_HEADER},ssh_key_file,folder,python,envs_per_actor,num_actors"
-FOUR_HOSTS = f"""{LONG_HEADER}
-learner,10.9.0.1,8001,0,2222,ann,,,/code,/env/bin/python,,
-learner,10.9.0.1,8002,1,2222,ann,,,/code,/env/bin/python,,
-learner,10.9.0.2,,,,bob,,,/code,/env/bin/python,,
-actor,10.9.0.3,,,,bob,,,,,,4
-actor,10.9.0.4,,,,bob,,,"/my code","conda run -n rl python",7,2
-"""
-
-
-def write_csv(folder: Path, text: str, mode: int = 0o600) -> str:
-    path = folder / "workers.csv"
-    path.write_text(text)
-    path.chmod(mode)
-    return str(path)
+from tests.support.workers_csv import BASE_HEADER, FOUR_HOSTS, write_csv
 
 
 def plan_of(tmp_path: Path, text: str = FOUR_HOSTS, num_actors: int = 0, **options: Any) -> Plan:
@@ -224,33 +206,6 @@ def test_learners_with_different_pythons_are_refused_before_mpirun_fails(tmp_pat
     row = "learner,10.9.0.2,,,,bob,,,/code"
     with pytest.raises(ValueError, match="Open MPI is expected next to python, in the same folder"):
         plan_of(tmp_path, FOUR_HOSTS.replace(f"{row},/env/bin", f"{row},/other/bin"))
-
-
-def test_the_state_of_a_run_never_contains_a_password(tmp_path: Path) -> None:
-    workers = read_workers(write_csv(tmp_path, f"{BASE_HEADER}\nlearner,a,,,,u,hunter2\nactor,a,,,,u,hunter2\n"))
-    hosts = make_plan(workers, Config(), Options()).hosts
-    state = State(tmp_path / "run" / "cluster", "id", workers, ["--seed=2"], {"tunnel": True}, 3, hosts, True)
-    state.save()
-    assert "hunter2" not in state.path.read_text()
-    loaded = load_state(str(tmp_path / "run"))
-    assert loaded.workers == [dataclasses.replace(worker, ssh_password="") for worker in workers]
-    assert (loaded.contacted_hosts, loaded.actors, loaded.options, loaded.up) == (hosts, 3, {"tunnel": True}, True)
-
-
-def test_the_state_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
-    workers = read_workers(write_csv(tmp_path, FOUR_HOSTS))
-    hosts = make_plan(workers, Config(), Options()).hosts
-    state = State(tmp_path / "cluster", "id", workers, ["--seed=2"], {}, 0, hosts, True)
-    state.save()
-    values = json.loads(state.path.read_text())
-    values["touched"] = values.pop("contacted_hosts")
-    values["options"] = {"hung_seconds": 7.0, "tunnel": True}
-    values["argv"] = ["--seed=2", "--learner_parts=2"]
-    state.path.write_text(json.dumps(values))
-    loaded = load_state(str(tmp_path))
-    assert (loaded.workers, loaded.contacted_hosts) == (workers, hosts)
-    assert merged_options(loaded, {}) == Options(worker_hang_seconds=7.0, tunnel=True)
-    assert loaded.argv == to_argv(parse(loaded.argv)) == ["--seed=2", "--gradient_shards=2"]
 
 
 @pytest.mark.parametrize(
