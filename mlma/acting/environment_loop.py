@@ -108,14 +108,16 @@ def _connect(dependencies: ActorDependencies, request: dict[str, Any], seconds: 
     pause, longest = RECONNECT_BACKOFF_SECONDS
     while True:
         dependencies.heartbeat.waiting_for("its learner", CALL_TIMEOUT_SECONDS)
-        client = dependencies.connect()
+        client = None
         try:
+            client = dependencies.connect()
             sent = time.time()
             answer = client.handshake(request)
             ahead = answer["time"] - (sent + time.time()) / 2  # how far the learner's clock is ahead
             return client, answer | {"ahead": ahead}
         except LearnerLostError as error:
-            client.close()
+            if client:
+                client.close()
             now = time.monotonic()
             if now - began > seconds:
                 raise LearnerLostError(

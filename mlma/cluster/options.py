@@ -7,7 +7,8 @@ Every training flag is also a flag of the frontend, except those in `DERIVED_FRO
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import sys
+from typing import Any, Literal
 
 from mlma.core.config import Config, did_you_mean, format_flags, option, parse_with, run_parser, to_argv
 from mlma.core.config.flags import flag_table
@@ -24,10 +25,11 @@ class Options:
 
     workers_csv_path: str = option("", "CSV file with one worker per row; columns: docs/guides/cluster.md")
     tmux_sess: str = option("auto", "tmux session of the run, on every host; auto is the last part of logdir")
-    tunnel: bool = option(
-        False,
-        "send trajectories and weights through SSH, so that no other port has to be open between hosts of actors "
-        "and learners",
+    channel: Literal["ssh", "tls", "plaintext"] = option(
+        "ssh",
+        "how actors reach learners on other hosts: ssh, through tunnels, so that no port but that of SSH has to be open; "
+        "tls, encrypted connections to the learner's tf_port; plaintext, the same without any protection: whoever "
+        "reaches the port can read the traffic, crash the learner and fill its memory",
     )
     sync: bool = option(False, "with up: first copy the code to the hosts (only changed files) and set it up there")
     remote_folder: str = option(
@@ -91,7 +93,7 @@ COMMANDS = {
 }
 DERIVED_FROM_CSV = {  # flags of experiment.py that follow from the CSV
     "job_name", "task", "learner_host", "actor_hosts", "token_file", "num_actors", "num_learners", "max_restarts",
-    "mode", "test_num_episodes", "test_checkpoint",
+    "mode", "test_num_episodes", "test_checkpoint", "insecure_plaintext",
 }  # fmt: skip
 USAGE = (
     "usage: python run_experiment_mm_raw.py [COMMAND] [--workers_csv_path=FILE] [--logdir=FOLDER] [--flag=value ...]",
@@ -128,11 +130,19 @@ def parse_invocation(argv: list[str]) -> Invocation:
             f"{command} {operands[0]}: {command} takes no {operands[0]!r}; flags look like "
             "--level_name=PongNoFrameskip-v4"
         )
-    config, given_options = parse_with(rest, Options)
+    config, given_options = parse_with(_without_former_flags(rest), Options)
     for name in DERIVED_FROM_CSV:
         if config.get(name) != Config().get(name):
             raise ValueError(f"--{name}: follows from the CSV; only `python experiment.py` accepts it")
     return Invocation(command, tuple(operands), given_options, tuple(to_argv(config)), config)
+
+
+def _without_former_flags(argv: list[str]) -> list[str]:
+    """--tunnel and --notunnel as --channel, for one release."""
+    current = {"--tunnel": "--channel=ssh", "--tunnel=true": "--channel=ssh", "--notunnel": "--channel=tls"}
+    for former in current.keys() & set(argv):
+        print(f"note: {former} is now {current[former]}; the former name goes away with 0.3", file=sys.stderr)
+    return [current.get(word, word) for word in argv]
 
 
 def parse_invocation_or_exit(argv: list[str]) -> Invocation:

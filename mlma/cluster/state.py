@@ -21,7 +21,7 @@ from mlma.core.config.flags import flag_table as option_table
 from mlma.utils.atomic_file import atomic_write
 
 PERSISTED_FLAGS = (  # of the frontend, which a run keeps from one call to the next
-    "workers_csv_path", "tmux_sess", "tunnel", "remote_folder", "mpirun", "mpirun_args", "container", "ssh_key_file",
+    "workers_csv_path", "tmux_sess", "channel", "remote_folder", "mpirun", "mpirun_args", "container", "ssh_key_file",
     "known_hosts", "worker_restarts", "restart_seconds", "worker_hang_seconds", "stop_seconds",
 )  # fmt: skip
 
@@ -85,5 +85,6 @@ def _update_names(values: dict[str, Any]) -> None:
         values["contacted_hosts"] = values.pop("touched")
     option_names, flag_names = current_names(option_table(Options)), current_names(flag_table())
     values["options"] = {option_names.get(name, name): value for name, value in values["options"].items()}
+    values["options"].pop("tunnel", None)  # --channel=ssh is the default now
     words = [word.removeprefix("--").partition("=") for word in values["argv"]]
     values["argv"] = [f"--{flag_names.get(name, name)}{equals}{text}" for name, equals, text in words]

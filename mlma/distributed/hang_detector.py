@@ -29,6 +29,7 @@ from mlma.utils.child_process import EXIT_HUNG
 logger = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_SECONDS = 3.0
+KEY_TIMEOUT_SECONDS = 0.5
 EXIT_DELAY_SECONDS = 2.0  # between naming the culprit and exiting, so that every rank names it
 STUCK_SECONDS = 120.0  # minimum after which a call that all ranks have made counts as stuck: a first step takes long
 ADDRESS_ENV = (
@@ -52,8 +53,8 @@ class HangDetector:
         if allreduce.size == 1:
             return
         one_host = World.from_environment().local_size == allreduce.size
-        listener = socket.create_server(("127.0.0.1" if one_host else "", 0), backlog=2 * allreduce.size)
         host = os.environ.get(ADDRESS_ENV) or socket.gethostname()
+        listener = _listen("127.0.0.1" if one_host else os.environ.get(ADDRESS_ENV, ""), 2 * allreduce.size)
         own = {"host": host, "port": listener.getsockname()[1], "pid": os.getpid(), "key": secrets.token_hex(16)}
         ranks = [json.loads(data) for data in allreduce.gather(json.dumps(own).encode())]
         self._key = ranks[0]["key"]
@@ -79,9 +80,13 @@ class HangDetector:
 
     def _serve(self, listener: socket.socket) -> None:
         while True:
-            connection, _ = listener.accept()
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # no descriptors left at the moment
+                time.sleep(0.1)
+                continue
             with contextlib.suppress(OSError), connection:
-                connection.settimeout(ANSWER_TIMEOUT_SECONDS)
+                connection.settimeout(KEY_TIMEOUT_SECONDS)  # a stranger must not keep the others waiting
                 if hmac.compare_digest(connection.recv(64), self._key.encode()):
                     phase, seconds = self._current_phase()
                     connection.sendall(json.dumps({"phase": phase, "seconds": seconds}).encode())
@@ -114,3 +119,11 @@ class HangDetector:
                 phase = DESCRIPTIONS.get(state["phase"], state["phase"])
                 lines.append(f'{peer["name"]}, which has been busy with "{phase}" for {state["seconds"]:.0f} s')
         return lines
+
+
+def _listen(address: str, backlog: int) -> socket.socket:
+    """A port of this host's address for the other learners; of all its addresses if that one is outside (NAT)."""
+    try:
+        return socket.create_server((address, 0), backlog=backlog)
+    except OSError:
+        return socket.create_server(("", 0), backlog=backlog)

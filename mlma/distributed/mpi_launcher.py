@@ -17,6 +17,9 @@ from pathlib import Path
 from mlma.core.config import Config, to_argv
 from mlma.utils.child_process import EXIT_USAGE, STOP_SIGNAL, die_with_parent, started_by_mpirun
 
+NO_PORTS = (
+    "^tcp"  # of Open MPI's transports: learners of one host use shared memory, and need not listen to any network
+)
 RESTART_SECONDS = 2.0  # seconds before learners that failed are restarted
 
 
@@ -41,6 +44,7 @@ def mpi_environment() -> dict[str, str]:
     if os.geteuid() == 0:
         variables |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         variables |= {"PRTE_ALLOW_RUN_AS_ROOT": "1", "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    variables.setdefault("OMPI_MCA_btl", NO_PORTS)
     return variables | {"OMPI_MCA_mpi_yield_when_idle": "1"}  # waiting learners leave their core to actors
 
 

@@ -142,6 +142,7 @@ GROUPS = (
         "Counts in this session. A column appears with its first fault.",
         {
             "faults/actors_restarted": "actors of local training that crashed and were restarted",
+            "faults/connections_refused": "connections from the network without the run's certificate",
             "faults/messages_refused": "malformed messages",
             "faults/trajectories_dropped": "trajectories dropped because an environment crashed",
             "faults/saves_failed": "checkpoints that could not be saved",

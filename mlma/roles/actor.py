@@ -14,8 +14,9 @@ from mlma.core.types import EnvSpec, MakeAgent
 from mlma.envs.registry import make_for_levels
 from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.run_log import setup_logging
-from mlma.transport.auth import check_address, is_local_address, read_token
-from mlma.transport.client import Client
+from mlma.transport.addresses import is_on_this_machine, parse_address
+from mlma.transport.auth import read_token
+from mlma.transport.client import connect
 from mlma.transport.handshake import handshake_request
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
@@ -29,9 +30,9 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     """Acts until training is over. `config` is resolved; `spec` describes its levels."""
     heartbeat = Heartbeat(config.distributed.heartbeat_folder, f"actor-{config.run.task}")
     token = read_token(config.distributed.token_file)
-    address = check_address(config.distributed.learner_host, token)
+    address = parse_address(config.distributed.learner_host, token, config.distributed.insecure_plaintext)
     setup_logging(f"actor {config.run.task}")
-    if is_local_address(address):
+    if is_on_this_machine(address):
         lower_priority()
     set_tensorflow_threads(config.actor.actor_threads)
     if config.run.deterministic:
@@ -42,7 +43,7 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     num_levels = len(spec.actions_by_level) or 1
     dependencies = ActorDependencies(
         make_env=lambda seed, indices: make_for_levels(config.environment, spec, indices % num_levels, seed),
-        connect=lambda: Client(address, token, CALL_TIMEOUT_SECONDS),
+        connect=lambda: connect(address, token, CALL_TIMEOUT_SECONDS),
         handshake_request=lambda layout, weights: handshake_request(config, layout, weights) | identity,
         heartbeat=heartbeat,
         observer=_video_recorder(config),

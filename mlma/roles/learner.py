@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 
 from mlma.core.config import Config
 from mlma.core.types import EnvSpec, MakeAgent
@@ -15,7 +11,9 @@ from mlma.distributed.devices import use_own_gpu
 from mlma.distributed.world import World
 from mlma.monitoring.heartbeat import Heartbeat
 from mlma.roles.training_session import run_session
-from mlma.transport.auth import check_address, read_token
+from mlma.transport.addresses import parse_address
+from mlma.transport.auth import read_token
+from mlma.transport.listening import listen
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
 
@@ -25,24 +23,16 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     if use_own_gpu():
         config = config.replace(gradient_shards=1)
     set_tensorflow_threads(config.learner.learner_threads, config.learner.gradient_shards)
-    token = read_token(config.distributed.token_file)
-    allreduce = connect_learners(config.distributed)
-    with _learner_address(config.distributed.learner_host, allreduce) as address:
-        config = config.replace(learner_host=address)
-        code = run_session(config, spec, make_agent, allreduce, check_address(address, token), token, heartbeat)
+    distributed = config.distributed
+    token = read_token(distributed.token_file)
+    allreduce = connect_learners(distributed)
+    config = config.replace(learner_host=assign_port(distributed.learner_host, allreduce))
+    given = config.distributed.learner_host
+    address = None if given == "auto" else parse_address(given, token, distributed.insecure_plaintext)
+    with listen(address, token) as listening:
+        code = run_session(config, spec, make_agent, allreduce, listening, token, heartbeat)
         heartbeat.close()
         return code
-
-
-@contextlib.contextmanager
-def _learner_address(learner_host: str, allreduce: Allreduce) -> Iterator[str]:
-    """`learner_host`; for auto, a socket that only this user can open, removed at the end."""
-    folder = tempfile.mkdtemp(prefix="mlma-") if learner_host == "auto" else ""  # mode 0700
-    try:
-        yield assign_port(f"unix:{folder}/learner" if folder else learner_host, allreduce)
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def assign_port(address: str, allreduce: Allreduce) -> str:
@@ -51,4 +41,4 @@ def assign_port(address: str, allreduce: Allreduce) -> str:
     own = f"{os.uname().nodename} {address}"
     same = allreduce.gather(own.encode()).count(own.encode())
     host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + local_rank}" if same > 1 and port.isdigit() else address
+    return f"{host}:{int(port) + local_rank}" if same > 1 and port.isascii() and port.isdigit() else address

@@ -14,6 +14,7 @@ from mlma.learning.learner import Learner
 from mlma.learning.run_state import SeedAllocator
 from mlma.monitoring.metrics import Metrics
 from mlma.transport.handshake import handshake_request
+from mlma.transport.listening import Listening, check_serving
 from mlma.transport.server import Server
 
 
@@ -27,17 +28,20 @@ def start_server(
     seeds: SeedAllocator,
     metrics: Metrics,
     on_failure: Callable[[BaseException], None],
-    address: str,
+    listening: Listening,
     token: str,
 ) -> Server:
-    """Serves actors at `address` from now on. The learner's weights must be final: restored and broadcast."""
+    """Serves actors from now on. The learner's weights must be final: restored and broadcast."""
     inference = None
     if config.actor.inference == "learner":
         inference = InferenceServer(config, spec, make_agent(config, spec))
         metrics.add_gauges({"inference/batch": inference.batch_size})
     expected = handshake_request(config, layout, learner.weights)
     admission = ActorAdmission(config, expected, allreduce.rank, allreduce.size, seeds, inference, metrics, on_failure)
-    server = Server(address, token, admission, inference)
+    server = Server(listening.server, token, admission, inference)
     server.publish(learner.step, learner.weights.read())
     server.start()
+    check_serving(listening.server, config.distributed.learner_host)
+    if listening.gateway:
+        listening.gateway.on_refused = lambda count: metrics.count_fault("connections_refused", count)
     return server

@@ -43,11 +43,10 @@ def make_metrics(config: Config, timer: PhaseTimer, allreduce: Allreduce, listen
     )
 
 
-def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int, address: str) -> list[ReportListener]:
+def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int) -> list[ReportListener]:
     """The loggers of a run that stands at `frames`; also writes logdir/config.json."""
     logdir = Path(config.run.logdir)
-    is_private = address.startswith("unix:")  # a socket of this session alone
-    configs.save(config.replace(learner_host="auto") if is_private else config, logdir / "config.json")
+    configs.save(config, logdir / "config.json")
     made: list[ReportListener] = [display, loggers.CsvWriter(logdir / "metrics.csv", frames)]
     if config.run.deterministic:
         made.append(loggers.DeterministicCsvLogger(logdir / "curve.csv", frames))

@@ -26,6 +26,7 @@ from mlma.roles.learner_data import LearnerData, make_data_buffer, start_receive
 from mlma.roles.learner_server import start_server
 from mlma.roles.local_actors import LocalActors, start_local_actors
 from mlma.roles.stop_signal import StopSignal
+from mlma.transport.listening import Listening
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +41,11 @@ class TrainingSession:
         make_agent: MakeAgent,
         allreduce: Allreduce,
         display: ConsoleDisplay,
-        address: str,
+        listening: Listening,
         token: str,
     ) -> None:
         """Builds everything, restores the run if there is a checkpoint, and starts to serve actors."""
-        self.config, self.allreduce = config, allreduce
+        self.config, self.allreduce, self.listening = config, allreduce, listening
         self.is_first = allreduce.rank == 0
         agent: Agent = make_agent(config, spec)
         self.learner = build_learner(config, spec, agent, allreduce)
@@ -53,7 +54,7 @@ class TrainingSession:
         self.state.resume()
         self.stop, self.timer = StopSignal(), PhaseTimer()
         frames = self.learner.frames
-        listeners = learner_telemetry.make_run_loggers(config, display, frames, address) if self.is_first else []
+        listeners = learner_telemetry.make_run_loggers(config, display, frames) if self.is_first else []
         self.metrics = learner_telemetry.make_metrics(config, self.timer, allreduce, listeners)
         layout, fail = trajectory_layout(spec, agent, config.learner.unroll_length), self.stop.fail
         buffer, snapshot = make_data_buffer(config, agent, layout, allreduce)
@@ -67,7 +68,7 @@ class TrainingSession:
             self.state.seeds,
             self.metrics,
             fail,
-            address,
+            listening,
             token,
         )
         receiver = start_receiver(config, spec, layout, allreduce, self.metrics, server, buffer, fail)
@@ -82,7 +83,8 @@ class TrainingSession:
     def _start_actors(self) -> LocalActors:
         restarted = functools.partial(self.metrics.count_fault, "actors_restarted")
         stop = self.stop
-        return start_local_actors(self.config, self.allreduce.rank, restarted, lambda: stop.requested, stop.fail)
+        config = self.config.replace(learner_host=self.listening.server)
+        return start_local_actors(config, self.allreduce.rank, restarted, lambda: stop.requested, stop.fail)
 
     def save(self) -> bool:
         """Saves a checkpoint, on the first rank, and the replay of every rank."""
@@ -93,7 +95,7 @@ class TrainingSession:
         """Runs the training loop and ends the session; whether the last checkpoint was saved."""
         config, distributed = self.config, self.config.distributed
         num_actors = config.actor.num_actors if self.actors else "remote"
-        logger.info("logdir %s; learner at %s; %s actors", config.run.logdir, distributed.learner_host, num_actors)
+        logger.info("logdir %s; learner at %s; %s actors", config.run.logdir, self.listening.shown, num_actors)
         silent_actors = functools.partial(
             self.data.receiver.silent_actors, config.actor.num_actors, distributed.sample_timeout_seconds
         )
@@ -120,7 +122,7 @@ def run_session(
     spec: EnvSpec,
     make_agent: MakeAgent,
     allreduce: Allreduce,
-    address: str,
+    listening: Listening,
     token: str,
     heartbeat: Heartbeat,
 ) -> int:
@@ -131,7 +133,7 @@ def run_session(
     _check_level_coverage(config, spec, allreduce.size)
     title = f"{config.run.algorithm} {config.environment.level_name} {config.run.agent_name}"
     with ConsoleDisplay(title, config.run.total_environment_frames, plain=allreduce.size > 1) as display:
-        session = TrainingSession(config, spec, make_agent, allreduce, display, address, token)
+        session = TrainingSession(config, spec, make_agent, allreduce, display, listening, token)
         saved = session.train(heartbeat)
     learner, failure = session.learner, session.stop.failure
     steps, frames = f"{learner.step:,}", f"{learner.frames:,}"

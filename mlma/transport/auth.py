@@ -1,4 +1,4 @@
-"""Authentication: the shared token, and the addresses that may be used without one."""
+"""The token that learners and actors of a run share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-
-from mlma.utils.network import is_local_ip
 
 
 def read_token(token_file: str) -> str:
@@ -29,31 +27,6 @@ def read_token(token_file: str) -> str:
     if not token:
         raise ValueError(f"--token_file={token_file}: is empty")
     return token
-
-
-def check_address(address: str, token: str) -> str:
-    """The address as gRPC expects it; ValueError if it is malformed, or open to the network without a token."""
-    if address.startswith("unix:"):
-        if len(address) > 100:
-            raise ValueError(f"--learner_host={address}: too long for a unix socket (at most 95 characters of path)")
-        return address
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"--learner_host={address}: must be host:port or unix:/path")
-    if host == "localhost":
-        host = "127.0.0.1"
-    if not (host.startswith("127.") or host == "[::1]") and not token:
-        raise ValueError(
-            f"--learner_host={address}: is open to the network, which needs a shared token: "
-            "set MLMA_TOKEN or --token_file"
-        )
-    return f"{host}:{port}"
-
-
-def is_local_address(address: str) -> bool:
-    """Whether the address is on this machine; the local end of an SSH tunnel counts."""
-    host, _, _ = address.rpartition(":")
-    return address.startswith(("unix:", "[::1]:")) or is_local_ip(host)
 
 
 def token_digest(token: str) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute.experimental.rpc.rpc_ops import GrpcClient
 
+from mlma.transport.addresses import Address
 from mlma.transport.auth import token_digest
 from mlma.transport.messages import pack, unpack
 from mlma.transport.protocol import (
@@ -26,6 +27,7 @@ from mlma.transport.protocol import (
     HandshakeRefusedError,
     LearnerLostError,
 )
+from mlma.transport.relay import Relay
 
 MAX_FETCH_ATTEMPTS = 3
 
@@ -36,7 +38,9 @@ class Client:
     At most one message is in flight and one more waits. LearnerLostError if a call fails or takes longer.
     """
 
-    def __init__(self, address: str, token: str, timeout_seconds: float) -> None:
+    def __init__(self, address: str, token: str, timeout_seconds: float, relay: Relay | None = None) -> None:
+        """`relay` is what makes `address` lead to the learner, if anything; it is closed with this client."""
+        self._relay = relay
         self._secret = token_digest(token)
         self._outbox: queue.Queue[bytes | None] = queue.Queue(1)
         self._failure: Exception | None = None
@@ -112,3 +116,13 @@ class Client:
         self._failure = self._failure or LearnerLostError("closed")
         with contextlib.suppress(queue.Full):
             self._outbox.put_nowait(None)
+        if self._relay:
+            self._relay.close()
+
+
+def connect(address: Address, token: str, timeout_seconds: float) -> Client:
+    """A client of the learner at `address`. See Relay for errors; for other channels the first call shows them."""
+    if address.channel == "tls":
+        relay = Relay(address, token)
+        return Client(relay.target, token, timeout_seconds, relay)
+    return Client(str(address), token, timeout_seconds)

@@ -128,14 +128,14 @@ def test_actors_are_assigned_to_learners_round_robin_and_each_gets_its_command(t
         logdir="/runs/pong.1",
         job_name="actor",
         task=1,
-        learner_host="10.9.0.2:8001",
+        learner_host="unix:.mlma/pong-1/10.9.0.4/learner-2.sock",
         envs_per_actor=7,
         token_file=".mlma/pong-1/10.9.0.4/token",
         heartbeat_folder=".mlma/pong-1/10.9.0.4/health/actor-5",
     )
     assert processes["actor-0"].argv[0] == "mlma/.venv/bin/python"
     names = [process.name for process in plan.processes_on("bob@10.9.0.3:22")]
-    assert names == ["actor-0", "actor-1", "actor-2", "actor-3"]
+    assert names == ["actor-0", "actor-1", "actor-2", "actor-3", "tunnel-0", "tunnel-1", "tunnel-2"]
 
 
 def test_learners_are_one_mpirun_across_their_hosts(tmp_path: Path) -> None:
@@ -146,7 +146,10 @@ def test_learners_are_one_mpirun_across_their_hosts(tmp_path: Path) -> None:
     for segment, host in zip(segments, ("10.9.0.1:1", "10.9.0.1:1", "10.9.0.2:1"), strict=True):
         assert f"--host {host} -np 1 " in segment
     assert "CUDA_VISIBLE_DEVICES=1 /env/bin/python /code/experiment.py" in segments[1]
-    assert "--learner_host=10.9.0.1:8002 --actor_hosts=10.9.0.3:9002,10.9.0.4:9005 " in segments[1]
+    assert (
+        "--learner_host=unix:.mlma/pong-1/10.9.0.1-2222/learner-1.sock --actor_hosts=10.9.0.3:9002,10.9.0.4:9005 "
+        in segments[1]
+    )
     assert all("--num_learners=3" in segment for segment in segments)
     ssh = "ssh -F .mlma/pong-1/10.9.0.1-2222/ssh_config"
     assert learners.env["PRTE_MCA_plm_ssh_agent"] == learners.env["OMPI_MCA_plm_rsh_agent"] == ssh
@@ -156,25 +159,36 @@ def test_one_learner_needs_no_mpirun(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, f"{BASE_HEADER}\nlearner,localhost,8005,,,,\nactor,localhost,,,,,\n")
     learner, actor = plan.processes
     assert learner.argv[0] == actor.argv[0] == sys.executable
-    assert parse(list(actor.argv[2:])).distributed.learner_host == "localhost:8005"
+    assert parse(list(actor.argv[2:])).distributed.learner_host == "unix:.mlma/pong-1/localhost/learner-0.sock"
 
 
-def test_with_a_tunnel_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, tunnel=True)
+def test_through_ssh_learners_listen_on_sockets_only(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
     commands = " ".join(word for process in plan.processes for word in process.argv)
     assert "--learner_host=10." not in commands
-    assert "--learner_host=127.0.0.1:8002" in commands
+    assert "--learner_host=unix:.mlma/pong-1/10.9.0.1-2222/learner-1.sock" in commands
     assert "--learner_host=unix:.mlma/pong-1/10.9.0.3/learner-2.sock" in commands
     tunnels = [process for process in plan.processes_on("bob@10.9.0.3:22") if process.name.startswith("tunnel")]
     assert [process.name for process in tunnels] == ["tunnel-0", "tunnel-1", "tunnel-2"]
     assert tunnels[0].required_by == ("actor-0", "actor-3")
 
 
+@pytest.mark.parametrize("channel", ["tls", "plaintext"])
+def test_other_channels_use_a_port_and_only_where_another_host_needs_it(tmp_path: Path, channel: str) -> None:
+    plan = plan_of(tmp_path, channel=channel)
+    commands = " ".join(word for process in plan.processes for word in process.argv)
+    assert "--learner_host=10.9.0.1:8002" in commands and "unix:" not in commands
+    assert ("--insecure_plaintext=true" in commands) == (channel == "plaintext")
+    assert not [process for process in plan.processes if process.name.startswith("tunnel")]
+    alone = plan_of(tmp_path, f"{BASE_HEADER}\nlearner,localhost,8005,,,,\nactor,localhost,,,,,\n", channel=channel)
+    assert all("unix:.mlma" in " ".join(process.argv) for process in alone.processes)
+
+
 def test_more_actors_than_rows_start_again_at_the_first_row_and_fewer_are_the_first(tmp_path: Path) -> None:
     processes = plan_of(tmp_path, num_actors=14).processes_on("bob@10.9.0.4:22")
     assert len([process for process in processes if process.name.startswith("actor")]) == 4
     names = [process.name for process in plan_of(tmp_path, num_actors=3).processes]
-    assert names == ["learners", "actor-0", "actor-1", "actor-2"]
+    assert names == ["learners", "actor-0", "actor-1", "actor-2", "tunnel-0", "tunnel-1", "tunnel-2"]
     with pytest.raises(ValueError, match="2 actors for 3 learners"):
         plan_of(tmp_path, num_actors=2)
 
@@ -184,7 +198,7 @@ def test_a_row_with_an_image_runs_in_a_container_and_its_host_needs_only_a_pytho
     learners = "learner,10.0.0.1,,0,,,,lab/learner:2,\nlearner,10.0.0.1,,1,,,,lab/learner:2,\n"
     actors = "actor,10.0.0.2,,,,ann,,mlma-actor,\nactor,10.0.0.3,,,,ann,,mlma.sif,/code\n"
     plan = plan_of(tmp_path, f"{header}\n{learners}{actors}")
-    mpirun, first, second = plan.processes
+    mpirun, first, second, *_tunnels = plan.processes
     assert first.argv[:3] == ("sh", "-c", f'exec {Options().container} "$@"')
     assert first.argv[3:7] == ("sh", "mlma-actor", "/opt/mlma/.venv/bin/python", "/opt/mlma/experiment.py")
     assert second.argv[4:7] == ("mlma.sif", "/code/.venv/bin/python", "/code/experiment.py")

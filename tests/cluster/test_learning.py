@@ -23,17 +23,17 @@ def real(cluster: Cluster) -> Cluster:
     return Cluster(cluster.hosts, cluster.folder, sys.executable)
 
 
-@pytest.mark.parametrize("tunnel", [False, True], ids=["direct", "tunnel"])
+@pytest.mark.parametrize("channel", ["ssh", "tls"])
 def test_two_learners_and_six_actors_on_four_hosts_leave_the_corridor(
-    real: Cluster, hosts: Hosts, tunnel: bool
+    real: Cluster, hosts: Hosts, channel: str
 ) -> None:
-    output = real.call("up", real.two_learners(), *FLAGS, *(["--tunnel"] if tunnel else []))
+    output = real.call("up", real.two_learners(), *FLAGS, f"--channel={channel}")
     assert "started learners, " in output
     wait_for(lambda: rows(real.logdir), 240, lambda: real.call("logs", code=None))
-    if tunnel:
-        for host in hosts:
-            ports = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
-            assert not any(port == f"{host.ip}:8001" or port in ("*:8001", "0.0.0.0:8001") for port in ports), ports
+    for host in hosts:
+        ports = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
+        expected = [f"{host.ip}:8001"] if channel == "tls" and host in (hosts[0], hosts[1]) else []
+        assert [port for port in ports if port.endswith((":8001", ":8002"))] == expected, ports
     wait_for(
         lambda: "learner-0 " in (text := real.call("status", code=None)) and text.count(" done ") >= 2,
         600,

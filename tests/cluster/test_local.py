@@ -68,7 +68,7 @@ def test_a_run_on_this_machine_starts_and_ends_without_ssh(home: Path) -> None:
     rows.append(f"actor,localhost,,{home}/cheap-python,2")
     (home / "workers.csv").write_text("\n".join(rows) + "\n")
     (home / "my run").mkdir()
-    assert "started learners, actor-0, actor-1; 1 host" in call(home, "--workers_csv_path=workers.csv", "--tunnel")
+    assert "started learners, actor-0, actor-1; 1 host" in call(home, "--workers_csv_path=workers.csv")
     assert (home / ".mlma/my-run/localhost/token").stat().st_mode & 0o777 == 0o600
     wait_for(lambda: "reached the learner" in call(home, "logs", "actor-1"), 30, lambda: call(home, "logs"))
     assert call(home, "status").count(" localhost running ") == 3

@@ -47,6 +47,8 @@ def learn(flags: dict[str, str]) -> None:
         signal.signal(number, save_and_end)
     family, address = socket_address(flags["learner_host"])
     with socket.socket(family) as server:
+        if family == socket.AF_UNIX:
+            Path(address).unlink(missing_ok=True)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(address)
         server.listen(100)

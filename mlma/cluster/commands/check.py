@@ -67,7 +67,7 @@ def preflight_request(context: Context, host: Host) -> dict[str, Any]:
         "folder": host.folder,
         "packages": [] if host.image else [*PACKAGES, *(LEARNER_PACKAGES if uses_horovod else ())],
         "tools": ["tmux", *(["ssh"] if uses_ssh else []), *plan.container_engines(host)],
-        "ports": [["127.0.0.1" if options.tunnel else learner.worker.ip, learner.port] for learner in learners],
+        "ports": [[learner.worker.ip, learner.port] for learner in learners if options.channel != "ssh"],
         "folders": [".", *([context.logdir()] if host == plan.head else [])],
         "gpus": any(learner.worker.cuda_visible_devices not in ("", "-1") for learner in learners),
     }

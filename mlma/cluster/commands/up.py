@@ -14,7 +14,7 @@ from mlma.cluster.commands.down import stop_learners, stop_workers
 from mlma.cluster.context import Context, host_errors, plural
 from mlma.cluster.planning.hosts import Host
 from mlma.cluster.planning.worker_commands import LEARNERS, SupervisedProcess, worker_kind
-from mlma.cluster.remote.credentials import authorized_keys_lines, credential_files
+from mlma.cluster.remote.credentials import HostIdentity, authorized_keys_lines, credential_files
 from mlma.cluster.remote.host_pool import ON_HOST_SOURCES, call_on_host
 from mlma.cluster.remote.ssh import Connection
 
@@ -30,8 +30,8 @@ def up(context: Context) -> int:
     state.save()
     context.credentials.create()
     learner_hosts = list(dict.fromkeys(learner.worker.host for learner in plan.learners))
-    host_keys = _exchange_keys(context, learner_hosts)
-    if problems := host_errors(host_keys):
+    identities = _exchange_keys(context, learner_hosts)
+    if problems := host_errors(identities):
         for key, problem in problems.items():
             print(f"{key}: {problem}")
         print("a learner's host is missing; nothing was started")
@@ -39,7 +39,7 @@ def up(context: Context) -> int:
     supervisor = (ON_HOST_SOURCES / "supervisor.py").read_text()
 
     def start(host: Host, connection: Connection) -> dict[str, Any]:
-        request = _start_request(context, host, host_keys, supervisor)
+        request = _start_request(context, host, identities, supervisor)
         return call_on_host(host, connection, request, context.hosts.command_seconds)
 
     answers = context.hosts.for_each({**state.contacted_hosts, **plan.hosts}, start)
@@ -74,25 +74,28 @@ def restart(context: Context) -> int:
 
 
 def _exchange_keys(context: Context, learner_hosts: list[str]) -> dict[str, Any]:
-    """Adds the run's keys to authorized_keys on the learners' hosts. Returns the hosts' own keys, or a HostError."""
+    """Adds the run's keys to authorized_keys on the learners' hosts. Returns a HostIdentity or a HostError of each."""
     lines = authorized_keys_lines(context.plan, context.credentials, context.state.id)
 
-    def exchange(host: Host, connection: Connection) -> list[str]:
+    def exchange(host: Host, connection: Connection) -> HostIdentity:
+        home = ""
         if host.key in lines:
             request = context.request("authorize", lines=lines[host.key])
-            call_on_host(host, connection, request, context.hosts.command_seconds)
-        return connection.host_keys()
+            home = call_on_host(host, connection, request, context.hosts.command_seconds)["home"]
+        return HostIdentity(connection.host_keys(), home)
 
     return context.hosts.for_each(learner_hosts, exchange)
 
 
-def _start_request(context: Context, host: Host, host_keys: dict[str, list[str]], supervisor: str) -> dict[str, Any]:
+def _start_request(
+    context: Context, host: Host, identities: dict[str, HostIdentity], supervisor: str
+) -> dict[str, Any]:
     """`supervisor` is the source of the program that runs in each tmux window."""
     plan = context.plan
     processes = plan.processes_on(host.key)
     files = {}
     if processes or plan.learners_on(host):  # learners that mpirun starts on this host have no process in the plan
-        files = credential_files(plan, context.credentials, host, host_keys)
+        files = credential_files(plan, context.credentials, host, identities)
     if processes:
         files["supervisor.py"] = (supervisor, 0o600)
     uses_ssh = any(process.name.startswith("tunnel") for process in processes)

@@ -279,7 +279,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Carries out one request of the frontend."""
     os.chdir(Path.home())
     if request["action"] == "authorize":
-        return authorize(f"{request['id']}-{Path(request['folder']).name}", request["lines"])
+        authorize(f"{request['id']}-{Path(request['folder']).name}", request["lines"])
+        return {"home": str(Path.home())}
     run = Run(request["session"], request["id"], request["folder"])
     actions = {"start": run.start, "stop": run.stop, "status": run.status, "logs": run.logs}
     return actions[request["action"]](request)

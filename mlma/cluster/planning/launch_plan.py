@@ -69,10 +69,10 @@ def make_plan(workers: list[Worker], config: Config, options: Options, num_actor
     placed = place_actors(workers, num_actors)
     learners = make_learners(workers, len(placed), options)
     processes = [learners_process(learners, placed, settings)]
-    for number, worker in enumerate(placed):
+    for number in range(len(placed)):
         learner = learners[number % len(learners)]
-        processes.append(actor_process(number, worker, learner, settings, task=number // len(learners)))
-    if options.tunnel:
+        processes.append(actor_process(number, learner, placed, settings, task=number // len(learners)))
+    if options.channel == "ssh":
         processes += tunnel_processes(learners, placed, settings.session)
     hosts = plan_hosts(workers, options)
     return Plan(settings.session, config, options, hosts, tuple(learners), tuple(processes))

@@ -17,6 +17,7 @@ from mlma.cluster.planning.hosts import code_folder, python_command, run_folder
 from mlma.cluster.planning.worker_sets import Learner, spans_hosts
 from mlma.cluster.planning.workers_csv import Worker
 from mlma.core.config import Config, to_argv
+from mlma.distributed.mpi_launcher import NO_PORTS
 from mlma.utils.child_process import STOP_SIGNAL
 
 LEARNERS = "learners"  # name of the process that is mpirun, or the only learner
@@ -91,11 +92,14 @@ def learners_process(learners: list[Learner], placed: list[Worker], settings: Ru
     )
 
 
-def actor_process(number: int, worker: Worker, learner: Learner, settings: RunSettings, task: int) -> SupervisedProcess:
-    """Actor `number` of the run, which is actor `task` of its learner."""
-    options, name = settings.options, f"actor-{number}"
+def actor_process(
+    number: int, learner: Learner, placed: list[Worker], settings: RunSettings, task: int
+) -> SupervisedProcess:
+    """Actor `number` of the run, which is actor `task` of its learner. `placed` is the row of each actor."""
+    options, name, worker = settings.options, f"actor-{number}", placed[number]
     heartbeat_folder = _heartbeat_folder(settings.session, worker.host, name)
-    flags = {"job_name": "actor", "task": task, "learner_host": _learner_address(worker, learner, settings)}
+    address = _learner_address(worker, learner, placed, settings)
+    flags = {"job_name": "actor", "task": task, "learner_host": address}
     return SupervisedProcess(
         host=worker.host,
         name=name,
@@ -135,6 +139,11 @@ def tunnel_processes(learners: list[Learner], placed: list[Worker], session: str
     return processes
 
 
+def learner_socket(session: str, host_key: str, rank: int) -> str:
+    """The socket of a learner on a host, relative to the home directory: its own, or the end of a tunnel to it."""
+    return f"{run_folder(session, host_key)}/learner-{rank}.sock"
+
+
 def worker_kind(name: str) -> str:
     """learners, actor or tunnel."""
     return name if name == LEARNERS else name.partition("-")[0]
@@ -149,11 +158,10 @@ def shell_command(process: SupervisedProcess) -> str:
 def _learner_argv(learner: Learner, learners: list[Learner], placed: list[Worker], settings: RunSettings) -> list[str]:
     """The command of one learner; with several, the part of mpirun's command that starts it."""
     worker, several = learner.worker, len(learners) > 1
-    listen_ip = "127.0.0.1" if settings.options.tunnel else worker.ip
     flags: dict[str, Any] = {
         "job_name": "learner",
         "task": learner.rank,
-        "learner_host": f"{listen_ip}:{learner.port}",
+        "learner_host": _learner_address(worker, learner, placed, settings),
         "actor_hosts": ",".join(f"{placed[i].ip}:{placed[i].tf_port or 9001 + i}" for i in learner.actors),
     }
     if several:
@@ -174,6 +182,8 @@ def _experiment_argv(worker: Worker, settings: RunSettings, heartbeat_folder: st
         "token_file": f"{run_folder(settings.session, worker.host)}/token",
         "heartbeat_folder": heartbeat_folder,
     }
+    if settings.options.channel == "plaintext":
+        flags["insecure_plaintext"] = True
     if worker.job == "learner" and worker.local:
         flags["logdir"] = str(Path(settings.config.run.logdir).absolute())
     if worker.envs_per_actor:
@@ -212,17 +222,19 @@ def _mpi_environment(folder: str, several_hosts: bool) -> dict[str, str]:
     env = {"OMPI_MCA_mpi_yield_when_idle": "1"}
     for prefix in ("OMPI", "PRTE"):
         env |= {f"{prefix}_ALLOW_RUN_AS_ROOT": "1", f"{prefix}_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    if several_hosts:
+    if not several_hosts:
+        env["OMPI_MCA_btl"] = NO_PORTS
+    else:
         agent = f"ssh -F {folder}/ssh_config"
         env |= {"PRTE_MCA_plm_ssh_agent": agent, "PRTE_MCA_plm_ssh_no_tree_spawn": "1"}
         env |= {"OMPI_MCA_plm_rsh_agent": agent, "OMPI_MCA_plm_rsh_no_tree_spawn": "1"}
     return env
 
 
-def _learner_address(worker: Worker, learner: Learner, settings: RunSettings) -> str:
-    """The address at which an actor's host reaches the learner."""
-    if not settings.options.tunnel:
+def _learner_address(worker: Worker, learner: Learner, placed: list[Worker], settings: RunSettings) -> str:
+    """The address of the learner on this worker's host: a socket in the run's folder, unless actors of other hosts come
+    to a port."""
+    others = any(placed[number].host != learner.worker.host for number in learner.actors)
+    if settings.options.channel != "ssh" and others:
         return f"{learner.worker.ip}:{learner.port}"
-    if worker.host == learner.worker.host:
-        return f"127.0.0.1:{learner.port}"
-    return f"unix:{run_folder(settings.session, worker.host)}/learner-{learner.rank}.sock"
+    return f"unix:{learner_socket(settings.session, worker.host, learner.rank)}"

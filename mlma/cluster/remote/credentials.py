@@ -1,7 +1,8 @@
 """The secrets of one run: a token and two key pairs, created here and copied over the frontend's connections.
 
 * Learners and actors authenticate each other with the token (mlma/transport/auth.py). It has mode 0600 everywhere.
-* The tunnel's key lets actors' hosts reach the learners' ports on loopback of learners' hosts, and nothing else.
+* The tunnel's key lets actors' hosts connect to unix sockets on the learners' hosts: it runs no command and forwards no
+  port, but OpenSSH cannot restrict it to the learner's own socket (docs/security.md).
 * mpirun's key lets the first learner's host start learners on the others, however the frontend itself logs in there.
 
 From `up` to `down`, the public keys are in authorized_keys on learners' hosts. Each line is restricted and marked with
@@ -15,15 +16,20 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import paramiko
 
 from mlma.cluster.planning.hosts import Host, run_folder
 from mlma.cluster.planning.launch_plan import Plan
+from mlma.cluster.planning.worker_commands import learner_socket
 
 TOKEN, TUNNEL_KEY, MPI_KEY = "token", "tunnel_key", "mpi_key"
 HOME_PLACEHOLDER = "@HOME@"  # the host agent replaces it by the home directory
+NO_PORT = "localhost:1"  # "permitopen" must name one
+# Ciphers that processors compute themselves first: 1.2 ms for a megabyte at both ends, 2.4 with OpenSSH's first choice.
 SSH_CONFIG_COMMON = """    IdentitiesOnly yes
+    Ciphers aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr
     BatchMode yes
     StrictHostKeyChecking yes
     UserKnownHostsFile "{home}/{run}/known_hosts"
@@ -33,6 +39,13 @@ SSH_CONFIG_COMMON = """    IdentitiesOnly yes
     ServerAliveCountMax 3
     LogLevel ERROR
 """
+
+
+class HostIdentity(NamedTuple):
+    """What a learner's host says of itself."""
+
+    keys: list[str]  # public host keys
+    home: str  # home directory; empty if nothing is authorized there
 
 
 class Credentials:
@@ -72,15 +85,13 @@ def authorized_keys_lines(plan: Plan, credentials: Credentials, run_id: str) -> 
     """Host key -> lines for authorized_keys on that host."""
     lines: dict[str, list[str]] = {}
     tunnelled_ranks = {learner.rank for host in plan.hosts for learner in plan.tunnelled_learners(host)}
-    # All ports in every line: hosts that share a home share authorized_keys, and sshd uses the first line with the key.
-    ports = sorted({learner.port for learner in plan.learners})
-    allowed = ",".join(f'permitopen="127.0.0.1:{port}"' for port in ports)
     for learner in plan.learners:
         host_key = learner.worker.host
         host_lines = lines.setdefault(host_key, [])
         if learner.rank in tunnelled_ranks and not any("permitopen" in line for line in host_lines):
+            no_ports = f'port-forwarding,permitopen="{NO_PORT}",permitlisten="{NO_PORT}"'  # leaves unix sockets
             public_key = credentials.public_key(TUNNEL_KEY)
-            host_lines.append(f'restrict,port-forwarding,{allowed},command="/bin/false" {public_key}')
+            host_lines.append(f'restrict,{no_ports},command="/bin/false" {public_key}')
         needs_mpi_key = plan.spans_hosts() and host_key != plan.head.key
         if needs_mpi_key and not any("SSH_ORIGINAL_COMMAND" in line for line in host_lines):
             command = f'exec env MLMA_RUN={run_id} sh -c \\"$SSH_ORIGINAL_COMMAND\\"'
@@ -89,7 +100,7 @@ def authorized_keys_lines(plan: Plan, credentials: Credentials, run_id: str) -> 
 
 
 def credential_files(
-    plan: Plan, credentials: Credentials, host: Host, host_keys: dict[str, list[str]]
+    plan: Plan, credentials: Credentials, host: Host, identities: dict[str, HostIdentity]
 ) -> dict[str, tuple[str, int]]:
     """Name in the run's folder on this host -> text and mode."""
     files = {TOKEN: (credentials.text(TOKEN), 0o600)}
@@ -100,14 +111,15 @@ def credential_files(
     for learner in plan.tunnelled_learners(host.key):
         target = plan.hosts[learner.worker.host]
         files[TUNNEL_KEY] = (credentials.text(TUNNEL_KEY), 0o600)
-        socket = f"{HOME_PLACEHOLDER}/{run}/learner-{learner.rank}.sock"
+        here = f"{HOME_PLACEHOLDER}/{learner_socket(plan.session, host.key, learner.rank)}"
+        there = f"{identities[target.key].home}/{learner_socket(plan.session, target.key, learner.rank)}"
         sections.append(
             f"Host learner-{learner.rank}\n    HostName {target.ip}\n    Port {target.port}\n    User {target.user}\n"
             f'    IdentityFile "{HOME_PLACEHOLDER}/{run}/{TUNNEL_KEY}"\n'
             "    ExitOnForwardFailure yes\n    StreamLocalBindUnlink yes\n"
-            f'    LocalForward "{socket}" 127.0.0.1:{learner.port}\n{common}'
+            f'    LocalForward "{here}" "{there}"\n{common}'
         )
-        known_hosts += _known_hosts_lines(target, host_keys)
+        known_hosts += _known_hosts_lines(target, identities)
     if plan.spans_hosts() and host.key == plan.head.key:
         files[MPI_KEY] = (credentials.text(MPI_KEY), 0o600)
         for learner in plan.learners:
@@ -116,16 +128,16 @@ def credential_files(
                 f"Host {target.ip}\n    Port {target.port}\n    User {target.user}\n"
                 f'    IdentityFile "{HOME_PLACEHOLDER}/{run}/{MPI_KEY}"\n{common}'
             )
-            known_hosts += _known_hosts_lines(target, host_keys)
+            known_hosts += _known_hosts_lines(target, identities)
     if sections:
         files["ssh_config"] = ("".join(dict.fromkeys(sections)), 0o600)
         files["known_hosts"] = ("".join(f"{line}\n" for line in dict.fromkeys(known_hosts)), 0o600)
     return files
 
 
-def _known_hosts_lines(host: Host, host_keys: dict[str, list[str]]) -> list[str]:
+def _known_hosts_lines(host: Host, identities: dict[str, HostIdentity]) -> list[str]:
     name = host.ip if host.port == 22 else f"[{host.ip}]:{host.port}"
-    return [f"{name} {key}" for key in host_keys.get(host.key, [])]
+    return [f"{name} {key}" for key in (identities[host.key].keys if host.key in identities else [])]
 
 
 def _write_secret(path: Path, text: str) -> None:

@@ -168,15 +168,21 @@ class DistributedConfig:
     learner_host: str = option(
         "auto",
         "address of the learner: host:port, unix:/path, or auto: a private socket in local training, else "
-        "localhost:8001",
+        "localhost:8001; host:port is encrypted and open only to holders of the token; localhost without a token is a "
+        "socket that only this user can open",
+    )
+    insecure_plaintext: bool = option(
+        False,
+        "TCP without encryption at learner_host, on learner and actors: whoever reaches the port can read the traffic, "
+        "crash the learner and fill its memory, token or not; for isolated networks and measurements",
     )
     actor_hosts: str = option(
         "localhost:9001,localhost:9002", "one host:port per actor; only their number matters, since actors open no port"
     )
     token_file: str = option(
         "",
-        "file with the secret shared by learner and actors (mode 0600); the environment variable MLMA_TOKEN takes "
-        "precedence",
+        "file with the secret shared by learner and actors (mode 0600), from which the run's certificate follows; "
+        "the environment variable MLMA_TOKEN takes precedence",
     )
     num_learners: int = option(
         0,
