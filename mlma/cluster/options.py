@@ -27,7 +27,7 @@ class Options:
     tmux_sess: str = option("auto", "tmux session of the run, on every host; auto is the last part of logdir")
     channel: Literal["ssh", "tls", "plaintext"] = option(
         "ssh",
-        "how actors reach learners on other hosts: ssh, through tunnels, so that no port but that of SSH has to be open; "
+        "how actors reach learners on other hosts: ssh, through tunnels, so that only the port of SSH has to be open; "
         "tls, encrypted connections to the learner's tf_port; plaintext, the same without any protection: whoever "
         "reaches the port can read the traffic, crash the learner and fill its memory",
     )

@@ -62,7 +62,7 @@ class Metrics:
         """Reports `every_seconds`, or `every_steps` if that is given. `timer` is the learner loop's; `record_workers`
         receives a summary of all workers at each report."""
         self.episodes, self.actors = EpisodeStatistics(levels), ActorStatistics()
-        self._timer, self._listeners = timer, list(listeners)
+        self.timer, self._listeners = timer, list(listeners)
         self._every_seconds, self._every_steps, self._total_frames = every_seconds, every_steps, total_frames
         self._gather = gather or (lambda data: [data])
         self._record_workers = record_workers
@@ -154,14 +154,14 @@ class Metrics:
         self._step, self._frames = step, frames
         self._sums: collections.defaultdict[str, float] = collections.defaultdict(float)
         self._maxima: collections.defaultdict[str, float] = collections.defaultdict(lambda: -np.inf)
-        self._phases_before = dict(self._timer.seconds)
+        self._phases_before = dict(self.timer.seconds)
         self._adds = 0
 
     def _part(self, elapsed: float) -> dict[str, Any]:
         """What this learner has collected since the last report."""
         clocks = {name: clock() for name, clock in self._clocks.items()}
         before, self._clocks_before = self._clocks_before, clocks
-        phases = {name: total - self._phases_before.get(name, 0.0) for name, total in self._timer.seconds.items()}
+        phases = {name: total - self._phases_before.get(name, 0.0) for name, total in self.timer.seconds.items()}
         with self._lock:
             faults = dict(self._faults)
         return self.episodes.drain() | {

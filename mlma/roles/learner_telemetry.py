@@ -28,11 +28,11 @@ def start_logging(config: Config, allreduce: Allreduce, display: ConsoleDisplay)
     setup_logging(worker, display.show, Path(config.run.logdir) / "events.log")
 
 
-def make_metrics(config: Config, timer: PhaseTimer, allreduce: Allreduce, listeners: list[ReportListener]) -> Metrics:
+def make_metrics(config: Config, allreduce: Allreduce, listeners: list[ReportListener]) -> Metrics:
     """Metrics with these listeners, which only the first learner has."""
     workers_file = Path(config.run.logdir) / "workers.json"
     return Metrics(
-        timer,
+        PhaseTimer(),
         listeners,
         config.reports.report_every_seconds,
         config.run.total_environment_frames,

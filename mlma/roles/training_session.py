@@ -20,7 +20,6 @@ from mlma.learning.run_state import RunState, build_learner
 from mlma.learning.training_loop import FATAL_ERRORS, SampleWaiter, Surroundings, training_loop
 from mlma.monitoring.console import ConsoleDisplay, print_error
 from mlma.monitoring.heartbeat import Heartbeat
-from mlma.monitoring.phase_timer import PhaseTimer
 from mlma.roles import learner_telemetry
 from mlma.roles.learner_data import LearnerData, make_data_buffer, start_receiver
 from mlma.roles.learner_server import start_server
@@ -52,10 +51,11 @@ class TrainingSession:
         learner_telemetry.start_logging(config, allreduce, display)
         self.state = RunState(config, self.learner, allreduce)
         self.state.resume()
-        self.stop, self.timer = StopSignal(), PhaseTimer()
+        self.stop = StopSignal()
         frames = self.learner.frames
         listeners = learner_telemetry.make_run_loggers(config, display, frames) if self.is_first else []
-        self.metrics = learner_telemetry.make_metrics(config, self.timer, allreduce, listeners)
+        self.metrics = learner_telemetry.make_metrics(config, allreduce, listeners)
+        self.timer = self.metrics.timer
         layout, fail = trajectory_layout(spec, agent, config.learner.unroll_length), self.stop.fail
         buffer, snapshot = make_data_buffer(config, agent, layout, allreduce)
         server = start_server(

@@ -109,9 +109,8 @@ class Gateway:
             if self._strangers.pop(link, None) is not None and link.problem:
                 self._refuse(link.problem)
             self._links.discard(link)
-        elif link.established and self._strangers.pop(link, None) is not None:
-            if self._connect_learner(link):
-                self._links.add(link)
+        elif link.established and self._strangers.pop(link, None) is not None and self._connect_learner(link):
+            self._links.add(link)
 
     def _close_oldest(self) -> None:
         if self._strangers:

@@ -45,11 +45,11 @@ def test_other_hosts_need_a_token(host: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["localhost", "localhost:99999", "localhost:²", "localhost:٣", ":8001", "a b:1", "x/y:1", "a\nb:1", "lab7:-1", "unix:"]
-    + ["unix:/" + 200 * "x", "unix:/a\0b", "localhost:" + 5000 * "1", "\udc80:1", ""],
+    ["localhost", "localhost:99999", "localhost:²", "localhost:٣", ":8001", "a b:1", "x/y:1", "a\nb:1", "lab7:-1"]
+    + ["unix:", "unix:/" + 200 * "x", "unix:/a\0b", "localhost:" + 5000 * "1", "\udc80:1", ""],
 )  # fmt: skip
 def test_a_malformed_address_is_one_printable_line(text: str) -> None:
-    with pytest.raises(ValueError, match="^--learner_host=") as error:
+    with pytest.raises(ValueError, match=r"^--learner_host=") as error:
         parse_address(text, TOKEN, plaintext=False)
     assert "allowed: " in str(error.value)
     assert str(error.value).isprintable() and len(str(error.value)) < 250
@@ -66,7 +66,7 @@ def test_a_folder_that_others_can_open_is_refused(tmp_path: Path) -> None:
     check_private_folder(tmp_path, "--learner_host=x")
     (tmp_path / "link").symlink_to(tmp_path)
     tmp_path.chmod(0o755)
-    with pytest.raises(ValueError, match="mode 0755 .* allowed: a folder of yours with mode 0700"):
+    with pytest.raises(ValueError, match=r"mode 0755 .* allowed: a folder of yours with mode 0700"):
         check_private_folder(tmp_path, "--learner_host=x")
     with pytest.raises(ValueError, match="is not a folder"):
         check_private_folder(tmp_path / "link", "--learner_host=x")

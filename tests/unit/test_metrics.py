@@ -201,7 +201,7 @@ def test_the_phases_of_actors_are_shares_of_the_time_since_the_last_report() -> 
 def test_the_learner_that_waits_least_for_the_others_is_the_slowest() -> None:
     gauges = {"learner/allreduce": 0.05, "learner/wait": 0.7, "learner/gradient": 0.2}
     metrics, rows = two_learners(gauges=gauges)
-    metrics._timer.add([("allreduce", 0.0, 1e9), ("wait", 0.0, 0.0)])
+    metrics.timer.add([("allreduce", 0.0, 1e9), ("wait", 0.0, 0.0)])
     metrics.report(1, 10, lambda: 0)
     assert {name: rows[0][f"slowest/{name}"] for name in ("rank", "wait", "allreduce", "gradient")} == {
         "rank": 1, "wait": 0.7, "allreduce": 0.05, "gradient": 0.2,
