@@ -19,6 +19,8 @@ from mlma.core.config import Config, parse_or_exit
 from mlma.core.presets.resolve import resolve
 from mlma.core.types import EnvSpec
 from mlma.envs.registry import HELP, env_spec, level_help
+from mlma.transport.addresses import parse_address
+from mlma.transport.auth import read_token
 from mlma.utils.atomic_file import check_writable
 from mlma.utils.child_process import EXIT_USAGE, available_cores, setup_child_process
 from mlma.utils.tensorflow_setup import import_tensorflow
@@ -37,6 +39,9 @@ def main() -> int:
     try:
         spec = env_spec(given.environment)
         config = resolve(given, spec, available_cores())
+        if role != "evaluator" and config.distributed.learner_host != "auto":  # again later, when it is used
+            token = read_token(config.distributed.token_file)
+            parse_address(config.distributed.learner_host, token, config.distributed.insecure_plaintext)
         if role == "learner":
             check_writable(Path(config.run.logdir), "--logdir")
             from mlma.distributed import mpi_launcher

@@ -38,8 +38,13 @@ class Relay:
         self._listener.listen(1)
         threading.Thread(target=self._run, daemon=True, name="relay").start()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self._link.closed
+
     def close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection, within POLL_SECONDS."""
         self._closing.set()
 
     def _connect(self, address: Address, token: str) -> Link:

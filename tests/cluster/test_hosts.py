@@ -16,6 +16,25 @@ from tests.support.runs import ROOT, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
+SERVE_SOCKET = """
+import socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+while True:
+    server.accept()[0].send(b"hello")
+"""
+ASK_SOCKET = """
+import socket, sys
+client = socket.socket(socket.AF_UNIX)
+client.settimeout(10)
+client.connect(sys.argv[1])
+try:
+    print(client.recv(10) or "nothing")
+except OSError:
+    print("nothing")
+"""
+
 
 def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: Hosts) -> None:
     bystander = hosts[1].start("python3", "-c", "import time; time.sleep(1000)")
@@ -145,6 +164,15 @@ def test_a_run_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) -> 
     for argv in ([*ssh, "learner-0", "true"], [*ssh, "-W", f"{hosts[0].ip}:22", "learner-0"]):
         output = hosts[2].run("sh", "-c", '"$@" </dev/null; echo code $?', "sh", *argv, user=True, check=False)
         assert "code 0" not in output, "the tunnel's key runs no command and forwards no port"
+    other = f"{hosts[1].home}/other.sock"
+    hosts[1].start("python3", "-c", SERVE_SOCKET, other)
+    forward = f"{hosts[2].home}/stolen.sock:{other}"
+    steal = [*ssh, "-o", "ClearAllForwardings=no", "-N", "-L", forward, "learner-0"]
+    with subprocess.Popen([*hosts[2].enter(user=True), *steal], stdin=subprocess.DEVNULL) as thief:
+        wait_for(lambda: (hosts[2].home / "stolen.sock").exists(), 20, lambda: "no forwarding")
+        assert hosts[2].run("python3", "-c", ASK_SOCKET, f"{hosts[2].home}/stolen.sock", user=True) == "nothing\n"
+        assert hosts[1].run("python3", "-c", ASK_SOCKET, other, user=True) == "b'hello'\n", "which does answer"
+        thief.terminate()
     (tunnel,) = [pid for pid in hosts[3].pids() if command_of(pid).endswith("-N learner-0")]
     os.kill(tunnel, signal.SIGKILL)
     log, actor_log = (hosts[3].home / f".mlma/run/{hosts[3].ip}/logs/{name}.log" for name in ("tunnel-0", "actor-4"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cheap import cheap_python
-from tests.support.runs import ROOT, wait_for
+from tests.support.runs import ROOT, free_port, wait_for
 
 pytestmark = pytest.mark.skipif(
     shutil.which("tmux") is None and os.environ.get("CI") != "true", reason="needs tmux: apt-get install tmux"
@@ -48,11 +47,6 @@ def call(home: Path, *arguments: str, code: int = 0) -> str:
 def tmux(home: Path, *arguments: str) -> str:
     environment = os.environ | {"TMUX_TMPDIR": str(home)}
     return subprocess.run(["tmux", *arguments], env=environment, capture_output=True, text=True).stdout
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def windows(home: Path, session: str) -> list[str]:

@@ -36,6 +36,7 @@ from mlma.cluster.on_host.host_files import (
 
 ALIVE_STATES = ("starting", "running", "waiting")
 SECRETS = ("MLMA_TOKEN", "MLMA_SSH_PASSWORD")
+HOME_PLACEHOLDER = "@HOME@"  # in texts of the frontend: the home directory
 TAIL_LINES = 40  # of them that are sent
 MAX_LOG_ANSWER_BYTES = 1_000_000
 PRUNE_SECONDS = 15.0  # for a worker whose row is gone to end before it is killed
@@ -98,7 +99,7 @@ class Run:
                 exists = f"a tmux session {self.session!r} of {'another run' if owner else 'another program'} exists"
                 return {"problem": f"{exists}; end it, or choose another --tmux_sess"}
             for name, (text, mode) in request["files"].items():
-                write_file(self.folder / name, text.replace("@HOME@", str(Path.home())), mode)
+                write_file(self.folder / name, text.replace(HOME_PLACEHOLDER, str(Path.home())), mode)
             records, specs = self.records(), {spec["name"]: spec for spec in request["specs"]}
             stopped = self.prune([name for name in records if name not in specs])
             alive = {name for name, record in records.items() if record["state"] in ALIVE_STATES}
@@ -279,8 +280,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Carries out one request of the frontend."""
     os.chdir(Path.home())
     if request["action"] == "authorize":
-        authorize(f"{request['id']}-{Path(request['folder']).name}", request["lines"])
-        return {"home": str(Path.home())}
+        home = str(Path.home())
+        lines = [line.replace(HOME_PLACEHOLDER, home) for line in request["lines"]]
+        authorize(f"{request['id']}-{Path(request['folder']).name}", lines)
+        return {"home": home}
     run = Run(request["session"], request["id"], request["folder"])
     actions = {"start": run.start, "stop": run.stop, "status": run.status, "logs": run.logs}
     return actions[request["action"]](request)

@@ -1,8 +1,7 @@
 """The secrets of one run: a token and two key pairs, created here and copied over the frontend's connections.
 
 * Learners and actors authenticate each other with the token (mlma/transport/auth.py). It has mode 0600 everywhere.
-* The tunnel's key lets actors' hosts connect to unix sockets on the learners' hosts: it runs no command and forwards no
-  port, but OpenSSH cannot restrict it to the learner's own socket (docs/security.md).
+* The tunnel's key lets actors' hosts connect to the learners' sockets on the learners' hosts, and do nothing else.
 * mpirun's key lets the first learner's host start learners on the others, however the frontend itself logs in there.
 
 From `up` to `down`, the public keys are in authorized_keys on learners' hosts. Each line is restricted and marked with
@@ -26,7 +25,7 @@ from mlma.cluster.planning.worker_commands import learner_socket
 
 TOKEN, TUNNEL_KEY, MPI_KEY = "token", "tunnel_key", "mpi_key"
 HOME_PLACEHOLDER = "@HOME@"  # the host agent replaces it by the home directory
-NO_PORT = "localhost:1"  # "permitopen" must name one
+NO_PORT = "localhost:1"  # permitlisten must name one
 # Ciphers that processors compute themselves first: 1.2 ms for a megabyte at both ends, 2.4 with OpenSSH's first choice.
 SSH_CONFIG_COMMON = """    IdentitiesOnly yes
     Ciphers aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr
@@ -85,13 +84,17 @@ def authorized_keys_lines(plan: Plan, credentials: Credentials, run_id: str) -> 
     """Host key -> lines for authorized_keys on that host."""
     lines: dict[str, list[str]] = {}
     tunnelled_ranks = {learner.rank for host in plan.hosts for learner in plan.tunnelled_learners(host)}
+    # The sockets of all learners in every line: hosts that share a home share authorized_keys, and sshd uses the first
+    # line with the key. A socket counts as the name of a host, at any port.
+    sockets = [learner_socket(plan.session, learner.worker.host, learner.rank) for learner in plan.learners]
+    allowed = ",".join(f'permitopen="[{HOME_PLACEHOLDER}/{socket}]:*"' for socket in sockets)
+    allowed += f',permitlisten="{NO_PORT}"'
     for learner in plan.learners:
         host_key = learner.worker.host
         host_lines = lines.setdefault(host_key, [])
         if learner.rank in tunnelled_ranks and not any("permitopen" in line for line in host_lines):
-            no_ports = f'port-forwarding,permitopen="{NO_PORT}",permitlisten="{NO_PORT}"'  # leaves unix sockets
             public_key = credentials.public_key(TUNNEL_KEY)
-            host_lines.append(f'restrict,{no_ports},command="/bin/false" {public_key}')
+            host_lines.append(f'restrict,port-forwarding,{allowed},command="/bin/false" {public_key}')
         needs_mpi_key = plan.spans_hosts() and host_key != plan.head.key
         if needs_mpi_key and not any("SSH_ORIGINAL_COMMAND" in line for line in host_lines):
             command = f'exec env MLMA_RUN={run_id} sh -c \\"$SSH_ORIGINAL_COMMAND\\"'
@@ -117,6 +120,7 @@ def credential_files(
             f"Host learner-{learner.rank}\n    HostName {target.ip}\n    Port {target.port}\n    User {target.user}\n"
             f'    IdentityFile "{HOME_PLACEHOLDER}/{run}/{TUNNEL_KEY}"\n'
             "    ExitOnForwardFailure yes\n    StreamLocalBindUnlink yes\n"
+            "    LogLevel INFO\n"  # says why a connection could not be forwarded
             f'    LocalForward "{here}" "{there}"\n{common}'
         )
         known_hosts += _known_hosts_lines(target, identities)
