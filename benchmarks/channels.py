@@ -2,9 +2,9 @@
 
     python -m benchmarks.channels --megabytes=1000 --rounds=5
 
-A process sends to another one on this machine, through loopback: over a unix socket, plain TCP, TLS (an actor's relay and
-a learner's gateway) and SSH (a private sshd, if OpenSSH's server is installed). Processor time is that of the channel
-alone, at both ends: gateway and relay, or ssh and sshd. Rounds alternate between the channels; medians are printed.
+A process sends to another one on this machine, through loopback: over a unix socket, plain TCP, TLS (an actor's relay
+and a learner's gateway) and SSH (a private sshd, if OpenSSH's server is installed). Processor time is that of the
+channel alone, at both ends: gateway and relay, or ssh and sshd. Rounds alternate; medians are printed.
 """
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ def serve(listener: socket.socket) -> None:
     while True:
         connection, _ = listener.accept()
         with contextlib.suppress(OSError), connection:
-            connection.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-            ) if connection.family != socket.AF_UNIX else 0
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             left, buffer = int(connection.recv(20)), bytearray(2**18)
             connection.sendall(b"ok")
             while left > 0:
@@ -98,7 +97,8 @@ def ssh(folder: Path, target: str) -> Iterator[Channel]:
     common = SSH_CONFIG_COMMON.replace('"{home}/{run}/known_hosts"', str(folder / "known_hosts"))
     (folder / "ssh_config").write_text(
         f"Host learner\n    HostName 127.0.0.1\n    Port {port}\n    User {getpass.getuser()}\n"
-        f"    IdentityFile {folder}/key\n    ExitOnForwardFailure yes\n    LocalForward {folder}/tunnel {target}\n{common}"
+        f"    IdentityFile {folder}/key\n    ExitOnForwardFailure yes\n"
+        f"    LocalForward {folder}/tunnel {target}\n{common}"
     )
     with contextlib.suppress(OSError):
         os.makedirs("/run/sshd", exist_ok=True)

