@@ -110,6 +110,9 @@ def two_learners(tmp_path: Path) -> Any:
 
 def test_two_learners_train_one_network_and_a_term_signal_saves_it(tmp_path: Path, two_learners: Any) -> None:
     run = two_learners()
+    listening = {line.split()[3] for line in subprocess.getoutput("ss -Hltnp").splitlines() if '"python"' in line
+                 and any(f"pid={pid}," in line for pid in descendants(run.process.pid))}  # fmt: skip
+    assert all(at.startswith("127.0.0.1:") for at in listening), f"learners of one host are on loopback: {listening}"
     logdir = tmp_path / "run"
     everything = descendants(run.process.pid)
     assert sorted(ranks(run)) == [0, 1]

@@ -22,13 +22,11 @@ from mlma.transport.auth import read_token, token_digest
 from mlma.transport.client import Client
 from mlma.transport.messages import pack, split_message, unpack
 from mlma.transport.protocol import (
-    REFUSED,
     TRAINING_OVER,
-    VERSION_UNAVAILABLE,
     HandshakeRefusedError,
     LearnerLostError,
 )
-from mlma.transport.server import WRONG_TOKEN, Server
+from mlma.transport.server import Server
 from tests.support.runs import wait_for
 from tests.support.samples import make_metrics
 from tests.support.servers import SERVERS
@@ -148,29 +146,6 @@ def test_without_the_token_nothing_is_accepted_and_nothing_revealed(tmp_path: Pa
     stranger.put(pack({}))
     wait_until(lambda: stranger._failure is not None)
     assert Client(f"unix:{tmp_path}/socket", "the token", 10).handshake({"task": 3}) == {"seed": 3}
-    assert server._inbox.size() == 0
-
-
-@pytest.mark.parametrize("num_extra", [1, 2, 3, 4])
-def test_arguments_that_no_method_has_do_not_replace_the_token(tmp_path: Path, num_extra: int) -> None:
-    """TensorFlow appends what a served function captures to the arguments of the caller, and accepts more of these."""
-    server = serve(f"unix:{tmp_path}/socket", token="the token")
-    stranger = Client(f"unix:{tmp_path}/socket", "another token", 10)
-    digest = np.frombuffer(token_digest("another token"), np.uint8)
-    for extra in (digest, token_digest("another token"), np.int64(0), np.float32(0)):
-        extras = [extra] * num_extra
-        for method, arguments in (
-            ("put", [pack({})]),
-            ("fetch", [np.int64(-100), np.int64(0)]),
-            ("handshake", [pack({"task": 1})]),
-        ):
-            try:
-                answer = stranger._call(method, stranger._secret, *arguments, *extras)
-            except LearnerLostError:
-                continue  # the call itself failed
-            first = answer[0] if method == "fetch" else answer
-            refusals = {"put": REFUSED, "fetch": VERSION_UNAVAILABLE, "handshake": pack(WRONG_TOKEN)}
-            assert first.numpy() == refusals[method], f"{method} with {num_extra} x {extra!r}"
     assert server._inbox.size() == 0
 
 
