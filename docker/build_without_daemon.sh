@@ -60,10 +60,12 @@ build() { # build TARGET
         --file docker/Dockerfile --target "$1" --tag "mlma-$1" .
 }
 
+TOKEN=$(head -c 32 /dev/urandom | sha256sum | cut -d ' ' -f 1) # of this run
 inside() { # inside CONTAINER COMMAND...: as the image's user, with the folders of this run mounted
     local container=$1
     shift
-    image_tool run --volume "$BUILD/srv:/srv/mlma" --volume "$BUILD/health-$container:/run/mlma" "$container" -- "$@"
+    image_tool run --env "MLMA_TOKEN=$TOKEN" --volume "$BUILD/srv:/srv/mlma" --volume "$BUILD/health-$container:/run/mlma" \
+        "$container" -- "$@"
 }
 
 train() { # 2 learners with 2 actors each, in the images; the corridor's optimum is p(right) = .586

@@ -62,7 +62,7 @@ def check_worker_sets(learners: list[tuple[str, int]], num_actors: int, actors: 
 
 
 def test_compose_starts_learners_and_the_actors_that_they_expect() -> None:
-    services = compose(MLMA_TOKEN="secret")
+    services = compose(MLMA_TOKEN="a secret of this test")
     learner = config_of(services.pop("learners")["command"])
     assert (learner.distributed.num_learners, learner.distributed.learner_host, learner.run.task) == (
         2,
@@ -72,7 +72,7 @@ def test_compose_starts_learners_and_the_actors_that_they_expect() -> None:
     actors = [config_of(service["command"]) for service in services.values()]
     check_worker_sets([("learners", 8001), ("learners", 8002)], len(learner.distributed.actor_hosts.split(",")), actors)
     assert {actor.environment.level_name for actor in actors} == {learner.environment.level_name}
-    for service in compose(MLMA_TOKEN="secret").values():
+    for service in compose(MLMA_TOKEN="a secret of this test").values():
         assert f" AS {service['build']['target']}\n" in DOCKERFILE
         assert is_health_check(service["healthcheck"]["test"])
 
@@ -194,8 +194,8 @@ def as_in_container(folder: Path, argv: list[str]) -> list[str]:
 def test_the_commands_of_compose_train_unchanged_outside_of_containers(tmp_path: Path) -> None:
     if reason := missing():
         pytest.skip(reason)
-    services = compose(MLMA_TOKEN="secret", LEVEL="catch")
-    env = {"MLMA_TOKEN": "secret", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    services = compose(MLMA_TOKEN="a secret of this test", LEVEL="catch")
+    env = {"MLMA_TOKEN": "a secret of this test", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
     started: dict[str, Process] = {}
     try:

@@ -81,7 +81,7 @@ def test_check_reports_each_problem_in_one_line(cluster: Cluster, hosts: Hosts) 
         code = f"import socket, time; s = socket.create_server(('{hosts[0].ip}', 8001)); time.sleep(100)"
         listener = hosts[0].start("python3", "-c", code)
         started = time.monotonic()
-        output = cluster.call("check", cluster.csv(rows), "--connect_seconds=5", code=1, COLUMNS="80")
+        output = cluster.call("check", cluster.csv(rows), "--channel=tls", "--connect_seconds=5", code=1, COLUMNS="80")
         assert time.monotonic() - started < 25, "no host waits for another"
         listener.kill()
         listener.wait()

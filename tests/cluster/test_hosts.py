@@ -43,7 +43,7 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         keys = [(host.home / ".ssh/authorized_keys").read_text() for host in hosts]
         started = time.monotonic()
         output = cluster.call("up", cluster.two_learners())
-        assert "started learners, 6 actors, 5 tunnels; 4 hosts" in output
+        assert "started learners, actor-0, actor-1, actor-2, actor-3, actor-4, actor-5; 4 hosts" in output
         assert time.monotonic() - started < 30, "seconds on an idle machine"
         cluster.until("running")
         processes = {host.name: sorted(host.pids()) for host in hosts}
@@ -56,7 +56,7 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         for call in calls:
             call.join()
         output = cluster.call("up", "--lines=3")
-        assert "already running: learners, 6 actors, 5 tunnels" in output
+        assert "already running: learners, actor-0" in output
         assert "started" not in output.partition("\n")[0]
         assert {host.name: sorted(host.pids()) for host in hosts} == processes
         wait_for(lambda: "reached the learner" in cluster.call("logs", "actor-3"), 20, lambda: cluster.call("logs"))
@@ -109,7 +109,7 @@ def test_crashed_workers_are_restarted_and_commands_take_effect(cluster: Cluster
     cluster.until("running")
     assert len(cluster.states()) == 10
     output = cluster.call("scale", "2")
-    assert "stopped 6 actors, 4 tunnels" in output
+    assert "stopped actor-2, actor-3, actor-4" in output
     assert sorted(cluster.states()) == ["actor-0", "actor-1", "learner-0", "learner-1"]
     assert "started learners" in cluster.call("restart", "learners")
     assert (cluster.logdir / "saved-0").exists()

@@ -73,7 +73,9 @@ def test_the_launcher_starts_learners_in_their_pods_and_ends_them_with_a_checkpo
     (container,) = templates()["launcher"]["spec"]["containers"]
     argv = [word.replace("$(LEVEL)", "catch").replace("$$(", "$(") for word in container["args"]]
     argv = [word.replace("/etc/mpi", str(folder)).replace("/srv/mlma", str(folder)) for word in argv]
-    env = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry} | {"MLMA_TOKEN": "secret"}
+    env = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry} | {
+        "MLMA_TOKEN": "a secret of this test"
+    }
     env |= dict(re.findall(r'^ENV OMPI.* (PRTE_\w+)="(.*)"$', DOCKERFILE, re.M))
     sshd = templates()["learner"]["spec"]["containers"][0]["args"]
     daemons = [subprocess.Popen(in_pod(worker, sshd), stdin=subprocess.DEVNULL) for worker in workers]

@@ -109,14 +109,19 @@ def query_hosts(context: Context, request_hosts: RequestHosts) -> tuple[list[Wor
     reports = head_answer.get("metrics", []) if isinstance(head_answer, dict) else []
     metrics = reports[-1] if reports else {}
     rows = learner_rows(context, answers, metrics)
-    names = {process.name: process.host for process in plan.processes if process.name != LEARNERS}
-    for name in sorted(names, key=lambda name: (worker_kind(name) == "tunnel", int(name.rpartition("-")[2]))):
-        row = worker_row(context, name, names[name], answers)
+    names = [(process.name, process.host) for process in plan.processes if process.name != LEARNERS]
+    for name, host in sorted(names, key=_actors_first):
+        row = worker_row(context, name, host, answers)
         if worker_kind(name) != "tunnel" or row.state not in ("running", "done"):
             rows.append(row)
     title = run_title(context, metrics)
     bottleneck = diagnose(average_columns(reports)) if metrics and metrics["age"] < STALE_SECONDS else ""
     return rows, f"{title}\n{bottleneck}" if bottleneck else title
+
+
+def _actors_first(name_and_host: tuple[str, str]) -> tuple[bool, int, str]:
+    name, host = name_and_host
+    return worker_kind(name) == "tunnel", int(name.rpartition("-")[2]), host
 
 
 def run_title(context: Context, metrics: dict[str, float]) -> str:

@@ -125,7 +125,8 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
     problems |= {key: answer["problem"] for key, answer in answered.items() if answer.get("problem")}
 
     def names(field: str) -> list[str]:
-        return sorted(name for answer in answered.values() for name in answer.get(field, []))
+        found = (name for answer in answered.values() for name in answer.get(field, []))
+        return sorted(name for name in found if worker_kind(name) != "tunnel")
 
     for key, problem in sorted(problems.items()):
         print(f"{key}: {problem}")

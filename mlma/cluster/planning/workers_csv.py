@@ -120,8 +120,8 @@ COLUMN_DESCRIPTIONS = {
     "job": "`learner` or `actor`",
     "ip": "host name or IPv4 address at which this machine and the other workers reach the host; `localhost`, or an "
     "address of this machine in a row without `ssh_username` and `ssh_port`, means this machine, without SSH",
-    "tf_port": "port on which a learner listens with `--channel=tls`; if empty, 8001, 8002, ... on each host; actors open "
-    "no port",
+    "tf_port": "port on which a learner listens with `--channel=tls`; if empty, 8001, 8002, ... on each host; actors "
+    "open no port",
     "cuda_visible_devices": 'GPUs of a learner: `0` or `"0,1"`, -1 for none; if empty, unchanged on the host; actors '
     "never see a GPU",
     "ssh_port": "SSH port; if empty, 22",
