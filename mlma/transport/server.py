@@ -55,9 +55,11 @@ class Server:
         token: str,
         handshake: Callable[[dict[str, Any]], dict[str, Any]],
         inference: RemoteInference | None = None,
+        on_malformed: Callable[[Exception], None] = lambda error: None,
     ) -> None:
-        """`handshake` answers an actor's request; with `inference`, actors can also request actions."""
-        self._admit, self._inference = handshake, inference
+        """`handshake` answers an actor's request; with `inference`, actors can also request actions. `on_malformed` is
+        told of requests that cannot be read."""
+        self._admit, self._inference, self._on_malformed = handshake, inference, on_malformed
         self._secret = np.frombuffer(token_digest(token), np.uint8)
         self._inbox = tf.queue.FIFOQueue(INBOX_CAPACITY, [tf.string], shapes=[[]])
         self._lock = threading.Lock()
@@ -152,7 +154,8 @@ class Server:
     def _answer_handshake(self, message: bytes) -> bytes:
         try:
             request, _ = unpack(message)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
+            self._on_malformed(error)
             return pack({"refused": f"malformed handshake: {error}"})
         with self._lock:
             if self._finished:  # an actor that connects now lost its call when the inbox was closed
