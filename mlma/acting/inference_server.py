@@ -60,7 +60,7 @@ class InferenceServer:
         # together.
         self._published = tf.Variable(tf.zeros([self._weights.count + 2]), trainable=False)
         self._version = tf.Variable(-1, trainable=False, dtype=tf.int64)  # of the weights in the network
-        self.sessions = SessionTable(spec, self._layout, config.actor.num_actors * config.actor.envs_per_actor)
+        self.sessions = SessionTable(spec, self._layout, config.actor.num_actors, config.actor.envs_per_actor)
         self._refusals = refusals or Refusals(lambda fault: None)
         self._lock = threading.Lock()
         self.finished, self.actors_notified = False, 0

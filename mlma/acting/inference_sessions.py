@@ -22,8 +22,8 @@ from mlma.transport.messages import MAX_MESSAGE_BYTES
 
 SESSION_TIMEOUT_SECONDS = 600.0  # without a request, after which an actor counts as gone
 SESSION_ID_BITS = 62  # of a random number, which nobody guesses
-SPARE_MEMORY_BYTES = 2**26  # of sessions, in addition to several times what the expected actors need
-MEMORY_FACTOR = 4  # since a restarted actor may come before its former session has expired, or have more environments
+SPARE_MEMORY_BYTES = 2**26  # for sessions, in addition to several times what the expected actors need
+MEMORY_FACTOR = 4  # since an actor may have more environments than its learner expects
 
 
 class ActorSession:
@@ -42,12 +42,14 @@ class ActorSession:
 class SessionTable:
     """The sessions of all actors. The caller holds a lock."""
 
-    def __init__(self, spec: EnvSpec, layout: RecordLayout, expected_envs: int) -> None:
-        """`layout` is that of trajectories; `expected_envs` are the environments of all expected actors."""
+    def __init__(self, spec: EnvSpec, layout: RecordLayout, num_actors: int, envs_per_actor: int) -> None:
+        """`layout` is that of trajectories. Actors 0 .. num_actors-1 are expected, with so many environments each; they
+        have memory of their own, which others cannot take."""
         request_layout, _ = inference_layouts(spec, 1)
         self._request_bytes = request_layout.dtype.itemsize  # of one environment
         self._bytes_per_env = layout.dtype.itemsize + 2 * self._request_bytes
-        self._max_bytes = MEMORY_FACTOR * expected_envs * self._bytes_per_env + SPARE_MEMORY_BYTES
+        self._num_expected = num_actors
+        self._max_bytes = MEMORY_FACTOR * num_actors * envs_per_actor * self._bytes_per_env + SPARE_MEMORY_BYTES
         self._sessions: dict[int, ActorSession] = {}
 
     def check_size(self, task: int, num_envs: Any) -> None:
@@ -65,13 +67,15 @@ class SessionTable:
                 f"{allowed}",
             )
         self._forget(task)
-        held = sum(session.num_envs for session in self._sessions.values()) * self._bytes_per_env
+        is_expected = task < self._num_expected
+        others = [s.num_envs for s in self._sessions.values() if (s.task < self._num_expected) == is_expected]
+        held = sum(others) * self._bytes_per_env
         needed = num_envs * self._bytes_per_env
         if held + needed > self._max_bytes:
             raise RefusedError(
                 "memory",
                 f"--envs_per_actor={num_envs}: an inference session needs {needed:,} bytes; others use {held:,} of the "
-                f"{self._max_bytes:,} that this learner keeps for {len(self._sessions)} sessions",
+                f"{self._max_bytes:,} that this learner has for the sessions of {len(others)} actors",
             )
 
     def _forget(self, task: int) -> None:

@@ -14,6 +14,9 @@ from mlma.core.refusal import RefusedError
 from mlma.core.types import WORD_BUCKETS, EnvSpec, TimeStep
 
 MAX_EPISODE_FRAMES = 2**30
+# Sane numbers are far smaller; larger ones overflow in the loss or in the norm of the gradient.
+MAX_OBSERVATION = 1e6
+MAX_REWARD = 1e8
 
 
 def check_range(name: str, array: Any, low: float, high: float) -> None:
@@ -25,10 +28,10 @@ def check_range(name: str, array: Any, low: float, high: float) -> None:
         raise RefusedError("out_of_range", f"{name} {smallest:g} to {largest:g}: must be within {low:g} to {high:g}")
 
 
-def check_finite(name: str, array: Any) -> None:
-    """RefusedError if a number is NaN or infinite; whole numbers never are."""
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise RefusedError("not_finite", f"{name} is not finite")
+def check_magnitude(name: str, array: Any, limit: float) -> None:
+    """RefusedError if a number is NaN or larger than `limit`; bytes never are."""
+    if array.dtype.kind != "u":
+        check_range(name, array, -limit, limit)
 
 
 def check_flags(name: str, array: Any) -> None:
@@ -38,9 +41,9 @@ def check_flags(name: str, array: Any) -> None:
 
 
 def check_inputs(steps: TimeStep, spec: EnvSpec) -> None:
-    """RefusedError for inputs of a network that are not finite, or that it could not look up in a table."""
-    check_finite("observation", steps.observation)
-    check_finite("reward", steps.reward)
+    """RefusedError for inputs of a network that are not finite or too large, or that it cannot look up in a table."""
+    check_magnitude("observation", steps.observation, MAX_OBSERVATION)
+    check_magnitude("reward", steps.reward, MAX_REWARD)
     check_flags("is_first", steps.is_first)
     check_range("last_action", steps.last_action, 0, spec.num_actions - 1)
     limits = {"level": len(spec.actions_by_level) - 1, "words": WORD_BUCKETS}
@@ -48,7 +51,7 @@ def check_inputs(steps: TimeStep, spec: EnvSpec) -> None:
         if name in limits:
             check_range(name, array, 0, limits[name])
         else:
-            check_finite(name, array)
+            check_magnitude(name, array, MAX_OBSERVATION)
 
 
 def check_outcomes(steps: TimeStep) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mlma.core.record_checks import check_finite, check_inputs, check_outcomes, check_range
+from mlma.core.record_checks import check_inputs, check_magnitude, check_outcomes, check_range
 from mlma.core.record_layout import RecordLayout
 from mlma.core.refusal import RefusedError
 from mlma.core.types import EnvSpec, Trajectory
@@ -21,6 +21,8 @@ MAX_DROPPED = 1_000_000  # trajectories that one message may report as dropped
 MAX_ENV_INDEX = 2**30
 MAX_STREAM_ID = 2**32  # seeds are below 2**31
 MAX_SEQUENCE_NUMBER = 2**53
+MAX_OUTPUT = 1e9  # of logits, q-values and values
+MAX_STATE = 1e6  # of an LSTM's hidden state and cell
 MAX_PRIORITY = 1e12  # TD errors of a sane network are far smaller
 
 
@@ -63,10 +65,10 @@ class TrajectoryChecks:
         check_inputs(steps, self._spec)
         check_outcomes(steps)
         check_range("action", acted.action, 0, self._spec.num_actions - 1)
-        check_finite("logits", acted.logits)
-        check_finite("value", acted.value)
+        check_magnitude("logits", acted.logits, MAX_OUTPUT)
+        check_magnitude("value", acted.value, MAX_OUTPUT)
         for part in _arrays(trajectories.agent_state):
-            check_finite("agent_state", part)
+            check_magnitude("agent_state", part, MAX_STATE)
         check_range("weights_version", trajectories.weights_version, 0, self._latest_version())
         check_range("actor_id", trajectories.actor_id, task, task)
         check_range("env_index", trajectories.env_index, 0, MAX_ENV_INDEX)
