@@ -27,6 +27,7 @@ rpc = tf.distribute.experimental.rpc
 
 INBOX_CAPACITY = 2  # messages that wait, in addition to those of blocked calls
 KEEP_FETCHED_SECONDS = 10.0  # after its last fetch, for which a version that is being fetched is kept
+MAX_KEPT_VERSIONS, MAX_KEPT_BYTES = 1000, 2**30  # of versions that are being fetched, or said to be
 SHUTDOWN_GRACE_SECONDS = 10.0  # for which a learner that has finished waits until its actors have been notified
 WRONG_TOKEN = {"refused": "the token is not the learner's"}
 
@@ -186,6 +187,9 @@ class Server:
             kept = {
                 v: entry for v, entry in self._weights.items() if entry[1] and now - entry[2] < KEEP_FETCHED_SECONDS
             }
+            room = min(MAX_KEPT_VERSIONS, max(1, MAX_KEPT_BYTES // (2 * weights.shape.num_elements() * 4)))
+            for oldest in list(kept)[:-room]:
+                del kept[oldest]
             self._weights = kept | {version: (weights, [], now)}
             self._latest = version
 

@@ -32,7 +32,7 @@ from mlma.transport.client import Client
 from mlma.transport.handshake import handshake_request
 from mlma.transport.inference_messages import inference_layouts
 from mlma.transport.messages import MAX_HEADER_BYTES, pack, split_message, unpack
-from mlma.transport.server import Server
+from mlma.transport.server import MAX_KEPT_VERSIONS, Server
 from tests.support.mutations import Mutator, frame
 from tests.support.runs import SMALL, Process, frames, rows, wait_for, wait_for_progress
 from tests.support.samples import make_metrics
@@ -100,7 +100,7 @@ def learner_end(tmp_path_factory: pytest.TempPathFactory) -> LearnerEnd:
     return LearnerEnd(tmp_path_factory.mktemp("bad_actors"))
 
 
-HEADERS = {  # name -> (changed fields, reason)
+HEADERS: dict[str, tuple[dict[str, Any], str]] = {  # name -> (changed fields, reason)
     "dropped is absurd": ({"dropped": 10**400}, "header"),
     "dropped is negative": ({"dropped": -1}, "header"),
     "dropped is a bool": ({"dropped": True}, "header"),
@@ -200,6 +200,19 @@ def test_too_little_memory_for_a_message_is_a_refusal_and_no_end(tmp_path: Path)
 
         end.receiver._insert = fail
         end.expect_refused(pack(HEADER, valid_records().tobytes()), "memory")
+
+
+def test_fetching_old_versions_again_and_again_keeps_a_bounded_number_of_them(tmp_path: Path) -> None:
+    server = Server(f"unix:{tmp_path}/socket", "secret", lambda request: {})
+    SERVERS.append(server)
+    fetched = range(3 * MAX_KEPT_VERSIONS)
+    for version in fetched:
+        server.publish(version, tf.zeros([1]))
+        assert server._weights_part(-1, 0)[0] == version
+    assert len(server._weights) <= MAX_KEPT_VERSIONS + 1
+    assert server._weights_part(fetched[-1], 1)[0] == fetched[-1]
+    for part in (-1, 2**62, -(2**63)):
+        assert server._weights_part(fetched[-1], part)[2] == b""
 
 
 def test_unfinished_messages_of_many_actors_take_little_memory() -> None:
@@ -332,7 +345,8 @@ def test_a_bad_number_in_a_request_is_refused_and_the_session_goes_on(door: Door
     before = door.counted("not_finite") + door.counted("out_of_range")
     assert "malformed" in door.infer(pack({"session": session}, record.tobytes()))["refused"]
     assert door.counted("not_finite") + door.counted("out_of_range") == before + 1
-    for changes in ({"phases": {}}, {"events": [1]}, {"session": "0"}, {"session": -1}):
+    wrong: list[dict[str, Any]] = [{"phases": {}}, {"events": [1]}, {"session": "0"}, {"session": -1}]
+    for changes in wrong:
         message = pack({"session": session} | changes, layout.empty(1).tobytes())
         assert "malformed" in door.infer(message)["refused"]
     assert door.infer(door.valid_request(session)) == {}

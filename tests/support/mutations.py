@@ -12,7 +12,7 @@ import numpy as np
 from mlma.core.record_layout import RecordLayout
 from mlma.transport.messages import MAGIC
 
-EXTREMES = (
+EXTREMES: tuple[Any, ...] = (
     -1, 0, 2**31, 2**63, -(2**63), 10**400, 0.5, 1e308, float("nan"), float("inf"), -float("inf"), True, None, "", "1",
     "\x1b[31m\n" * 50, [], [[]] * 50, {}, {"a": {"b": 1}},
 )  # fmt: skip
