@@ -10,7 +10,6 @@ published weights only, and only one batch runs at a time, so each batch uses on
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 import uuid
@@ -19,17 +18,24 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlma.acting.inference_sessions import (
+    ActorSession,
+    SessionTable,
+    check_request,
+    read_session_id,
+    read_telemetry,
+)
 from mlma.acting.trajectory_writer import TrajectoryWriter
 from mlma.core.config import Config
 from mlma.core.flat_weights import FlatWeights, build_variables, dummy_timestep
-from mlma.core.record_layout import check_extras, trajectory_layout
-from mlma.core.types import ActionNoise, ActOutput, Agent, EnvSpec, TimeStep
-from mlma.transport.inference_messages import inference_layouts
-from mlma.transport.messages import MAX_MESSAGE_BYTES, pack, split_message, unpack
+from mlma.core.record_layout import trajectory_layout
+from mlma.core.refusal import RefusedError
+from mlma.core.types import ActionNoise, ActOutput, Agent, EnvSpec
+from mlma.monitoring.refusals import REFUSABLE, Refusals, reason_of
+from mlma.transport.messages import pack, split_message, unpack
 from mlma.utils.tf_function import leaf_mask, leaves, nest_builder, tf_function
 
 MAX_QUEUED_BATCHES = 1000  # batches that may wait; each actor has at most one call in flight
-SESSION_TIMEOUT_SECONDS = 600.0  # without a request, after which an actor counts as gone
 
 UNKNOWN, MALFORMED, FINISHED = -1, -2, -3  # in place of a session id: the request is refused, for this reason
 REFUSALS: dict[int, dict[str, Any]] = {  # reason -> header of the reply
@@ -39,23 +45,12 @@ REFUSALS: dict[int, dict[str, Any]] = {  # reason -> header of the reply
 }
 
 
-class ActorSession:
-    """What the server keeps of one actor, from its handshake on."""
-
-    def __init__(self, spec: EnvSpec, task: int, num_envs: int, agent_state: Any, writer: TrajectoryWriter) -> None:
-        self.task = task
-        self.request_layout, self.reply_layout = inference_layouts(spec, num_envs)
-        self.agent_state, self.writer = agent_state, writer
-        self.timestep: TimeStep | None = None  # of the request in progress
-        self.telemetry: dict[str, Any] = {}
-        self.last_seen = time.monotonic()
-
-
 class InferenceServer:
     """Implements mlma.transport.server.RemoteInference."""
 
-    def __init__(self, config: Config, spec: EnvSpec, agent: Agent) -> None:
-        """`agent` must not be the learner's own: its weights are overwritten here."""
+    def __init__(self, config: Config, spec: EnvSpec, agent: Agent, refusals: Refusals | None = None) -> None:
+        """`agent` must not be the learner's own: its weights are overwritten here. `refusals` counts requests that are
+        refused."""
         build_variables(agent, spec)
         self._spec, self._agent, self._unroll_length = spec, agent, config.learner.unroll_length
         self._weights = FlatWeights(agent.network)
@@ -65,8 +60,8 @@ class InferenceServer:
         # together.
         self._published = tf.Variable(tf.zeros([self._weights.count + 2]), trainable=False)
         self._version = tf.Variable(-1, trainable=False, dtype=tf.int64)  # of the weights in the network
-        self._sessions: dict[int, ActorSession] = {}
-        self._session_ids = itertools.count()
+        self.sessions = SessionTable(spec, self._layout, config.actor.num_actors, config.actor.envs_per_actor)
+        self._refusals = refusals or Refusals(lambda fault: None)
         self._lock = threading.Lock()
         self.finished, self.actors_notified = False, 0
         self._num_rows, self._num_batches = 0, 0.0  # since the last call of batch_size
@@ -91,25 +86,22 @@ class InferenceServer:
         """Acts with these weights from the next batch on."""
         self._published.assign(tf.concat([weights, tf.bitcast(tf.constant(version, tf.int64), tf.float32)], axis=0))
 
+    def check_size(self, task: int, num_envs: Any) -> None:
+        """RefusedError if there is no room for a session of this actor; its former session is closed."""
+        with self._lock:
+            self.sessions.check_size(task, num_envs)
+
     def open(self, task: int, num_envs: int, env_indices: Any, seed: int) -> int:
         """Opens a session; `env_indices` are the run-wide indices of the actor's environments. Returns its id.
 
-        ValueError if a request would not fit into one message.
+        ValueError if a request would not fit into one message, or the session into the memory for sessions.
         """
+        self.check_size(task, num_envs)
         priorities = self._initial_priorities
         writer = TrajectoryWriter(self._layout, num_envs, self._unroll_length, task, env_indices, seed, priorities)
         session = ActorSession(self._spec, task, num_envs, self._agent.initial_state(num_envs), writer)
-        if (size := session.request_layout.dtype.itemsize) > MAX_MESSAGE_BYTES:
-            raise ValueError(
-                f"--envs_per_actor={num_envs}: a request of --inference=learner has {size:,} bytes, the limit is "
-                f"{MAX_MESSAGE_BYTES:,}; allowed: --envs_per_actor of at most {MAX_MESSAGE_BYTES * num_envs // size}"
-            )
-        oldest = time.monotonic() - SESSION_TIMEOUT_SECONDS
         with self._lock:
-            self._sessions = {name: other for name, other in self._sessions.items() if other.last_seen > oldest}
-            session_id = next(self._session_ids)
-            self._sessions[session_id] = session
-        return session_id
+            return self.sessions.add(session)
 
     def batch_size(self) -> float:
         """Mean number of environments in a batch since the last call; NaN without a batch."""
@@ -154,29 +146,34 @@ class InferenceServer:
 
     def _read_request(self, message: bytes) -> list[Any]:
         """The session id and the inputs of the network, or the reason for a refusal and empty inputs."""
+        if self.finished:
+            with self._lock:
+                self.actors_notified += 1
+            return self._empty_inputs(FINISHED)
+        session = None
         try:
             header, payload = unpack(message)
-            session_id = int(header["session"])
+            session_id = read_session_id(header)
             with self._lock:
-                session = self._sessions.get(session_id)
-                if self.finished:
-                    self.actors_notified += 1
-                    return self._empty_inputs(FINISHED)
-                if session is None or session.timestep is not None:
-                    return self._empty_inputs(UNKNOWN)
-                (record,) = session.request_layout.from_bytes(payload)
-                request = session.request_layout.view(record)
-                check_extras(request.timestep.extras, self._spec)
+                session = self.sessions.get(session_id)
+            (record,) = session.request_layout.from_bytes(payload)
+            request = session.request_layout.view(record)
+            check_request(request, self._spec)
+            telemetry = read_telemetry(header)
+            with self._lock:
+                if session.timestep is not None:
+                    raise RefusedError("session", "the session has a request in progress")
                 session.timestep, session.last_seen = request.timestep, time.monotonic()
-            session.telemetry = {name: header[name] for name in ("phases", "events") if name in header}
+            session.telemetry = telemetry
             if request.crashed.any():
                 session.writer.drop(request.crashed)
             return [
                 np.int64(session_id),
                 *leaves((request.timestep.policy_inputs(), session.agent_state, request.noise)),
             ]
-        except (ValueError, KeyError, TypeError):
-            return self._empty_inputs(MALFORMED)
+        except REFUSABLE as error:
+            self._refusals.add(error, session.task if session else None, "a request of ")
+            return self._empty_inputs(UNKNOWN if reason_of(error) == "session" else MALFORMED)
 
     def _empty_inputs(self, reason: int) -> list[Any]:
         return [np.int64(reason), *(np.zeros([0, *s.shape[1:]], s.dtype.as_numpy_dtype) for s in self._input_specs)]
@@ -185,8 +182,20 @@ class InferenceServer:
         return [pack(REFUSALS[int(reason)]), np.array([], object)]
 
     def _write_reply(self, session_id: int, *outputs: Any) -> list[Any]:
+        session = None
+        try:
+            with self._lock:
+                session = self.sessions.get(int(session_id))  # a new handshake of the actor may have closed it
+            return self._advance(session, *outputs)
+        except REFUSABLE as error:  # such as too little memory; the actor connects again
+            self._refusals.add(error, session.task if session else None, "a request of ")
+            with self._lock:
+                self.sessions.close(int(session_id))
+            return self._refuse(UNKNOWN)
+
+    def _advance(self, session: ActorSession, *outputs: Any) -> list[Any]:
+        """Writes the step into the actor's trajectories. The reply, and messages with those that are complete."""
         output, (version, share), state = ActOutput(*outputs[:3]), outputs[3:5], outputs[5:]
-        session = self._sessions[int(session_id)]
         timestep, writer, messages = session.timestep, session.writer, []
         if writer.add(timestep, output, session.agent_state, version):
             header = {"task": session.task, "dropped": writer.dropped(), **session.telemetry}

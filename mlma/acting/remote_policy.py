@@ -52,7 +52,8 @@ class RemotePolicy:
         heartbeat.waiting_for("the learner's actions", CALL_TIMEOUT_SECONDS)
         reply, waited = self._client.infer(message)
         timer.lap("infer")
-        timer.reattribute("infer", "wait", waited)
+        # The learner measured it, with a clock that may have been set in between.
+        timer.reattribute("infer", "wait", min(max(waited, 0.0), timer.seconds["infer"]))
         header, payload = unpack(reply)
         if header.get("finished"):
             return None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tree
 
-from mlma.core.types import WORD_BUCKETS, ActOutput, Agent, ArraySpec, EnvSpec, TimeStep, Trajectory
+from mlma.core.types import ActOutput, Agent, ArraySpec, EnvSpec, TimeStep, Trajectory
 
 Buffer = bytes | memoryview
 
@@ -106,11 +106,3 @@ def trajectory_layout(env: EnvSpec, agent: Agent, unroll_length: int) -> RecordL
     """The layout of this agent's trajectories."""
     with_priorities = agent.replay_windows is not None
     return RecordLayout(trajectory_spec(env, agent.initial_state(1), unroll_length, with_priorities))
-
-
-def check_extras(extras: dict[str, Any], spec: EnvSpec) -> None:
-    """ValueError if an index that a network looks up in a table is out of range."""
-    limits = {"level": len(spec.actions_by_level) - 1, "words": WORD_BUCKETS}
-    for name, limit in limits.items():
-        if name in extras and not (extras[name].min() >= 0 and extras[name].max() <= limit):
-            raise ValueError(f"{name} {extras[name].min()} to {extras[name].max()}: must be within 0 to {limit}")

@@ -105,7 +105,9 @@ def _summary(
     total = float(config.get("total_environment_frames") or 0)
     returns = run.get("return/mean", np.array([math.nan]))
     best = np.nanmax(returns) if np.isfinite(returns).any() else math.nan
-    faults = sum(_last_value(run, name) for name in run if name.startswith("faults/"))
+    # The refusals by reason are parts of faults/messages_refused.
+    names = [name for name in run if name.startswith("faults/") and not name.startswith("faults/refused_")]
+    faults = sum(_last_value(run, name) for name in names)
     summary = [
         Tile(format_number(frames), f"frames of {format_number(total)}" if total else "frames"),
         Tile(format_duration(seconds), "training time, h:mm:ss"),

@@ -22,10 +22,6 @@ from mlma.monitoring.phase_timer import Event
 from mlma.utils.tf_function import CachedGraph, tf_function, timestamp_after
 
 
-class NonFiniteLossError(Exception):
-    """A loss or a gradient is not finite; the weights are still those of the previous step."""
-
-
 class StepResult(NamedTuple):
     """The outcome of a learner step. All but metrics and events is the same on every rank."""
 
@@ -34,6 +30,7 @@ class StepResult(NamedTuple):
     report: bool  # some rank asks for a report after this step
     metrics: dict[str, float]  # of this rank's sample; empty without one
     events: list[Event]  # phases of this rank: gradient, allreduce, apply
+    dropped: bool = False  # loss or gradient was not finite, on any rank: nothing was updated
 
 
 class Learner:
@@ -80,7 +77,8 @@ class Learner:
     def update(self, sample: Sample | None, stop: bool = False, report: bool = False) -> StepResult:
         """One update, made by all ranks together; a rank without a sample takes part with weight zero.
 
-        NonFiniteLossError leaves everything unchanged.
+        Where loss or gradient is not finite on some rank, all ranks drop their sample: weights and step stay. The
+        frames count nevertheless, since they were collected.
         """
         learning_rate = decayed_learning_rate(
             self._config.optimizer, self.frames / self._config.run.total_environment_frames, self._allreduce.size
@@ -104,18 +102,14 @@ class Learner:
                 "lag/max": float(lag.max()),
                 "learning_rate": float(self._learning_rate),
             }
-        if not finite:
-            raise NonFiniteLossError(
-                f"loss or gradient is not finite at learner step {self.step + 1}, {self.frames} frames"
-            )
         contributors, stops, reports, steps = (int(total) for total in totals.numpy())
-        if contributors:
+        if contributors and finite:
             self.step += 1
             self._agent.on_learner_step(self.step)
         self.frames += steps * self._action_repeats
         times = [began, *stamps.numpy().tolist(), time.time()] if self._timed else []
         events = zip(("gradient", "allreduce", "apply"), times, np.diff(times).tolist(), strict=False)
-        return StepResult(contributors, stops > 0, reports > 0, values, list(events))
+        return StepResult(contributors, stops > 0, reports > 0, values, list(events), not finite)
 
     def _train_step(self, sample: Sample, local_flags: tf.Tensor) -> tuple[Any, ...]:
         with tf.GradientTape() as tape:

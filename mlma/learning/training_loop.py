@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from mlma.core.config import Config
 from mlma.core.types import Sample
-from mlma.learning.learner import Learner, NonFiniteLossError
+from mlma.learning.dropped_samples import DroppedSamples, NonFiniteLossError
+from mlma.learning.learner import Learner
 from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.metrics import Metrics, WeightsDivergedError
 from mlma.monitoring.phase_timer import PhaseTimer
@@ -51,7 +52,7 @@ def training_loop(
     metrics, timer, heartbeat, stop, publish, save = surroundings
     total_frames = config.run.total_environment_frames
     next_save = time.monotonic() + config.reports.checkpoint_every_seconds
-    save_at_once = not waiter.alone
+    save_at_once, dropped = not waiter.alone, DroppedSamples(config, metrics)
     while learner.frames < total_frames:
         if stop.requested and save_at_once:  # mpirun may kill this rank before all have stopped
             save_at_once = False
@@ -67,20 +68,26 @@ def training_loop(
             result = learner.update(sample, stop=stop.requested, report=metrics.report_due(learner.step + 1))
         timer.add(result.events)
         waiter.others_had_data = result.contributors > 0
+        dropped.note(sample, result, learner.step, learner.frames)
+        updated = result.contributors > 0 and not result.dropped
         if sample is not None:
             timer.reattribute("wait", "stack", buffer.assembly_seconds)
-            buffer.update_priorities(sample.keys, learner.priorities)
-            metrics.add(result.metrics)
+            if updated:
+                buffer.update_priorities(sample.keys, learner.priorities)
+                metrics.add(result.metrics)
+            else:
+                buffer.discard(sample, learner.priorities)
             heartbeat.progress(learner.frames)
-        # A report by steps was requested for the next step, which does not take place if no rank has a sample.
-        report = result.report and (result.contributors > 0 or not config.reports.report_every_steps)
+        # A report by steps was requested for the next step, which does not take place if no rank has a sample, or if
+        # all drop theirs.
+        report = result.report and (updated or not config.reports.report_every_steps)
         if report or result.stop or learner.frames >= total_frames:
             with timer.phase("report"):
                 metrics.report(learner.step, learner.frames, learner.checksum)
         if result.stop:
             break
         # In lockstep the actors wait for the next version until the whole round is used up.
-        if result.contributors and (buffer.exhausted or not config.run.deterministic):
+        if updated and (buffer.exhausted or not config.run.deterministic):
             with timer.phase("publish"):
                 publish(learner.step, learner.weights.read())
         if time.monotonic() > next_save:

@@ -4,6 +4,7 @@ the buffer."""
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,17 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from mlma.core.record_layout import Buffer, RecordLayout, check_extras
+from mlma.core.record_layout import Buffer, RecordLayout
 from mlma.core.types import EnvSpec
+from mlma.learning.message_parts import MessageParts
+from mlma.learning.trajectory_checks import TrajectoryChecks, read_put_header
 from mlma.monitoring.metrics import Metrics
-from mlma.monitoring.phase_timer import ACTOR_PHASES, Event, PhaseTimer
+from mlma.monitoring.phase_timer import Event, PhaseTimer
+from mlma.monitoring.refusals import REFUSABLE
+from mlma.transport.header_fields import read_task
 from mlma.transport.messages import unpack
 
 MAX_LISTED_ACTORS = 8
+MAX_RECORDED_EVENTS = 200_000  # of actors, in one profile
 
 
 class TrajectoryReceiver:
-    """One thread. A malformed message is counted and dropped; the run continues."""
+    """One thread. A message that fails a check is counted and dropped; the run continues."""
 
     def __init__(
         self,
@@ -31,18 +37,20 @@ class TrajectoryReceiver:
         spec: EnvSpec,
         metrics: Metrics,
         on_failure: Callable[[BaseException], None],
-        first_greedy_env: float = float("inf"),
+        first_greedy_env: float = math.inf,
         lockstep_round_size: int = 0,
+        latest_version: Callable[[], float] = lambda: math.inf,
+        num_actors: int = 1,
     ) -> None:
         """Environments with an index of at least `first_greedy_env` have a small epsilon: their returns are also
         reported separately. With `lockstep_round_size`, the number of trajectories that all actors collect with one
-        version of the weights, these are inserted together, ordered by actor."""
+        version of the weights, these are inserted together, ordered by actor. `num_actors` are expected to send."""
         self._receive, self._insert, self._layout = receive, insert, layout
-        self._spec, self._metrics, self._on_failure = spec, metrics, on_failure
+        self._metrics, self._on_failure = metrics, on_failure
         self._first_greedy_env, self._round_size = first_greedy_env, lockstep_round_size
+        self._check = TrajectoryChecks(layout, spec, latest_version)
         self._round: dict[int, list[Any]] = {}  # actor -> its records in this round
-        self._parts: dict[int, list[Buffer]] = {}  # actor -> the parts of its message so far
-        self.last_seen: dict[int, float] = {}  # actor -> when its last trajectories arrived
+        self.parts = MessageParts(layout.dtype.itemsize, num_actors)
         self.timer = PhaseTimer("wait", "stack")
         self._actor_events: list[Event] | None = None
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
@@ -52,15 +60,20 @@ class TrajectoryReceiver:
         """Appends the phases that actors send to `events` from now on; None stops it."""
         self._actor_events = events
 
+    @property
+    def last_seen(self) -> dict[int, float]:
+        """Actor -> when its last trajectories arrived."""
+        return self._metrics.actors.last_seen()
+
     def silent_actors(self, expected: int, within: float) -> str:
         """Which of actors 0 .. expected-1, and of others seen, have sent nothing in the last `within` seconds."""
-        now = time.monotonic()
-        actors = sorted({*range(expected), *self.last_seen})
+        now, last_seen = time.monotonic(), self.last_seen
+        actors = sorted({*range(expected), *last_seen})
         lines = []
         for actor in actors:
-            if actor not in self.last_seen:
+            if actor not in last_seen:
                 lines.append(f"actor {actor} never came")
-            elif (silence := now - self.last_seen[actor]) > within:
+            elif (silence := now - last_seen[actor]) > within:
                 lines.append(f"actor {actor} silent for {silence:.0f} s")
         shown = "".join(f"; {line}" for line in lines[:MAX_LISTED_ACTORS])
         more = f"; and {len(lines) - MAX_LISTED_ACTORS} more" if len(lines) > MAX_LISTED_ACTORS else ""
@@ -70,33 +83,35 @@ class TrajectoryReceiver:
         try:
             while (message := self._receive()) is not None:
                 self.timer.lap("wait")
-                try:
-                    self._take(message)
-                except (ValueError, KeyError, TypeError, OverflowError):
-                    self._metrics.count_fault("messages_refused")
+                self.take(message)
                 self.timer.lap("stack")
         except BaseException as error:  # a thread must not end silently
             self._on_failure(error)
             raise
 
-    def _take(self, message: bytes) -> None:
-        payload: Buffer
-        header, payload = unpack(message)
-        actor, part, parts = int(header["task"]), int(header["part"]), int(header["parts"])
-        phases = {name: float(header["phases"][name]) for name in ACTOR_PHASES}
-        if self._actor_events is not None and part == 0:
-            self._actor_events += [
-                (str(name), float(began), float(took)) for name, began, took in header.get("events", [])
-            ]
-        if parts > 1:
-            payload = self._join(actor, part, parts, payload)
+    def take(self, message: bytes) -> None:
+        """Inserts the trajectories of a message, or refuses it. Called by this receiver's thread."""
+        actor = None
+        try:
+            header, payload = unpack(message)
+            actor = read_task(header)
+            self._take(header, payload, len(message))
+        except REFUSABLE as error:
+            self._metrics.refusals.add(error, actor)
+
+    def _take(self, fields: dict[str, Any], payload: Buffer, message_bytes: int) -> None:
+        header = read_put_header(fields, self.parts.max_parts)
+        actor = header.task
+        if header.part == 0:
+            self._record_events(header.events)
+        if header.parts > 1:
+            payload = self.parts.join(actor, header.part, header.parts, payload, message_bytes)
             if not payload:
                 return
         records = self._layout.from_bytes(payload)
         trajectories = self._layout.view(records)
-        self._check(trajectories)
-        self._metrics.actors.record(actor, phases, trajectories.timesteps.reward[:, 1:].size)
-        self.last_seen[actor] = time.monotonic()
+        self._check(actor, trajectories)
+        self._metrics.actors.record(actor, header.phases, trajectories.timesteps.reward[:, 1:].size)
         if self._round_size:
             self._round.setdefault(actor, []).append(records)
             if sum(map(len, itertools.chain(*self._round.values()))) < self._round_size:
@@ -104,8 +119,12 @@ class TrajectoryReceiver:
             records = np.concatenate([sent for actor in sorted(self._round) for sent in self._round.pop(actor)])
             trajectories = self._layout.view(records)
         self._count_episodes(trajectories)
-        self._metrics.count_fault("trajectories_dropped", int(header.get("dropped", 0)))
+        self._metrics.count_fault("trajectories_dropped", header.dropped)
         self._insert(records)
+
+    def _record_events(self, events: list[Event]) -> None:
+        if self._actor_events is not None and len(self._actor_events) < MAX_RECORDED_EVENTS:
+            self._actor_events += events
 
     def _count_episodes(self, trajectories: Any) -> None:
         steps = trajectories.timesteps
@@ -115,29 +134,3 @@ class TrajectoryReceiver:
         levels = steps.extras["level"][:, 1:][ended].tolist() if "level" in steps.extras else ()
         frames = steps.episode_frames[:, 1:][ended]
         self._metrics.episodes.add(returns[ended].tolist(), frames.tolist(), greedy.tolist(), levels)
-
-    def _join(self, actor: int, part: int, parts: int, payload: Buffer) -> Buffer:
-        """The whole payload once its last part has arrived, else nothing."""
-        if part == 0:
-            self._parts[actor] = []
-        so_far = self._parts.get(actor, [])
-        if part != len(so_far):  # a part is missing: the actor ended in between
-            self._parts.pop(actor, None)
-            raise ValueError(f"part {part} of {parts} came after {len(so_far)}")
-        so_far.append(payload)
-        if len(so_far) < parts:
-            return b""
-        return b"".join(self._parts.pop(actor))
-
-    def _check(self, trajectories: Any) -> None:
-        """Refuses values that would crash or poison training. The checksum is right, so this is about versions and
-        bugs."""
-        acted = trajectories.act_outputs
-        check_extras(trajectories.timesteps.extras, self._spec)
-        if acted.action.min() < 0 or acted.action.max() >= self._spec.num_actions:
-            raise ValueError("action out of range")
-        if not (np.isfinite(acted.logits).all() and np.isfinite(trajectories.timesteps.reward).all()):
-            raise ValueError("logits or rewards are not finite")
-        priorities = trajectories.initial_priorities
-        if priorities is not None and not (np.isfinite(priorities).all() and priorities.min() >= 0):
-            raise ValueError("initial priorities are not finite numbers of at least 0")

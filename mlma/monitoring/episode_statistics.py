@@ -16,6 +16,7 @@ from mlma.envs import reference_scores
 Row = dict[str, float]
 EPISODE_WINDOW = 100  # episodes that the statistics cover
 MIN_EPISODES_PER_LEVEL = 5  # episodes of each of several levels before their mean is compared
+MAX_NEW_EPISODES = 20_000  # that a learner keeps between two reports; more are only counted
 
 
 class EpisodeStatistics:
@@ -25,8 +26,10 @@ class EpisodeStatistics:
     def __init__(self, levels: Sequence[str] = ()) -> None:
         """With several levels, each has statistics of its own too."""
         self._lock = threading.Lock()
-        self._new: list[list[float]] = []  # [return, frames, level], since the last `drain`
-        self._new_greedy: list[float] = []
+        # [return, frames, level], since the last `drain`; and how many there were.
+        self._new: collections.deque[list[float]] = collections.deque(maxlen=MAX_NEW_EPISODES)
+        self._num_new = 0
+        self._new_greedy: collections.deque[float] = collections.deque(maxlen=MAX_NEW_EPISODES)
         self._window: collections.deque[list[float]] = collections.deque(maxlen=EPISODE_WINDOW)
         # Returns of the smallest epsilons.
         self._greedy: collections.deque[float] = collections.deque(maxlen=EPISODE_WINDOW)
@@ -40,14 +43,18 @@ class EpisodeStatistics:
         """Adds ended episodes. `greedy[i]`: whether episode i had a small epsilon (algorithms with an epsilon ladder);
         `levels[i]`: its level, in runs with several."""
         with self._lock:
-            self._new += [list(each) for each in itertools.zip_longest(returns, frames, levels, fillvalue=0)]
+            new = [list(each) for each in itertools.zip_longest(returns, frames, levels, fillvalue=0)]
+            self._new.extend(new)
+            self._num_new += len(new)
             self._new_greedy += [r for r, small_epsilon in zip(returns, greedy, strict=False) if small_epsilon]
 
     def drain(self) -> dict[str, Any]:
         """The episodes of this learner since the previous call, for `merge` on the learner that reports."""
         with self._lock:
-            part = {"ended": self._new, "greedy": self._new_greedy}
-            self._new, self._new_greedy = [], []
+            part = {"ended": list(self._new), "greedy": list(self._new_greedy), "num_ended": self._num_new}
+            self._new.clear()
+            self._new_greedy.clear()
+            self._num_new = 0
         return part
 
     def merge(self, parts: Iterable[dict[str, Any]]) -> None:
@@ -57,7 +64,7 @@ class EpisodeStatistics:
             for value, _, level in part["ended"]:
                 if self._levels:
                     self._by_level[int(level)].append(value)
-            self._count += len(part["ended"])
+            self._count += part["num_ended"]
             self._greedy.extend(part.get("greedy", []))
 
     def mean_return(self) -> float:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from mlma.core.refusal import REASONS
+
 
 class MetricGroup(NamedTuple):
     """Metrics with a heading of their own. A name may have one placeholder, such as <level>."""
@@ -143,10 +145,12 @@ GROUPS = (
         {
             "faults/actors_restarted": "actors of local training that crashed and were restarted",
             "faults/connections_refused": "connections from the network without the run's certificate",
-            "faults/messages_refused": "malformed messages",
+            "faults/messages_refused": "messages and handshakes that were refused, the sum of the reasons below",
+            "faults/samples_dropped": "samples without an update, because loss or gradient was not finite",
             "faults/trajectories_dropped": "trajectories dropped because an environment crashed",
             "faults/saves_failed": "checkpoints that could not be saved",
-        },
+        }
+        | {f"faults/refused_{reason}": f"refused because {text}" for reason, text in REASONS.items()},
     ),
 )
 

@@ -21,6 +21,7 @@ from mlma.monitoring.actor_statistics import ActorStatistics
 from mlma.monitoring.bottleneck import LEARNER_PHASES
 from mlma.monitoring.episode_statistics import EpisodeStatistics, Row
 from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
+from mlma.monitoring.refusals import Refusals
 
 Gather = Callable[[bytes], list[bytes]]  # what each rank passed, by rank
 ACTOR_TIMEOUT_SECONDS = 60.0  # an actor that was silent for longer is not counted
@@ -73,6 +74,7 @@ class Metrics:
         self._phases_before: dict[str, float] = {}
         self._lock = threading.Lock()
         self._faults: collections.Counter[str] = collections.Counter()
+        self.refusals = Refusals(self.count_fault)
         self._started = time.monotonic()
         self._reset(0, 0)
 

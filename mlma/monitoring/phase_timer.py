@@ -18,6 +18,7 @@ ACTOR_PHASES = (
     "wait",
     "fetch",
 )  # send: fill and pack; wait: until the previous message is accepted
+MAX_EVENTS = 4000  # in one message
 
 
 class PhaseTimer:
@@ -74,6 +75,6 @@ class PhaseTimer:
         self._clock_offset += clock_offset
 
     def snapshot(self) -> dict[str, Any]:
-        """What an actor reports to its learner: seconds by phase, and the events since the previous snapshot."""
+        """What an actor reports to its learner: seconds by phase, and the last events since the previous snapshot."""
         events, self._events = self._events, None if self._events is None else []
-        return {"phases": self.seconds} | ({"events": events} if events else {})
+        return {"phases": self.seconds} | ({"events": events[-MAX_EVENTS:]} if events else {})

@@ -29,6 +29,11 @@ class TrajectoryBuffer(Protocol):
         """Sets new priorities [B] for the items `keys` [B] of a sample; a queue ignores them."""
         ...
 
+    def discard(self, sample: Sample, priorities: Any) -> None:
+        """The sample was dropped, with these priorities [B], because its loss or gradient is not finite: what may have
+        been the reason is not sampled again."""
+        ...
+
     @property
     def exhausted(self) -> bool:
         """Whether everything inserted so far has been sampled as often as it will be."""

@@ -130,9 +130,16 @@ class PrioritizedReplay:
         if not len(chains):
             return
         rows, steps, priorities = self._find_windows(chains % self._slots)
-        leaves = chains[rows, 0] % self._slots * self._length + steps
-        self._tree.set(leaves, (priorities + MIN_PRIORITY) ** self._alpha)
-        self._num_windows += len(leaves)
+        self._set_priorities(chains[rows, 0] % self._slots * self._length + steps, priorities)
+
+    def _set_priorities(self, leaves: Any, priorities: Any) -> None:
+        """Sets the priorities of windows; a window whose priority is not a finite number of at least 0 is removed."""
+        valid = np.isfinite(priorities) & (priorities >= 0)
+        values = np.where(valid, (np.where(valid, priorities, 0.0) + MIN_PRIORITY) ** self._alpha, 0.0)
+        leaves, first = np.unique(leaves, return_index=True)
+        before = np.count_nonzero(self._tree.get(leaves))
+        self._tree.set(leaves, values[first])
+        self._num_windows += int(np.count_nonzero(values[first]) - before)
 
     def _find_windows(self, chain: Any) -> tuple[Any, Any, Any]:
         """(row, step, initial priority) of the windows that start in the first slot of each chain of slots [N, K]."""
@@ -207,13 +214,22 @@ class PrioritizedReplay:
         return tensors._replace(weights_version=trajectory.weights_version)
 
     def update_priorities(self, keys: Any, priorities: Any) -> None:
-        """Sets the priorities of windows; those that were overwritten meanwhile are ignored."""
+        """Sets the priorities of windows; those that were overwritten meanwhile are ignored.
+
+        A window whose priority is not a finite number of at least 0 is removed.
+        """
         keys, priorities = np.asarray(keys), np.asarray(priorities, np.float64)
         with self._lock:
             serials = keys // self._length
             alive = self._links.alive(serials)
             leaves = serials[alive] % self._slots * self._length + keys[alive] % self._length
-            self._tree.set(leaves, (priorities[alive] + MIN_PRIORITY) ** self._alpha)
+            self._set_priorities(leaves, priorities[alive])
+
+    def discard(self, sample: Sample, priorities: Any) -> None:
+        """See TrajectoryBuffer: removes the windows whose priorities are not finite, or all if that tells nothing."""
+        keys, invalid = np.asarray(sample.keys), ~np.isfinite(np.asarray(priorities))
+        keys = keys[invalid] if invalid.any() else keys
+        self.update_priorities(keys, np.full(len(keys), np.nan))
 
     # -- snapshots, metrics
 

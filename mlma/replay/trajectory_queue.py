@@ -73,6 +73,12 @@ class TrajectoryQueue:
     def update_priorities(self, keys: Any, priorities: Any) -> None:
         """Does nothing: a queue has no priorities."""
 
+    def discard(self, sample: Sample, priorities: Any) -> None:
+        """See TrajectoryBuffer: the sample is not used again."""
+        kept = [other for other in self._recent if other.trajectory is not sample.trajectory]
+        self._recent = collections.deque(kept, maxlen=self._recent.maxlen)
+        self._due_again = [other for other in self._due_again if other.trajectory is not sample.trajectory]
+
     def gauges(self) -> dict[str, Callable[[], float]]:
         """See TrajectoryBuffer."""
         return {"queue/fill": lambda: self.fill}

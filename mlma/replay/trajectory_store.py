@@ -86,14 +86,15 @@ class TrajectoryStore:
         self.steps = {name: _zeros(slots, each) for name, each in _step_fields(spec.timesteps).items()}
         self.action = _zeros(slots, spec.act_outputs.action)
         self.initial_priorities = _zeros(slots, spec.initial_priorities)
-        self.version = np.zeros(slots, np.int64)
+        self.version, self.actor = np.zeros(slots, np.int64), np.zeros(slots, np.int32)
         self.core = None if core is None else tuple(_zeros(slots, part) for part in core)
         frames_type = CompressedFrames if compress else PlainFrames
         self._frames: Any = frames_type(slots * self._frames_per_slot, observation.shape[1:], observation.dtype)
 
     def bytes_of_slots(self, written: int) -> float:
         """Memory per slot, after `written` slots have been written."""
-        arrays = [*self.steps.values(), self.action, self.initial_priorities, self.version, *(self.core or ())]
+        arrays = [*self.steps.values(), self.action, self.initial_priorities, self.version, self.actor]
+        arrays += self.core or ()
         bytes_per_frame = self._frames.bytes_each(written * self._frames_per_slot)
         return sum(array[0].nbytes for array in arrays) + self._frames_per_slot * bytes_per_frame
 
@@ -104,7 +105,7 @@ class TrajectoryStore:
             array[slots] = step_fields[name]
         self.action[slots] = trajectories.act_outputs.action
         self.initial_priorities[slots] = trajectories.initial_priorities
-        self.version[slots] = trajectories.weights_version
+        self.version[slots], self.actor[slots] = trajectories.weights_version, trajectories.actor_id
         if self.core is not None:
             for array, value in zip(self.core, trajectories.agent_state.core, strict=True):
                 array[slots] = value
@@ -121,7 +122,7 @@ class TrajectoryStore:
             step_fields[name][:] = array[slots]
         trajectories.act_outputs.action[:] = self.action[slots]
         trajectories.initial_priorities[:] = self.initial_priorities[slots]
-        trajectories.weights_version[:] = self.version[slots]
+        trajectories.weights_version[:], trajectories.actor_id[:] = self.version[slots], self.actor[slots]
         for array, value in zip(self.core or (), trajectories.agent_state.core or (), strict=True):
             value[:] = array[slots]
         first_frame = np.asarray(slots)[:, None] * self._frames_per_slot
@@ -163,7 +164,7 @@ class TrajectoryStore:
             ),
             act_outputs=ActOutput(self.action[slot, step], unused, unused),
             weights_version=self.version[chain[:, 0]],
-            actor_id=unused,
+            actor_id=self.actor[chain[:, 0]],
         )
 
     def _core_of(self, slots: Any, starts_episode: Any) -> Any:

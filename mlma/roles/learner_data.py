@@ -53,8 +53,9 @@ def start_receiver(
     server: Server,
     buffer: TrajectoryBuffer,
     on_failure: Callable[[BaseException], None],
+    latest_version: Callable[[], float],
 ) -> TrajectoryReceiver:
-    """Moves trajectories from the server to the buffer from now on."""
+    """Moves trajectories from the server to the buffer from now on. `latest_version` is that of the weights."""
     num_envs = config.actor.num_actors * config.actor.envs_per_actor  # of this learner
     has_ladder = ALGORITHMS[config.run.algorithm].has_epsilon_ladder
     return TrajectoryReceiver(
@@ -66,4 +67,6 @@ def start_receiver(
         on_failure,
         first_greedy_env=GREEDY_SHARE * allreduce.size * num_envs if has_ladder else math.inf,
         lockstep_round_size=num_envs if config.run.deterministic else 0,
+        latest_version=latest_version,
+        num_actors=config.actor.num_actors,
     )

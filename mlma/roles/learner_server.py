@@ -34,11 +34,11 @@ def start_server(
     """Serves actors from now on. The learner's weights must be final: restored and broadcast."""
     inference = None
     if config.actor.inference == "learner":
-        inference = InferenceServer(config, spec, make_agent(config, spec))
+        inference = InferenceServer(config, spec, make_agent(config, spec), metrics.refusals)
         metrics.add_gauges({"inference/batch": inference.batch_size})
     expected = handshake_request(config, layout, learner.weights)
     admission = ActorAdmission(config, expected, allreduce.rank, allreduce.size, seeds, inference, metrics, on_failure)
-    server = Server(listening.server, token, admission, inference)
+    server = Server(listening.server, token, admission, inference, admission.refuse)
     server.publish(learner.step, learner.weights.read())
     server.start()
     check_serving(listening.server, config.distributed.learner_host)

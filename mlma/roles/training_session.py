@@ -71,7 +71,9 @@ class TrainingSession:
             listening,
             token,
         )
-        receiver = start_receiver(config, spec, layout, allreduce, self.metrics, server, buffer, fail)
+        receiver = start_receiver(
+            config, spec, layout, allreduce, self.metrics, server, buffer, fail, lambda: self.learner.step
+        )
         self.data = LearnerData(server, receiver, buffer, snapshot)
         learner_telemetry.register_gauges(self.metrics, buffer, receiver)
         self.actors = self._start_actors() if config.run.task < 0 else None

@@ -14,7 +14,15 @@ from mlma.core.record_layout import Buffer
 
 MAGIC = b"mlma1"
 MAX_MESSAGE_BYTES = 3_500_000  # of payload; TensorFlow refuses messages above 4 MiB, header included
+MAX_HEADER_BYTES = 2**18  # a header with the events of a profile is the longest: MAX_EVENTS of 60 bytes
 _PREFIX = struct.Struct("<5sIII")  # magic, length of the header, length of the payload, crc32 of both
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"message header contains {name}, which is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # NaN and infinities are Python's addition to JSON
 
 
 def pack(header: dict[str, Any], payload: Buffer = b"") -> bytes:
@@ -35,6 +43,8 @@ def unpack(message: bytes) -> tuple[dict[str, Any], memoryview]:
     if len(message) < _PREFIX.size:
         raise ValueError(f"message of {len(message)} bytes is too short")
     magic, head_size, payload_size, crc = _PREFIX.unpack_from(message)
+    if head_size > MAX_HEADER_BYTES:
+        raise ValueError(f"message header of {head_size:,} bytes is longer than {MAX_HEADER_BYTES:,}")
     if magic != MAGIC or len(message) != _PREFIX.size + head_size + payload_size:
         raise ValueError("message has another protocol or the wrong length")
     head = message[_PREFIX.size : _PREFIX.size + head_size]
@@ -42,7 +52,7 @@ def unpack(message: bytes) -> tuple[dict[str, Any], memoryview]:
     if zlib.crc32(payload, zlib.crc32(head)) != crc:
         raise ValueError("message fails its checksum")
     try:
-        header = json.loads(head)
+        header = _DECODER.decode(head.decode())
     except RecursionError:
         raise ValueError("message header is nested too deeply") from None
     if not isinstance(header, dict):

@@ -27,6 +27,7 @@ rpc = tf.distribute.experimental.rpc
 
 INBOX_CAPACITY = 2  # messages that wait, in addition to those of blocked calls
 KEEP_FETCHED_SECONDS = 10.0  # after its last fetch, for which a version that is being fetched is kept
+MAX_KEPT_VERSIONS, MAX_KEPT_BYTES = 1000, 2**30  # of versions that are being fetched, or said to be
 SHUTDOWN_GRACE_SECONDS = 10.0  # for which a learner that has finished waits until its actors have been notified
 WRONG_TOKEN = {"refused": "the token is not the learner's"}
 
@@ -55,9 +56,11 @@ class Server:
         token: str,
         handshake: Callable[[dict[str, Any]], dict[str, Any]],
         inference: RemoteInference | None = None,
+        on_malformed: Callable[[Exception], None] = lambda error: None,
     ) -> None:
-        """`handshake` answers an actor's request; with `inference`, actors can also request actions."""
-        self._admit, self._inference = handshake, inference
+        """`handshake` answers an actor's request; with `inference`, actors can also request actions. `on_malformed` is
+        told of requests that cannot be read."""
+        self._admit, self._inference, self._on_malformed = handshake, inference, on_malformed
         self._secret = np.frombuffer(token_digest(token), np.uint8)
         self._inbox = tf.queue.FIFOQueue(INBOX_CAPACITY, [tf.string], shapes=[[]])
         self._lock = threading.Lock()
@@ -152,7 +155,8 @@ class Server:
     def _answer_handshake(self, message: bytes) -> bytes:
         try:
             request, _ = unpack(message)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
+            self._on_malformed(error)
             return pack({"refused": f"malformed handshake: {error}"})
         with self._lock:
             if self._finished:  # an actor that connects now lost its call when the inbox was closed
@@ -183,6 +187,9 @@ class Server:
             kept = {
                 v: entry for v, entry in self._weights.items() if entry[1] and now - entry[2] < KEEP_FETCHED_SECONDS
             }
+            room = min(MAX_KEPT_VERSIONS, max(1, MAX_KEPT_BYTES // (2 * weights.shape.num_elements() * 4)))
+            for oldest in list(kept)[:-room]:
+                del kept[oldest]
             self._weights = kept | {version: (weights, [], now)}
             self._latest = version
 

@@ -70,7 +70,8 @@ class Learner:
 
     def admit(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answers a handshake request."""
-        session = self.inference.open(0, request["envs"], env_indices(0, 1, request["envs"]), 40)
+        task, num_envs = request.get("task", 0), request["envs"]
+        session = self.inference.open(task, num_envs, env_indices(0, 1, num_envs), 40)
         return {"seed": 40, "actor": 0, "actors": 1, "time": 0.0, "session": session}
 
     def collect(self, trajectories: int) -> Any:
@@ -134,10 +135,11 @@ def test_unknown_and_malformed_requests_are_refused_and_the_others_continue(tmp_
     learner = Learner(tmp_path, config, spec)
     client = Client(f"unix:{tmp_path}/socket", "", 20)
     layout, _ = inference_layouts(spec, 3)
-    valid = pack({"session": learner.admit({"envs": 3})["session"]}, layout.empty(1).tobytes())
+    session = {"session": learner.admit({"envs": 3})["session"]}
+    valid = pack(session, layout.empty(1).tobytes())
     assert infer(client, valid) == {}
     assert "session expired or unknown" in infer(client, pack({"session": 77}, layout.empty(1).tobytes()))["refused"]
-    for wrong in (b"", b"noise", valid[:-1], pack({}), pack({"session": 0}), pack({"session": 0}, b"x" * 50)):
+    for wrong in (b"", b"noise", valid[:-1], pack({}), pack(session), pack(session, b"x" * 50)):
         assert "malformed request" in infer(client, wrong)["refused"]
     assert infer(client, valid) == {}
     stranger = Client(f"unix:{tmp_path}/socket", "a token", 20)
@@ -150,12 +152,12 @@ def test_concurrent_requests_share_a_batch(tmp_path: Path) -> None:
     layout, reply_layout = inference_layouts(spec, 3)
     replies: list[bytes] = []
 
-    def infer_once() -> None:
+    def infer_once(task: int) -> None:
         client = Client(f"unix:{tmp_path}/socket", "", 20)
-        session = learner.admit({"envs": 3})["session"]
+        session = learner.admit({"task": task, "envs": 3})["session"]
         replies.append(client.infer(pack({"session": session}, layout.empty(1).tobytes()))[0])
 
-    threads = [threading.Thread(target=infer_once) for _ in range(4)]
+    threads = [threading.Thread(target=infer_once, args=(task,)) for task in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -80,7 +80,7 @@ def test_no_number_of_arguments_of_any_type_replaces_the_token(learner: Learner,
         for count in range(1, 5):
             assert call(stranger, method, *([extra] * count)) in (None, REFUSALS[method]), f"{count} x {name}"
     assert learner.server._inbox.size() == 0
-    assert len(learner.inference._sessions) == 0
+    assert len(learner.inference.sessions) == 0
 
 
 @pytest.mark.parametrize("method", ARGUMENTS)

@@ -39,7 +39,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return values
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("idle", "fp16")])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("idle", "bad", "fp16")])
 def test_the_same_data_gives_the_same_weights_with_one_two_and_four_learners(results: Any, case: str) -> None:
     (single,) = results[case, 1]
     assert single["step"] == 20
@@ -67,6 +67,18 @@ def test_a_learner_without_data_has_weight_zero_and_stays_in_step(results: Any) 
         np.testing.assert_array_equal(value, two[name], err_msg=name)
     assert one["step"] == 5
     assert one["frames"] == results["idle", 1][0]["frames"] * 8 // 10  # two of ten shares were missing
+
+
+def test_all_learners_drop_the_step_at_which_one_has_a_bad_sample(results: Any) -> None:
+    (single,) = results["bad", 1]
+    for size in (2, 4):
+        first = results["bad", size][0]
+        for values in results["bad", size]:
+            for name, value in values.items():
+                np.testing.assert_array_equal(value, first[name], err_msg=f"{name} differs between ranks")
+                assert np.isfinite(value).all(), name
+        assert (first["step"], single["step"]) == (4, 5), "a single learner has no rank 1"
+        assert first["frames"] == single["frames"], "frames count whether or not they are learned from"
 
 
 def learners(logdir: Path, *flags: str) -> list[str]:

@@ -36,6 +36,7 @@ class Case(NamedTuple):
     steps: int = 20
     compression: Literal["none", "fp16"] = "none"
     idle: int = -1  # the rank that has no sample at odd steps
+    bad: int = -1  # the rank whose sample at step 2 is not finite
     algorithm: Literal["impala", "apex", "r2d2"] = "impala"
 
 
@@ -48,6 +49,7 @@ CASES = {
     "r2d2": Case("MLPLSTMAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="r2d2"),
     "fp16": Case("MLPAgent", "rmsprop", epsilon=0.1, compression="fp16"),
     "idle": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, idle=1),
+    "bad": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, bad=1),
 }
 
 
@@ -84,7 +86,10 @@ def train(case: Case, allreduce: Allreduce) -> dict[str, Any]:
     learner = Learner(config, agent, spec.action_repeats, allreduce)
     before = learner.weights.read().numpy()
     for step in range(case.steps):
-        sample = as_tensors(share_of(random_sample(step, config, spec), agent, allreduce.rank, allreduce.size))
+        whole = random_sample(step, config, spec)
+        if allreduce.rank == case.bad and step == 2:
+            whole.trajectory.timesteps.observation[:] = np.inf
+        sample = as_tensors(share_of(whole, agent, allreduce.rank, allreduce.size))
         learner.update(None if allreduce.rank == case.idle and step % 2 else sample)
     variables = named_variables("network", learner.weights.variables)
     values = {name.replace("/", "|"): v.numpy() for name, v in variables.items()}

@@ -212,3 +212,11 @@ def test_a_folder_without_a_run_is_refused_in_one_line(arguments: list[str], mes
 def test_a_run_without_learner_steps_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(SHORT_RUN)
     assert "<h2>Where the time goes</h2>" in write_report(tmp_path).read_text()
+
+
+def test_refusals_by_reason_are_not_counted_twice(tmp_path: Path) -> None:
+    columns = "frames,seconds,frames_per_second,faults/messages_refused,faults/refused_header,faults/refused_parts"
+    (tmp_path / "metrics.csv").write_text(f"{columns}\n0,1.5,0,7,5,2\n")
+    text = write_report(tmp_path).read_text()
+    assert "<b>7</b><span>faults</span>" in text
+    assert "messages refused: 7; refused header: 5; refused parts: 2" in text

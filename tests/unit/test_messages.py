@@ -13,7 +13,8 @@ import tree
 
 from mlma.core.record_layout import RecordLayout, trajectory_spec
 from mlma.core.types import ArraySpec, EnvSpec, NetworkState, Trajectory
-from mlma.transport.messages import MAGIC, pack, split_message, unpack
+from mlma.monitoring.phase_timer import ACTOR_PHASES, MAX_EVENTS, PhaseTimer
+from mlma.transport.messages import MAGIC, MAX_HEADER_BYTES, pack, split_message, unpack
 from mlma.utils.tf_function import leaves
 from tests.support.samples import IMAGE, VECTOR
 
@@ -123,6 +124,24 @@ def test_random_bytes_are_refused() -> None:
 def test_a_header_that_is_not_an_object_is_refused_although_its_checksum_is_right(head: bytes) -> None:
     with pytest.raises(ValueError, match=REFUSED):
         unpack(struct.pack("<5sIII", MAGIC, len(head), 0, zlib.crc32(head)) + head)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_a_constant_that_is_no_json_is_refused(constant: str) -> None:
+    head = f'{{"task": {constant}}}'.encode()
+    with pytest.raises(ValueError, match=REFUSED):
+        unpack(struct.pack("<5sIII", MAGIC, len(head), 0, zlib.crc32(head)) + head)
+
+
+def test_a_header_beyond_the_limit_is_refused_and_a_profile_stays_within() -> None:
+    with pytest.raises(ValueError, match="longer than"):
+        unpack(pack({"text": "x" * MAX_HEADER_BYTES}))
+    timer = PhaseTimer(*ACTOR_PHASES)
+    timer.record_events([])
+    timer.add([("simulate", 1795646083.4650273 + i, 1.2345678901234567e-05) for i in range(3 * MAX_EVENTS)])
+    header, _ = unpack(pack({"task": 1} | timer.snapshot()))
+    assert len(header["events"]) == MAX_EVENTS
+    assert header["events"][-1][1] == 1795646083.4650273 + 3 * MAX_EVENTS - 1, "the last ones"
 
 
 def test_another_protocol_is_refused() -> None:

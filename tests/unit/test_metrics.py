@@ -131,6 +131,7 @@ def two_learners(**other_part: Any) -> tuple[Metrics, Rows]:
 def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners() -> None:
     other = {
         "ended": [[5.0, 8.0, 0], [6.0, 8.0, 0]],
+        "num_ended": 2,
         "sums": {"loss": 10.0},
         "adds": 3,
         "maxima": {"lag/max": 9.0},

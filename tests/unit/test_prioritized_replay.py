@@ -208,3 +208,51 @@ def test_steps_are_counted_once_as_new() -> None:
     assert [sample_from(replay).num_new_steps for _ in range(2)] == [4 * T, 0]
     replay.insert(endless_episode(2, start=4))
     assert sample_from(replay).num_new_steps == 2 * T
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0])
+def test_a_window_whose_new_priority_is_no_priority_is_never_drawn_again(wrong: float) -> None:
+    replay = make_replay(STEPS)
+    replay.insert(endless_episode(8))
+    windows = replay.gauges()["replay/windows"]
+    before, keys = windows(), np.unique(sample_from(replay).keys)[:5]
+    replay.update_priorities(keys, np.full(5, wrong))
+    assert windows() == before - 5
+    for _ in range(20):
+        sample = sample_from(replay)
+        assert not set(sample.keys) & set(keys)
+        assert np.isfinite(sample.importance_weights).all()
+        replay.update_priorities(sample.keys, np.ones(len(sample.keys)))
+    assert windows() == before - 5
+
+
+def test_a_dropped_sample_loses_the_windows_that_are_to_blame_or_all_if_none_is_known() -> None:
+    replay = make_replay(STEPS)
+    replay.insert(endless_episode(20))
+    sample = sample_from(replay)
+    priorities = np.ones(64, np.float32)
+    blamed = sample.keys == sample.keys[3]
+    priorities[blamed] = np.nan
+    replay.discard(sample, priorities)
+    before = replay.gauges()["replay/windows"]()
+    assert all(sample.keys[3] not in sample_from(replay).keys for _ in range(20))
+    sample = sample_from(replay)
+    replay.discard(sample, np.ones(64, np.float32))
+    assert replay.gauges()["replay/windows"]() == before - len(set(sample.keys))
+    assert not set(sample.keys) & set(sample_from(replay).keys)
+
+
+def test_initial_priorities_that_overflow_make_no_window() -> None:
+    replay = make_replay(SEQUENCES)
+    replay.insert(endless_episode(8, priorities=np.float32(3e38)))
+    assert replay.gauges()["replay/windows"]() == 0
+    replay.insert(endless_episode(8, stream=2))
+    assert np.isfinite(sample_from(replay).importance_weights).all()
+
+
+def test_a_sample_names_the_actors_that_collected_it() -> None:
+    replay, records = make_replay(STEPS), endless_episode(8)
+    LAYOUT.view(records).actor_id[:] = np.arange(8)
+    replay.insert(records)
+    sample = sample_from(replay)
+    assert np.asarray(sample.trajectory.actor_id).tolist() == (sample.keys // T).tolist()

@@ -153,3 +153,15 @@ def test_a_sample_is_used_as_often_as_configured_and_never_twice_in_a_row() -> N
     assert all(a != b for a, b in itertools.pairwise(sampled))
     assert [sampled.count(number) for number in range(20)] == [3] * 20
     assert new_steps == UNROLL * len(set(sampled))
+
+
+def test_a_discarded_sample_is_not_used_again() -> None:
+    queue = TrajectoryQueue(LAYOUT, batch_size=1, capacity=40, sample_reuse=2)
+    queue.insert(trajectories(*range(1, 21)))
+    drawn: list[int] = []
+    while (sample := queue.sample(0.01)) is not None:
+        drawn += numbers(sample)
+        if numbers(sample) in ([3], [9]):
+            queue.discard(sample, None)
+    assert drawn.count(3) == drawn.count(9) == 1
+    assert drawn.count(2) == drawn.count(10) == 2
