@@ -80,7 +80,7 @@ def _matching(pattern: str, allowed: str) -> Callable[[str], str]:
 
 
 def _key_file(text: str) -> str:
-    if not Path(text).expanduser().is_file():
+    if not is_file(text):
         raise ValueError("must be a file on this machine, or empty")
     return text
 
