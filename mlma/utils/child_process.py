@@ -22,8 +22,12 @@ def started_by_mpirun() -> bool:
 
 def available_cores() -> int:
     """The cores of this host for each learner on it."""
-    learners = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
-    return max(1, len(os.sched_getaffinity(0)) // learners)
+    return max(1, len(os.sched_getaffinity(0)) // local_learners())
+
+
+def local_learners() -> int:
+    """The learners that mpirun has started on this host; 1 without mpirun."""
+    return int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
 
 
 def die_with_parent() -> None:

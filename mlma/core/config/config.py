@@ -159,10 +159,11 @@ def load(path: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"--config={file}: must hold an object of flags")
     renamed, parsed = flags.current_names(flag_table()), {}
+    given: str
     for given, value in values.items():
         name = renamed.get(given, given)
         if name not in flag_table():
-            raise ValueError(f"--config={file}: {shown(name)}: no such flag{did_you_mean(name, flag_table())}")
+            raise ValueError(f"--config={file}: {shown(given)}: no such flag{did_you_mean(given, flag_table())}")
         flag = flag_table()[name]
         try:
             if not isinstance(value, str | int | float):
