@@ -16,6 +16,7 @@ from mlma.core.config import Config, did_you_mean, format_flags, option, parse_w
 from mlma.core.config.flags import flag_table
 from mlma.core.config.limits import A_WEEK
 from mlma.utils.input_file import is_file
+from mlma.utils.user_text import shown
 
 PODMAN_COMMAND = (
     "podman run --rm --network=host --userns=keep-id --volume=$HOME:$HOME --workdir=$HOME "
@@ -167,10 +168,12 @@ def parse_invocation(argv: list[str]) -> Invocation:
         operands.append(rest.pop(0))
     command, operands = (operands[0], operands[1:]) if operands else ("up", [])
     if command not in COMMANDS:
-        raise ValueError(f"{command}: no such command; allowed: {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+        raise ValueError(
+            f"{shown(command)}: no such command; allowed: {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}"
+        )
     if operands and command not in ("logs", "restart", "scale"):
         raise ValueError(
-            f"{command} {operands[0]}: {command} takes no {operands[0]!r}; flags look like "
+            f"{command} {shown(operands[0])}: {command} takes no '{shown(operands[0])}'; flags look like "
             "--level_name=PongNoFrameskip-v4"
         )
     config, given_options = parse_with(rest, Options)
