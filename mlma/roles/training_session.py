@@ -29,6 +29,8 @@ from mlma.roles.stop_signal import StopSignal
 
 logger = logging.getLogger(__name__)
 
+ENDING_SECONDS = 3600.0  # without a heartbeat, for the last checkpoint and the evaluation of the last weights
+
 
 class TrainingSession:
     """The parts of one learner while it trains."""
@@ -108,6 +110,7 @@ class TrainingSession:
             except FATAL_ERRORS as failure:
                 self.stop.failure = failure
             finally:
+                heartbeat.waiting_for("the end of the run", ENDING_SECONDS)
                 with self.timer.phase("end"):
                     saved = self.save()
                     self.data.close(0 if self.actors else len(self.data.receiver.last_seen))
