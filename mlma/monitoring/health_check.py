@@ -72,6 +72,7 @@ class HealthFlags:
     seconds: float = option(
         60.0,
         "seconds within which a worker must have made progress; without a heartbeat for that long, it counts as hung",
+        minimum=0,
         maximum=A_YEAR,
     )
     live: bool = option(

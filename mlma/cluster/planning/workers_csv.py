@@ -181,7 +181,7 @@ def read_workers(path: str) -> list[Worker]:
                 workers.append(Worker(row, **values))
     except csv.Error as error:
         errors.append(f"{file}, row {reader.line_num}: is not CSV: {error}")
-    if not header:
+    if not header and not errors:
         errors.append(f"{file}, row 1: the header is missing; allowed: {','.join(BASE_COLUMNS)}")
     if not errors:
         errors = [f"{file}, {error}" for error in _cross_row_errors(workers)]
@@ -195,16 +195,21 @@ def read_workers(path: str) -> list[Worker]:
 def _header_errors(header: list[str]) -> list[str]:
     if len(header) > MAX_COLUMNS:
         return [f"{len(header)} columns: must be at most {MAX_COLUMNS}"]
-    errors = [f"column {name!r}: is required" for name in REQUIRED_COLUMNS if name not in header]
+    errors, misspelt = [], set()
+    if not set(header) & set(COLUMNS):
+        return [f"column 'job': is required, {_shown(','.join(header))} is no header; allowed: {', '.join(COLUMNS)}"]
     for name in dict.fromkeys(header):
-        if name not in COLUMNS:
-            value = _shown(name)
-            near = difflib.get_close_matches(value, COLUMNS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            errors.append(f"column {value}: no such column{hint}; allowed: {', '.join(COLUMNS)}")
-        elif header.count(name) > 1:
-            errors.append(f"column {name!r}: appears {header.count(name)} times; allowed: once")
-    return errors
+        value = _shown(name)
+        if name in COLUMNS:
+            times = header.count(name)
+            errors += [f"column {value}: appears {times} times; allowed: once"] * (times > 1)
+            continue
+        near = difflib.get_close_matches(value, COLUMNS, n=1)
+        misspelt |= set(near)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        errors.append(f"column {value}: no such column{hint}; allowed: {', '.join(COLUMNS)}")
+    missing = [name for name in REQUIRED_COLUMNS if name not in header and name not in misspelt]
+    return [f"column {name!r}: is required" for name in missing] + errors
 
 
 def _parse_row(header: list[str], fields: list[str]) -> tuple[dict[str, Any], list[str]]:
