@@ -204,7 +204,8 @@ def _header_errors(header: list[str]) -> list[str]:
             times = header.count(name)
             errors += [f"column {value}: appears {times} times; allowed: once"] * (times > 1)
             continue
-        near = difflib.get_close_matches(value, COLUMNS, n=1)
+        visible = "".join(filter(str.isprintable, name[:MAX_SHOWN_CHARACTERS]))  # a mark may stand before the name
+        near = difflib.get_close_matches(visible, COLUMNS, n=1)
         misspelt |= set(near)
         hint = f"; did you mean {near[0]}?" if near else ""
         errors.append(f"column {value}: no such column{hint}; allowed: {', '.join(COLUMNS)}")
