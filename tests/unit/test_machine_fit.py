@@ -98,7 +98,7 @@ def test_a_worker_is_compared_with_all_memory_since_its_predecessor_may_still_us
 
 
 def test_what_is_reckoned_is_no_more_than_what_a_run_uses() -> None:
-    """Otherwise runs would be refused that work. Measured: docs/guides/train.md."""
+    """Otherwise runs would be refused that work. The figures: mlma/core/machine_fit.py."""
     config = resolved(ATARI, "--num_actors=1", "--envs_per_actor=32", "--batch_size=32", "--sample_reuse=1")
     size = {part.name: part.size for part in memory_parts(config, ATARI, "learner")}
     assert sum(size.values()) - size["an actor"] < 840e6
