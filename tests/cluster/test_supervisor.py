@@ -78,7 +78,8 @@ def test_the_supervisor_gives_a_stopped_worker_no_time_to_wait_for_others(tmp_pa
     write_heartbeat(tmp_path / "health", "learner-0", sleeper, silent=20, may_be_silent=180)
     assert supervisor.find_hung() == ""
     stop(sleeper)
-    assert supervisor.find_hung().startswith("learner-0 is stopped, was last heard of 2")
+    assert supervisor.find_hung().startswith("learner-0 hangs, was last heard of 2")
+    assert "is stopped" in supervisor.find_hung()
 
 
 def test_the_launcher_names_learners_that_are_all_stopped(tmp_path: Path, sleeper: int) -> None:

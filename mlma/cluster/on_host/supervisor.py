@@ -242,8 +242,8 @@ class Supervisor:
                 silent = time.monotonic() - record["beat"]
                 stopped = is_stopped(record["pid"], record["birth"])  # so it waits for nobody
                 if silent > self.spec["worker_hang_seconds"] + (0 if stopped else record["may_be_silent"]):
-                    verb = "is stopped" if stopped else "hangs"
-                    return f"{path.stem} {verb}, was last heard of {silent:.0f} s ago; killing it"
+                    state = ", is stopped" if stopped else ""
+                    return f"{path.stem} hangs, was last heard of {silent:.0f} s ago{state}; killing it"
         return ""
 
     def kill_leftovers(self) -> None:
