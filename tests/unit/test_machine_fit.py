@@ -76,6 +76,7 @@ def test_a_replay_as_in_the_papers_is_refused_with_the_size_that_fits(flags: lis
         ),
         (["--task=0", "--job_name=actor", "--env_processes=900", "--envs_per_actor=900"], "actor", "--env_processes="),
         (["--mode=test", "--test_num_episodes=1e5"], "evaluator", "--test_num_episodes=100000: the episodes"),
+        (["--task=0", "--num_learners=3", "--batch_size=9000"], "learner", "--batch_size=9000: "),
         (["--learner_threads=65"], "learner", "--learner_threads=65: must be at most 64 with 2 cores"),
     ],
 )

@@ -6,7 +6,15 @@ import dataclasses
 from typing import Literal
 
 from mlma.core.config.flags import option
-from mlma.core.config.limits import A_YEAR, MAX_N_STEP, MAX_REPLAY_STEPS, MAX_STEPS, MAX_THREADS, MAX_WEIGHT
+from mlma.core.config.limits import (
+    A_YEAR,
+    MAX_N_STEP,
+    MAX_RECURRENT_STEPS,
+    MAX_REPLAY_STEPS,
+    MAX_STEPS,
+    MAX_THREADS,
+    MAX_WEIGHT,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +141,14 @@ class ReplayConfig:
         -1,
         "steps that warm up the recurrent state of a sequence, without gradient; -1 is the preset of the level; r2d2",
         minimum=-1,
-        maximum=MAX_STEPS,
+        maximum=MAX_RECURRENT_STEPS,
     )
     sequence_length: int = option(
         0,
         "transitions of a sequence that are learned from; sequences start every unroll_length steps and overlap by "
         "the rest; 0 is the preset of the level; r2d2",
         minimum=0,
-        maximum=MAX_STEPS,
+        maximum=MAX_RECURRENT_STEPS,
     )
 
 
