@@ -20,7 +20,8 @@ from mlma.core.machine_fit import check_fits_machine
 from mlma.core.presets.resolve import resolve
 from mlma.envs.registry import env_spec
 from mlma.monitoring.health_check import HealthFlags, parse_flags
-from tests.support.bad_values import BadArguments, bad_config_files, bad_flags, draw, too_large
+from mlma.transport.auth import read_token
+from tests.support.bad_values import BadArguments, bad_config_files, bad_files, bad_flags, draw, too_large
 from tests.support.runs import ROOT
 
 ANSWER_SECONDS = 20.0  # on a busy machine; alone it takes less than one
@@ -75,6 +76,18 @@ def test_a_bad_configuration_file_is_answered_at_once(tmp_path: Path) -> None:
             parse(list(bad.argv))
         check_answer(str(caught.value), bad.mentions)
     assert time.monotonic() - began < ANSWER_SECONDS
+
+
+def test_a_bad_token_file_is_answered_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLMA_TOKEN", raising=False)
+    for path in bad_files(tmp_path).values():
+        if path.is_file() and path.name not in ("binary", "not-utf-8", "empty", "huge"):
+            continue  # text, so it could be a secret
+        if path.parent == tmp_path and path.exists():
+            path.chmod(0o600)
+        with pytest.raises(ValueError, match="--token_file=") as caught:
+            read_token(str(path))
+        check_answer(str(caught.value), (f"--token_file={path}",))
 
 
 @pytest.mark.parametrize("bad", too_large(Path("/nowhere")), ids=lambda bad: bad.argv[2].removeprefix("--"))
