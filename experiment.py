@@ -13,9 +13,13 @@ import importlib
 import io
 import os
 import sys
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from mlma.core.config import Config, parse_or_exit
+from mlma.core.config.flags import print_mistake
+from mlma.core.machine_fit import check_fits_machine
 from mlma.core.presets.resolve import resolve
 from mlma.core.types import EnvSpec
 from mlma.envs.registry import HELP, env_spec, level_help
@@ -42,16 +46,17 @@ def main() -> int:
         if role != "evaluator" and config.distributed.learner_host != "auto":  # again later, when it is used
             token = read_token(config.distributed.token_file)
             parse_address(config.distributed.learner_host, token, config.distributed.insecure_plaintext)
+        check_fits_machine(config, spec, role)
         if role == "learner":
             check_writable(Path(config.run.logdir), "--logdir")
             from mlma.distributed import mpi_launcher
 
             if mpi_launcher.must_launch(config):
                 return mpi_launcher.supervise_learners(given)
-        return _run(role, config, spec)
-    except ValueError as problem:  # wrong flags and files: one line
-        print(problem, file=sys.stderr)
+    except ValueError as mistake:  # wrong flags and files: one line
+        print_mistake(mistake)
         return EXIT_USAGE
+    _run(role, config, spec)
 
 
 def _role(config: Config) -> str:
@@ -60,7 +65,8 @@ def _role(config: Config) -> str:
     return "actor" if config.run.job_name == "actor" and config.run.task >= 0 else "learner"
 
 
-def _run(role: str, config: Config, spec: EnvSpec) -> int:
+def _run(role: str, config: Config, spec: EnvSpec) -> NoReturn:
+    """Runs the role and ends the process: the RPC server and client of TensorFlow never shut down by themselves."""
     if role == "actor":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # leaves GPUs to learners
     # Only now: TensorFlow takes seconds to import, and reads the environment once.
@@ -72,9 +78,16 @@ def _run(role: str, config: Config, spec: EnvSpec) -> int:
         code = importlib.import_module(f"mlma.roles.{role}").run(config, spec, make_agent)
     except (LearnerLostError, HandshakeRefusedError) as problem:
         print(problem, file=sys.stderr)
-        return 1
+        code = 1
+    except ValueError as mistake:  # before the role began to work: mlma/utils/failure.py
+        print_mistake(mistake)
+        code = EXIT_USAGE
+    except Exception:
+        traceback.print_exc()
+        code = 1
     sys.stdout.flush()
-    os._exit(code)  # the RPC server and client of TensorFlow never shut down by themselves
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

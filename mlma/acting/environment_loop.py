@@ -25,6 +25,7 @@ from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
 from mlma.transport.client import Client
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS, LearnerLostError
+from mlma.utils.failure import running
 from mlma.utils.tf_function import CachedGraph, tf_function
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def run_environment_loop(config: Config, spec: EnvSpec, agent: Agent, dependenci
     logger.info("training is over")
 
 
+@running()
 def _step_environments(env: VectorEnv, policy: Policy, timer: PhaseTimer, observer: StepObserver | None) -> None:
     timestep = env.reset()
     while (output := policy(timestep)) is not None:

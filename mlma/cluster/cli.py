@@ -10,6 +10,8 @@ from mlma.cluster.commands.logs import logs
 from mlma.cluster.commands.up import restart, scale, up
 from mlma.cluster.context import Context, make_context
 from mlma.cluster.options import Invocation
+from mlma.core.config.flags import print_mistake
+from mlma.utils.child_process import EXIT_USAGE
 
 
 def run_command(invocation: Invocation) -> int:
@@ -23,8 +25,8 @@ def run_command(invocation: Invocation) -> int:
         finally:
             context.hosts.close()
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+        print_mistake(error)
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted; `status` shows the state of the run; every command can be repeated", file=sys.stderr)
         return 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -19,6 +20,8 @@ from mlma.cluster.remote.host_pool import Hosts
 from mlma.cluster.remote.ssh import HostError, SshLogin
 from mlma.cluster.state import PERSISTED_FLAGS, State, load_state, merged_options
 from mlma.core.config import Config, parse, to_argv
+from mlma.core.config.limits import MAX_ACTORS
+from mlma.utils.user_text import shown
 
 PLANNING_COMMANDS = ("up", "check", "dry-run")  # they plan a new run; the others need one that `up` has started
 
@@ -117,8 +120,9 @@ def _without_logdir(argv: tuple[str, ...] | list[str]) -> list[str]:
 
 
 def _parse_num_actors(operands: tuple[str, ...]) -> int:
-    if len(operands) != 1 or not operands[0].isdigit() or not 0 < int(operands[0]) <= 100_000:
-        raise ValueError(f"scale {' '.join(operands)}: must be scale N, with N actors from 1 to 100000")
+    word = operands[0] if len(operands) == 1 else ""
+    if not re.fullmatch("[0-9]{1,9}", word) or not 0 < int(word) <= MAX_ACTORS:
+        raise ValueError(f"scale {shown(' '.join(operands))}: must be scale N, with N actors from 1 to {MAX_ACTORS}")
     return int(operands[0])
 
 

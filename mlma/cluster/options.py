@@ -7,16 +7,46 @@ Every training flag is also a flag of the frontend, except those in `DERIVED_FRO
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 import sys
+from pathlib import Path
 from typing import Any, Literal
 
 from mlma.core.config import Config, did_you_mean, format_flags, option, parse_with, run_parser, to_argv
 from mlma.core.config.flags import flag_table
+from mlma.core.config.limits import A_WEEK
+from mlma.utils.input_file import is_file
+from mlma.utils.user_text import shown
 
 PODMAN_COMMAND = (
     "podman run --rm --network=host --userns=keep-id --volume=$HOME:$HOME --workdir=$HOME "
     "--env=HOME --env=MLMA_RUN --env=MLMA_WORKER"
 )
+
+
+def shell_words(text: str) -> None:
+    """ValueError unless `text` is a command, or a part of one."""
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"must be quoted as in a shell ({error})") from None
+
+
+def key_file(text: str) -> None:
+    """ValueError unless `text` names a file on this machine."""
+    if not is_file(text):
+        raise ValueError("must be a file on this machine, or empty")
+
+
+def host_keys_file(text: str) -> None:
+    """ValueError unless `text` names a file, or one that `--accept_new_host_keys` could make."""
+    try:
+        missing = not Path(text).expanduser().exists()
+    except (OSError, RuntimeError):
+        missing = False
+    if not (missing or text == os.devnull or is_file(text)):
+        raise ValueError("must be a file on this machine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,45 +69,61 @@ class Options:
     container: str = option(
         PODMAN_COMMAND,
         "shell command that starts a worker whose row names an image; the image and the worker's command are appended",
+        check=shell_words,
     )
-    mpirun_args: str = option("", 'additional arguments for mpirun, such as "--mca btl_tcp_if_include eth0"')
+    mpirun_args: str = option(
+        "", 'additional arguments for mpirun, such as "--mca btl_tcp_if_include eth0"', check=shell_words
+    )
 
     ssh_key_file: str = option(
-        "", "private key for hosts whose row names none; otherwise ssh-agent and the usual files in ~/.ssh", group="SSH"
+        "",
+        "private key for hosts whose row names none; otherwise ssh-agent and the usual files in ~/.ssh",
+        group="SSH",
+        check=key_file,
     )
     ask_password: bool = option(
         False,
         "prompt once for the password of hosts that accept no key; MLMA_SSH_PASSWORD in the environment does the same",
     )
-    known_hosts: str = option("~/.ssh/known_hosts", "file with the trusted host keys")
+    known_hosts: str = option("~/.ssh/known_hosts", "file with the trusted host keys", check=host_keys_file)
     accept_new_host_keys: bool = option(
         False, "trust the key of a host that is not in known_hosts yet; a changed key is still refused"
     )
     connect_seconds: float = option(
-        10.0, "time limit for each of connecting to a host, its SSH greeting, and authentication", minimum=0.1
+        10.0,
+        "time limit for each of connecting to a host, its SSH greeting, and authentication",
+        minimum=0.1,
+        maximum=3600,
     )
-    command_seconds: float = option(60.0, "time limit for a command on a host", minimum=1)
+    command_seconds: float = option(60.0, "time limit for a command on a host", minimum=1, maximum=86_400)
 
     worker_restarts: int = option(
-        10, "restarts in a row of a worker that crashes, before the supervisor gives up", minimum=0, group="Workers"
+        10,
+        "restarts in a row of a worker that crashes, before the supervisor gives up",
+        minimum=0,
+        group="Workers",
+        maximum=1_000_000,
     )
     restart_seconds: float = option(
-        1.0, "seconds between a crash and the restart; doubled each time, up to a minute", minimum=0.1
+        1.0, "seconds between a crash and the restart; doubled each time, up to a minute", minimum=0.1, maximum=86_400
     )
     worker_hang_seconds: float = option(
         180.0,
         "seconds without a heartbeat after which a worker counts as hung and is killed and restarted",
         minimum=1,
         former_names=("hung_seconds",),
+        maximum=A_WEEK,
     )
     stop_seconds: float = option(
-        60.0, "seconds for learners to save a checkpoint and end, before they are killed", minimum=1
+        60.0, "seconds for learners to save a checkpoint and end, before they are killed", minimum=1, maximum=86_400
     )
 
     watch: bool = option(False, "with status: refresh it until interrupted", group="Output of commands")
-    every_seconds: float = option(2.0, "seconds between two refreshes with --watch or --follow", minimum=0.2)
+    every_seconds: float = option(
+        2.0, "seconds between two refreshes with --watch or --follow", minimum=0.2, maximum=86_400
+    )
     follow: bool = option(False, "with logs: print new lines as they arrive")
-    lines: int = option(20, "with logs: number of last lines", minimum=1)
+    lines: int = option(20, "with logs: number of last lines", minimum=1, maximum=1_000_000)
 
 
 COMMANDS = {
@@ -124,10 +170,12 @@ def parse_invocation(argv: list[str]) -> Invocation:
         operands.append(rest.pop(0))
     command, operands = (operands[0], operands[1:]) if operands else ("up", [])
     if command not in COMMANDS:
-        raise ValueError(f"{command}: no such command; allowed: {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+        raise ValueError(
+            f"{shown(command)}: no such command; allowed: {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}"
+        )
     if operands and command not in ("logs", "restart", "scale"):
         raise ValueError(
-            f"{command} {operands[0]}: {command} takes no {operands[0]!r}; flags look like "
+            f"{command} {shown(operands[0])}: {command} takes no '{shown(operands[0])}'; flags look like "
             "--level_name=PongNoFrameskip-v4"
         )
     config, given_options = parse_with(_without_former_flags(rest), Options)

@@ -9,17 +9,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
+import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlma.cluster.options import Options
 from mlma.cluster.planning.hosts import Host
 from mlma.cluster.planning.workers_csv import Worker
-from mlma.core.config import flag_table
+from mlma.core.config import flag_table, parse
 from mlma.core.config.flags import current_names
 from mlma.core.config.flags import flag_table as option_table
+from mlma.core.config.limits import MAX_ACTORS
 from mlma.utils.atomic_file import atomic_write
+from mlma.utils.input_file import read_json_file
+from mlma.utils.user_text import printable, shown
 
+Record = TypeVar("Record")
 PERSISTED_FLAGS = (  # of the frontend, which a run keeps from one call to the next
     "workers_csv_path", "tmux_sess", "channel", "remote_folder", "mpirun", "mpirun_args", "container", "ssh_key_file",
     "known_hosts", "worker_restarts", "restart_seconds", "worker_hang_seconds", "stop_seconds",
@@ -61,17 +67,56 @@ def load_state(logdir: str) -> State:
     """The state of the run in `logdir`, or a new one; ValueError if run.json cannot be read."""
     folder = Path(logdir).absolute() / "cluster"
     state = State(folder, id=secrets.token_hex(6))
-    if not state.path.exists():
-        return state
     try:
-        values = json.loads(state.path.read_text())
+        values = read_json_file(state.path)
         _update_names(values)
-        values["workers"] = [Worker(**worker) for worker in values["workers"]]
+        values["workers"] = [_record(Worker, worker) for worker in values["workers"]]
         hosts = values["contacted_hosts"].items()
-        values["contacted_hosts"] = {key: Host(**(host | {"python": tuple(host["python"])})) for key, host in hosts}
-        return State(folder, **values)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{state.path}: not the state of a run ({error}); inspect it, then remove it") from None
+        values["contacted_hosts"] = {
+            key: _record(Host, host | {"python": tuple(host["python"])}) for key, host in hosts
+        }
+        values["options"] = _checked_options(values["options"])
+        parse(values["argv"])
+        loaded = _record(State, {"folder": folder} | values)
+        if max(loaded.actors, sum(worker.num_actors for worker in loaded.workers)) > MAX_ACTORS:
+            raise ValueError(f"more than {MAX_ACTORS} actors")
+        return loaded
+    except FileNotFoundError:
+        return state
+    except OSError as error:
+        raise ValueError(f"--logdir={shown(logdir)}: {printable(str(state.path))}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{printable(str(state.path))}: not the state of a run ({error}); inspect it, then remove it"
+        ) from None
+
+
+def _record(cls: Callable[..., Record], values: dict[str, Any]) -> Record:
+    """A dataclass from a file; TypeError for a field that it does not have, or of another type."""
+    record = cls(**values)
+    types = typing.get_type_hints(cls)
+    for name, value in vars(record).items():
+        kind = typing.get_origin(types[name]) or types[name]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise TypeError(f"{name} must be {kind.__name__}, is {type(value).__name__}")
+    return record
+
+
+def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The flags of the frontend that a run keeps; ValueError for a value that a command line could not give.
+
+    A file that they name may be gone: `down` must work all the same.
+    """
+    checked = {}
+    for name, value in options.items():
+        if name not in PERSISTED_FLAGS:
+            raise ValueError(f"{shown(name)}: no such flag of the frontend")
+        if not isinstance(value, str | int | float):
+            raise TypeError(f"--{name} must be a value, is {type(value).__name__}")
+        flag = dataclasses.replace(option_table(Options)[name], check=None)
+        checked[name] = flag.parse(flag.format(value))
+        flag.check_bounds(checked[name])
+    return checked
 
 
 def merged_options(state: State, given_options: dict[str, Any]) -> Options:

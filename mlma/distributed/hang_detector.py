@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlma.distributed.allreduce import Allreduce
+from mlma.distributed.learner_watch import STUCK_SECONDS
 from mlma.distributed.world import World
 from mlma.utils.child_process import EXIT_HUNG
 
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 ANSWER_TIMEOUT_SECONDS = 3.0
 KEY_TIMEOUT_SECONDS = 0.5
 EXIT_DELAY_SECONDS = 2.0  # between naming the culprit and exiting, so that every rank names it
-STUCK_SECONDS = 120.0  # minimum after which a call that all ranks have made counts as stuck: a first step takes long
 ADDRESS_ENV = (
     "MLMA_ADDRESS"  # environment variable: this host's address for the others, if its name does not resolve there
 )

@@ -1,26 +1,38 @@
 """Starts several learners on this machine with mpirun, and restarts them when they fail.
 
-mpirun is a child that ends with this process; restarted learners resume from their last checkpoint. Learners on several
-hosts are started by hand or by the frontend. Imports nothing heavy. Not here: communication between learners
-(mlma/distributed/allreduce.py).
+mpirun is a child that ends with this process; restarted learners resume from their last checkpoint. Learners that all
+hang are killed, which counts as a failure. Learners on several hosts are started by hand or by the frontend. Imports
+nothing heavy. Not here: communication between learners (mlma/distributed/allreduce.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlma.core.config import Config, to_argv
-from mlma.utils.child_process import EXIT_USAGE, STOP_SIGNAL, die_with_parent, started_by_mpirun
+from mlma.distributed.learner_watch import LearnerWatch
+from mlma.utils.child_process import (
+    EXIT_HUNG,
+    EXIT_USAGE,
+    HEARTBEAT_ENV,
+    STOP_SIGNAL,
+    die_with_parent,
+    started_by_mpirun,
+)
 
 NO_PORTS = (
     "^tcp"  # of Open MPI's transports: learners of one host use shared memory, and need not listen to any network
 )
 RESTART_SECONDS = 2.0  # seconds before learners that failed are restarted
+WATCH_SECONDS = 1.0  # between two looks at the learners' heartbeats
 
 
 def must_launch(config: Config) -> bool:
@@ -74,15 +86,17 @@ def supervise_learners(config: Config) -> int:
         signal.signal(number, forward)
     max_restarts = config.distributed.max_restarts
     for attempt in range(max_restarts + 1):
-        mpirun = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            env=mpi_environment(),
-            preexec_fn=die_with_parent,
-            start_new_session=True,  # a terminal sends Ctrl-C to its whole group, and mpirun would kill the learners
-        )
-        children.append(mpirun)
-        code = children[-1].wait()
+        with _heartbeat_folder(config) as folder:
+            mpirun = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                env=mpi_environment() | {HEARTBEAT_ENV: str(folder)},
+                preexec_fn=die_with_parent,
+                start_new_session=True,  # a terminal sends Ctrl-C to its whole group; mpirun would kill the learners
+            )
+            children.append(mpirun)
+            distributed = config.distributed
+            code = _wait(mpirun, LearnerWatch(folder, distributed.num_learners, distributed.hang_timeout_seconds))
         if code in (0, EXIT_USAGE) or signals:
             break
         print(
@@ -91,3 +105,25 @@ def supervise_learners(config: Config) -> int:
         if attempt < max_restarts:
             time.sleep(RESTART_SECONDS)
     return code if code >= 0 else 128 - code
+
+
+def _wait(mpirun: subprocess.Popen[bytes], watch: LearnerWatch) -> int:
+    """Waits for the learners, and kills them if all of them hang; their exit code."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return mpirun.wait(timeout=WATCH_SECONDS)
+        if hung := watch.find_hung():
+            print(f"{hung}; ending the run (--hang_timeout_seconds)", flush=True)
+            mpirun.kill()  # the learners end with it, and their actors with them
+            mpirun.wait()
+            return EXIT_HUNG
+
+
+@contextlib.contextmanager
+def _heartbeat_folder(config: Config) -> Iterator[Path]:
+    """The folder of the flag, or a private one for this attempt."""
+    if config.distributed.heartbeat_folder:
+        yield Path(config.distributed.heartbeat_folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="mlma-heartbeats-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)

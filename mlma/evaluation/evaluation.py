@@ -23,6 +23,7 @@ from mlma.core.config import Config
 from mlma.core.types import Agent, EnvSpec
 from mlma.envs.reference_scores import SCORE_CAP, level_range, mean_over_levels
 from mlma.envs.registry import level_names, make_for_levels
+from mlma.utils.failure import running
 from mlma.utils.provenance import git_commit, package_versions
 
 SEED_OFFSET = 1_000_003  # keeps the seeds of evaluation episodes apart from those of training
@@ -57,22 +58,23 @@ def evaluate(
     env = make_for_levels(
         config.environment, spec, [level] * config.run.test_num_episodes, evaluation_seed(config), evaluation=True
     )
-    timestep, state = env.reset(), agent.initial_state(env.num_envs)
-    noise_generator = NoiseGenerator(evaluation_seed(config), np.full(env.num_envs, config.run.test_epsilon))
-    done = np.zeros(env.num_envs, bool)
-    while not done.all():
-        output, state = act(timestep, state, noise_generator.draw())
-        logits, action = output.logits.numpy(), output.action.numpy()
-        if config.run.test_actions == "greedy":
-            action = logits.argmax(axis=-1).astype(np.int32)
-        if recording is not None:
-            for steps, values in zip(recording, (action, logits, output.value.numpy()), strict=True):
-                steps.append(values)
-        timestep = env.step(action)
-        for i in np.flatnonzero(~np.isnan(timestep.episode_return) & ~done):
-            yield Episode(int(i), float(timestep.episode_return[i]), int(timestep.episode_frames[i]), name)
-        done |= ~np.isnan(timestep.episode_return)
-    env.close()
+    with running():
+        timestep, state = env.reset(), agent.initial_state(env.num_envs)
+        noise_generator = NoiseGenerator(evaluation_seed(config), np.full(env.num_envs, config.run.test_epsilon))
+        done = np.zeros(env.num_envs, bool)
+        while not done.all():
+            output, state = act(timestep, state, noise_generator.draw())
+            logits, action = output.logits.numpy(), output.action.numpy()
+            if config.run.test_actions == "greedy":
+                action = logits.argmax(axis=-1).astype(np.int32)
+            if recording is not None:
+                for steps, values in zip(recording, (action, logits, output.value.numpy()), strict=True):
+                    steps.append(values)
+            timestep = env.step(action)
+            for i in np.flatnonzero(~np.isnan(timestep.episode_return) & ~done):
+                yield Episode(int(i), float(timestep.episode_return[i]), int(timestep.episode_frames[i]), name)
+            done |= ~np.isnan(timestep.episode_return)
+        env.close()
 
 
 def evaluation_seed(config: Config) -> int:

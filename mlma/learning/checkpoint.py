@@ -50,7 +50,7 @@ class Checkpoints:
     def find(self, which: str) -> Path:
         """`last`, `best` or a file; ValueError if there is no such checkpoint."""
         path = self.last() if which == "last" else self._folder / BEST_NAME if which == "best" else Path(which)
-        if path is None or not path.exists():
+        if path is None or not path.is_file():
             raise ValueError(f"--test_checkpoint={which}: no such checkpoint in {self._folder}")
         return path
 

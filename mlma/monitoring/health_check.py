@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from mlma.core.config import Config, format_flags, option, parse_with, run_parser
 from mlma.core.config.flags import flag_table
+from mlma.core.config.limits import A_YEAR
 from mlma.utils.child_process import process_start_time
 
 LIVE_STATES = ("progresses", "starved", "starting")
@@ -71,6 +72,8 @@ class HealthFlags:
     seconds: float = option(
         60.0,
         "seconds within which a worker must have made progress; without a heartbeat for that long, it counts as hung",
+        minimum=0,
+        maximum=A_YEAR,
     )
     live: bool = option(
         False,

@@ -7,14 +7,13 @@ stacking (agents/networks/frame_stack.py).
 
 from __future__ import annotations
 
-import os
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlma.core.types import ActOutput, NetworkState, TimeStep, Trajectory
+from mlma.utils.memory import available_memory
 
 STEP_FIELDS = ("reward", "discount", "is_first", "last_action")
 OBJECT_BYTES = 41  # overhead of a compressed frame: object header, and the pointer to it
@@ -210,18 +209,3 @@ def check_fits(spec: Trajectory, capacity: int, compress: bool, copies: int) -> 
             f"{needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free; "
             f"at most {int(available / bytes_per_step / copies):,} fit"
         )
-
-
-def available_memory() -> float:
-    """Bytes that this process may still allocate, limited by the machine and by the container it runs in."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    cgroup_files = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-    for limit_file, usage_file in cgroup_files:
-        try:
-            limit, usage = ((Path("/sys/fs/cgroup") / name).read_text().strip() for name in (limit_file, usage_file))
-        except OSError:
-            continue
-        if limit.isdigit():
-            available = min(available, float(int(limit) - int(usage)))
-    return min(available, float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))

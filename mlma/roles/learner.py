@@ -14,12 +14,14 @@ from mlma.roles.training_session import run_session
 from mlma.transport.addresses import parse_address
 from mlma.transport.auth import read_token
 from mlma.transport.listening import listen
+from mlma.utils.child_process import HEARTBEAT_ENV
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
 
 def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     """Trains: alone or as one of several learners, with actors of its own or remote ones. `config` is resolved."""
-    heartbeat = Heartbeat(config.distributed.heartbeat_folder, f"learner-{World.from_environment().rank}")
+    folder = config.distributed.heartbeat_folder or os.environ.get(HEARTBEAT_ENV, "")
+    heartbeat = Heartbeat(folder, f"learner-{World.from_environment().rank}")
     if use_own_gpu():
         config = config.replace(gradient_shards=1)
     set_tensorflow_threads(config.learner.learner_threads, config.learner.gradient_shards)

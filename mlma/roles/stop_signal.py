@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 from mlma.utils.child_process import STOP_SIGNAL
+from mlma.utils.failure import running
 
 logger = logging.getLogger(__name__)
 
@@ -18,12 +21,24 @@ class StopSignal:
     def __init__(self) -> None:
         self.requested = False
         self.failure: BaseException | None = None
+        self.broken = False  # whether this rank left the training loop at a point where the others did not
         for number in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL):
             signal.signal(number, self._on_signal)
 
     def fail(self, failure: BaseException) -> None:
         """Requests a stop because something failed; the process will exit with an error."""
+        logger.error("a thread of the learner failed", exc_info=failure)
         self.failure, self.requested = failure, True
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Training: whatever is raised from here on is a failure of the run, which is logged and kept."""
+        try:
+            with running():
+                yield
+        except Exception as failure:
+            logger.exception("training failed")
+            self.failure, self.broken = failure, True
 
     def _on_signal(self, number: int, _: Any) -> None:
         if self.requested:

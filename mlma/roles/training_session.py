@@ -29,6 +29,8 @@ from mlma.transport.listening import Listening
 
 logger = logging.getLogger(__name__)
 
+ENDING_SECONDS = 3600.0  # without a heartbeat, for the last checkpoint and the evaluation of the last weights
+
 
 class TrainingSession:
     """The parts of one learner while it trains."""
@@ -105,17 +107,20 @@ class TrainingSession:
         publish = self.data.server.publish
         surroundings = Surroundings(self.metrics, self.timer, heartbeat, self.stop, publish, self.save)
         self.metrics.begin(self.learner.step, self.learner.frames, self.state.seconds)
-        try:
-            training_loop(config, self.learner, self.data.buffer, waiter, surroundings)
-        except FATAL_ERRORS as failure:
-            self.stop.failure = failure
-        finally:
-            with self.timer.phase("end"):
-                saved = self.save()
-                self.data.close(0 if self.actors else len(self.data.receiver.last_seen))
-                if self.actors:
-                    self.actors.stop()
-                self.metrics.close(finished=self.learner.frames >= config.run.total_environment_frames)
+        saved = False
+        with self.stop.working():
+            try:
+                training_loop(config, self.learner, self.data.buffer, waiter, surroundings)
+            except FATAL_ERRORS as failure:
+                self.stop.failure = failure
+            finally:
+                heartbeat.waiting_for("the end of the run", ENDING_SECONDS)
+                with self.timer.phase("end"):
+                    saved = self.save()
+                    self.data.close(0 if self.actors else len(self.data.receiver.last_seen))
+                    if self.actors:
+                        self.actors.stop()
+                    self.metrics.close(finished=self.learner.frames >= config.run.total_environment_frames)
         return saved
 
 
@@ -143,7 +148,8 @@ def run_session(
     if failure:
         reason = f"{type(failure).__name__}: {failure}"
         print_error(f"{reason}; the last good weights are in {config.run.logdir}/checkpoints")
-    allreduce.shutdown()
+    if not session.stop.broken:  # then the other ranks may not be here
+        allreduce.shutdown()
     return 1 if failure or not saved else 0
 
 

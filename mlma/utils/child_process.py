@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 PARENT_PID_ENV = "MLMA_PARENT"  # environment variable with the parent's process id
+HEARTBEAT_ENV = "MLMA_HEARTBEATS"  # environment variable: folder for the heartbeats of learners without that flag
 PR_SET_PDEATHSIG = 1
 # mpirun forwards it and waits. After SIGTERM, Open MPI 5 kills its children within half a second.
 STOP_SIGNAL = signal.SIGUSR1
@@ -22,8 +23,12 @@ def started_by_mpirun() -> bool:
 
 def available_cores() -> int:
     """The cores of this host for each learner on it."""
-    learners = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
-    return max(1, len(os.sched_getaffinity(0)) // learners)
+    return max(1, len(os.sched_getaffinity(0)) // local_learners())
+
+
+def local_learners() -> int:
+    """The learners that mpirun has started on this host; 1 without mpirun."""
+    return int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
 
 
 def die_with_parent() -> None:
@@ -48,3 +53,11 @@ def process_start_time(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return ""
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal such as SIGSTOP has stopped this process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False

@@ -267,3 +267,18 @@ def test_the_number_of_learners_must_match_the_flag(tmp_path: Path) -> None:
     with Process(tmp_path, "run", command=[*command, "--num_learners=3"], env=mpi_environment()) as run:
         assert run.wait(60) == 2
         assert "--num_learners=3: mpirun started 2" in run.text()
+
+
+def test_learners_that_are_all_stopped_are_named_and_restarted(tmp_path: Path, two_learners: Any) -> None:
+    run = two_learners("--hang_timeout_seconds=6", "--sample_timeout_seconds=2", "--max_restarts=1")
+    stopped = ranks(run)
+    for pid in stopped.values():
+        os.kill(pid, signal.SIGSTOP)
+    run.expect("all learners are stopped, for ", 60)
+    assert f"learner-0 (process {stopped[0]}), learner-1 (process {stopped[1]}); ending the run" in run.text()
+    run.expect("restarts left: 1 (--max_restarts)", 30)
+    wait_for_progress(run, tmp_path / "run")
+    assert set(ranks(run).values()).isdisjoint(stopped.values())
+    wait_for(lambda: gone(list(stopped.values())), 10, run.text)
+    run.signal(signal.SIGTERM)
+    assert run.wait(60) == 0, run.text()

@@ -274,3 +274,11 @@ def test_a_number_of_shards_that_does_not_divide_the_batch_is_refused() -> None:
     spec = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=6, action_repeats=4)
     with pytest.raises(ValueError, match=r"--gradient_shards=3: must divide --batch_size=8"):
         resolve(parse(["--level_name=PongNoFrameskip-v4", "--gradient_shards=3"]), spec, cores=2)
+
+
+def test_a_trajectory_that_an_lstm_would_unroll_forever_is_refused() -> None:
+    spec = EnvSpec(ArraySpec((50,), "float32"), num_actions=3, action_repeats=1)
+    config = parse(["--level_name=catch", "--agent_name=MLPLSTMAgent", "--unroll_length=1001"])
+    with pytest.raises(ValueError, match=r"--unroll_length=1001: must be at most 1000 with --agent_name=MLPLSTMAgent"):
+        resolve(config, spec, cores=2)
+    resolve(config.replace(agent_name="MLPAgent"), spec, cores=2)

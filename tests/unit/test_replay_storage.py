@@ -14,7 +14,8 @@ from mlma.core.record_layout import trajectory_spec
 from mlma.core.types import ArraySpec, EnvSpec, NetworkState, ReplayWindowSpec
 from mlma.replay import trajectory_store
 from mlma.replay.snapshot import ReplaySnapshot, write_snapshot
-from mlma.replay.trajectory_store import TrajectoryStore, available_memory, check_fits
+from mlma.replay.trajectory_store import TrajectoryStore, check_fits
+from mlma.utils.memory import available_memory
 from tests.support.replays import (
     LAYOUT,
     SEQUENCES,

@@ -55,6 +55,15 @@ def process_start_time(pid: int) -> str:
         return ""
 
 
+def is_stopped(pid: int, start_time: str) -> bool:
+    """Whether a signal has stopped this process; False if it is gone, or in a container with process ids of its own."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[19] == start_time and fields[0] == "T"
+
+
 def die_with_parent() -> None:
     """Asks the kernel to end this process when its parent is gone."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -87,15 +96,16 @@ class Supervisor:
         first_pause, longest_pause, healthy_seconds = self.spec["backoff"]
         pause, restarts = first_pause, 0
         while True:
-            started = time.time()
+            # Wall-clock times are only shown: a clock that is set must not change what is restarted.
+            started, began = time.time(), time.monotonic()
             code = self.run_once()
-            now = time.time()
+            now, lived = time.time(), time.monotonic() - began
             history = [*self.record["history"], [started, now, code]][-MAX_HISTORY:]
             self.save(child=0, code=code, history=history, since=now)
-            final = self.final_state(code, now - started < healthy_seconds)
+            final = self.final_state(code, lived < healthy_seconds)
             if final:
                 return self.finish(*final)
-            if now - started > healthy_seconds:
+            if lived > healthy_seconds:
                 pause, restarts = first_pause, 0
             if restarts >= self.spec["max_restarts"]:
                 return self.finish("failed", f"ended with code {code}, {restarts + 1} times in a row; giving up")
@@ -230,8 +240,10 @@ class Supervisor:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 record = json.loads(path.read_text())
                 silent = time.monotonic() - record["beat"]
-                if silent > self.spec["worker_hang_seconds"] + record["may_be_silent"]:
-                    return f"{path.stem} hangs, was last heard of {silent:.0f} s ago; killing it"
+                stopped = is_stopped(record["pid"], record["birth"])  # so it waits for nobody
+                if silent > self.spec["worker_hang_seconds"] + (0 if stopped else record["may_be_silent"]):
+                    state = ", is stopped" if stopped else ""
+                    return f"{path.stem} hangs, was last heard of {silent:.0f} s ago{state}; killing it"
         return ""
 
     def kill_leftovers(self) -> None:

@@ -17,12 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlma.core.config.limits import MAX_ACTORS, MAX_ENVS_PER_ACTOR, MAX_LEARNERS
+from mlma.utils.input_file import is_file, read_input_file
 from mlma.utils.network import is_local_ip
+from mlma.utils.user_text import check_text, printable, shown
 
 BASE_COLUMNS = ("job", "ip", "tf_port", "cuda_visible_devices", "ssh_port", "ssh_username", "ssh_password")
 OPTIONAL_COLUMNS = ("ssh_key_file", "folder", "python", "envs_per_actor", "num_actors", "image")
 REQUIRED_COLUMNS = ("job", "ip")
 MAX_SHOWN_CHARACTERS = 40  # of a bad value
+MAX_FILE_BYTES = 4 * 2**20  # 100,000 actors, one a row
+MAX_FIELD_CHARACTERS = 4096
+MAX_COLUMNS = 100
+MAX_LISTED_ERRORS, MAX_ERRORS = 20, 1000  # of which the first are listed; reading ends after the last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +70,7 @@ class CsvErrors(ValueError):
 
 def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not minimum <= int(text) <= maximum:
+        if not re.fullmatch("[0-9]{1,12}", text) or not minimum <= int(text) <= maximum:
             raise ValueError(f"must be an integer from {minimum} to {maximum}, or empty")
         return int(text)
 
@@ -80,7 +87,7 @@ def _matching(pattern: str, allowed: str) -> Callable[[str], str]:
 
 
 def _key_file(text: str) -> str:
-    if not Path(text).expanduser().is_file():
+    if not is_file(text):
         raise ValueError("must be a file on this machine, or empty")
     return text
 
@@ -100,7 +107,7 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
     "job": _matching("learner|actor", "learner or actor"),
     "ip": _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a host name, an IPv4 address, or localhost"),
     "tf_port": PORT,
-    "cuda_visible_devices": _matching(r"-1|[\w-]+(,[\w-]+)*", 'GPU numbers such as 0 or "0,1", -1, or empty'),
+    "cuda_visible_devices": _matching(r"(?a:-1|[\w-]+(,[\w-]+)*)", 'GPU numbers such as 0 or "0,1", -1, or empty'),
     "ssh_port": PORT,
     "ssh_username": _matching(r"[\w.][\w.@$-]*", "a user name, or empty"),
     "ssh_password": str,
@@ -109,9 +116,9 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
         r"[^\0\n~-][^\0\n]*", "a folder on the host, absolute or relative to the home directory (without ~), or empty"
     ),
     "python": _command,
-    "envs_per_actor": _integer(1, 100_000),
+    "envs_per_actor": _integer(1, MAX_ENVS_PER_ACTOR),
     "num_actors": _integer(1, 10_000),
-    "image": _matching(r"[\w/][\w./:@+-]*", "a container image (name or file), or empty"),
+    "image": _matching(r"(?a:[\w/][\w./:@+-]*)", "a container image (name or file), or empty"),
 }
 
 
@@ -141,12 +148,16 @@ COLUMN_DESCRIPTIONS = {
 
 def read_workers(path: str) -> list[Worker]:
     """The rows of the CSV; CsvErrors if there is any error in it."""
+    file = shown(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        # As spreadsheets write it: with a mark at the start, and any line ends.
+        text = read_input_file(path, MAX_FILE_BYTES).decode("utf-8-sig")
     except OSError as error:
-        raise CsvErrors(f"--workers_csv_path={path}: {error.strerror}") from None
+        raise CsvErrors(f"--workers_csv_path={file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise CsvErrors(f"--workers_csv_path={path}: is not UTF-8 text") from None
+        raise CsvErrors(f"--workers_csv_path={file}: is not UTF-8 text") from None
+    except ValueError as error:
+        raise CsvErrors(f"--workers_csv_path={file}: {error}") from None
     reader = csv.reader(io.StringIO(text))
     errors: list[str] = []
     header: list[str] = []
@@ -159,35 +170,48 @@ def read_workers(path: str) -> list[Worker]:
                 continue
             if not header:
                 header = [field.strip() for field in fields]
-                errors += [f"{path}, row {row}, {error}" for error in _header_errors(header)]
+                errors += [f"{file}, row {row}, {error}" for error in _header_errors(header)]
                 if errors:
                     break  # the columns of the rows below are unknown
                 continue
             values, row_errors = _parse_row(header, fields)
-            errors += [f"{path}, row {row}, {error}" for error in row_errors]
+            errors += [f"{file}, row {row}, {error}" for error in row_errors]
+            if len(errors) >= MAX_ERRORS:
+                break
             if not row_errors:
                 workers.append(Worker(row, **values))
     except csv.Error as error:
-        errors.append(f"{path}, row {reader.line_num}: is not CSV: {error}")
-    if not header:
-        errors.append(f"{path}, row 1: the header is missing; allowed: {','.join(BASE_COLUMNS)}")
+        errors.append(f"{file}, row {reader.line_num}: is not CSV: {error}")
+    if not header and not errors:
+        errors.append(f"{file}, row 1: the header is missing; allowed: {','.join(BASE_COLUMNS)}")
     if not errors:
-        errors = [f"{path}, {error}" for error in _cross_row_errors(workers)]
+        errors = [f"{file}, {error}" for error in _cross_row_errors(workers)]
     if errors:
-        raise CsvErrors("\n".join(errors))
+        more = len(errors) - MAX_LISTED_ERRORS
+        listed = errors[:MAX_LISTED_ERRORS] + [f"{file}: and at least {more} more errors"] * (more > 0)
+        raise CsvErrors("\n".join(listed))
     return workers
 
 
 def _header_errors(header: list[str]) -> list[str]:
-    errors = [f"column {name!r}: is required" for name in REQUIRED_COLUMNS if name not in header]
+    if len(header) > MAX_COLUMNS:
+        return [f"{len(header)} columns: must be at most {MAX_COLUMNS}"]
+    errors, misspelt = [], set()
+    if not set(header) & set(COLUMNS):
+        return [f"column 'job': is required, {_shown(','.join(header))} is no header; allowed: {', '.join(COLUMNS)}"]
     for name in dict.fromkeys(header):
-        if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            errors.append(f"column {name!r}: no such column{hint}; allowed: {', '.join(COLUMNS)}")
-        elif header.count(name) > 1:
-            errors.append(f"column {name!r}: appears {header.count(name)} times; allowed: once")
-    return errors
+        value = _shown(name)
+        if name in COLUMNS:
+            times = header.count(name)
+            errors += [f"column {value}: appears {times} times; allowed: once"] * (times > 1)
+            continue
+        visible = "".join(filter(str.isprintable, name[:MAX_SHOWN_CHARACTERS]))  # a mark may stand before the name
+        near = difflib.get_close_matches(visible, COLUMNS, n=1)
+        misspelt |= set(near)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        errors.append(f"column {value}: no such column{hint}; allowed: {', '.join(COLUMNS)}")
+    missing = [name for name in REQUIRED_COLUMNS if name not in header and name not in misspelt]
+    return [f"column {name!r}: is required" for name in missing] + errors
 
 
 def _parse_row(header: list[str], fields: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -202,13 +226,19 @@ def _parse_row(header: list[str], fields: list[str]) -> tuple[dict[str, Any], li
         if not text and name not in REQUIRED_COLUMNS:
             continue
         try:
+            check_text(text, MAX_FIELD_CHARACTERS)
             values[name] = COLUMNS[name](text)
         except ValueError as error:
-            errors.append(f"column {name}: {text[:MAX_SHOWN_CHARACTERS]!r}: {error}")
+            value = "" if name == "ssh_password" else f"{_shown(text)}: "
+            errors.append(f"column {name}: {value}{error}")
     for name in ("envs_per_actor", "num_actors") if values.get("job") == "learner" else ():
         if values.get(name):
             errors.append(f"column {name}: {str(values[name])!r}: must be empty for a learner")
     return values, errors
+
+
+def _shown(text: str) -> str:
+    return f"'{printable(text, MAX_SHOWN_CHARACTERS)}'"
 
 
 def _cross_row_errors(workers: list[Worker]) -> list[str]:
@@ -220,6 +250,9 @@ def _cross_row_errors(workers: list[Worker]) -> list[str]:
         errors.append("column job: no row is a learner; at least one is required")
     if num_actors < max(1, len(learners)):
         errors.append(f"column job: {num_actors} actors for {len(learners)} learners; each learner needs at least one")
+    if num_actors > MAX_ACTORS or len(learners) > MAX_LEARNERS:
+        limits = f"{MAX_ACTORS} actors and {MAX_LEARNERS} learners"
+        return [f"column job: {num_actors} actors and {len(learners)} learners; must be at most {limits}"]
     used: dict[tuple[str, int], int] = {}  # address of a learner -> its row
     for worker in learners:
         address = worker.ip, worker.tf_port

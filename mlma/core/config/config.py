@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from mlma.core.config.sections import (
     ReportsConfig,
     RunConfig,
 )
+from mlma.utils.input_file import read_json_file
+from mlma.utils.user_text import shown
 
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 CLIPPINGS = ("abs_one", "soft_asymmetric", "none")
@@ -96,7 +99,7 @@ def parse_with(argv: list[str], others: type | None) -> tuple[Config, dict[str, 
     values: dict[str, Any] = {}
     if "config" in given:
         path = given.pop("config")
-        if path is None:
+        if not path:
             raise ValueError("--config: needs a value, the name of a file")
         values |= load(path)
     values |= flags.parse_values(given, known)
@@ -108,10 +111,11 @@ def parse_with(argv: list[str], others: type | None) -> tuple[Config, dict[str, 
 def _check(config: Config) -> None:
     """What the bounds of single flags do not cover; ValueError in one line."""
     clipping = config.learner.reward_clipping
+    value = shown(clipping)
     wrong: list[str] = [each for each in clipping.split(",") if each not in CLIPPINGS]
     if wrong and clipping != "auto":
         allowed = f"auto, or one of {', '.join(CLIPPINGS)} for all levels or for each"
-        raise ValueError(f"--reward_clipping={clipping}: must be {allowed}{did_you_mean(wrong[0], CLIPPINGS)}")
+        raise ValueError(f"--reward_clipping={value}: must be {allowed}{did_you_mean(wrong[0], CLIPPINGS)}")
     distributed = config.distributed
     if distributed.hang_timeout_seconds <= distributed.sample_timeout_seconds:
         raise ValueError(
@@ -126,42 +130,48 @@ def _check(config: Config) -> None:
     for name in config.reports.writers.split(","):
         if name not in ("", *LOGGERS):
             allowed = f"{', '.join(LOGGERS)}, separated by commas"
-            raise ValueError(f"--writers={config.reports.writers}: {name}: no such logger; allowed: {allowed}")
+            raise ValueError(
+                f"--writers={shown(config.reports.writers)}: {shown(name)}: no such logger; allowed: {allowed}"
+            )
 
 
 def _check_inference_sizes(actor: ActorConfig) -> None:
     if not actor.inference_sizes:
         return
     words = actor.inference_sizes.split(",")
-    sizes = [int(word) for word in words if word.isdigit() and int(word)]
+    sizes = [int(word) for word in words if re.fullmatch("[1-9][0-9]{0,8}", word)]
     if len(sizes) < len(words) or sizes != sorted(set(sizes)) or sizes[-1] != actor.inference_batch:
         raise ValueError(
-            f"--inference_sizes={actor.inference_sizes}: must be ascending numbers separated by commas, the last one "
-            f"--inference_batch={actor.inference_batch}"
+            f"--inference_sizes={shown(actor.inference_sizes)}: must be ascending numbers separated by commas, the "
+            f"last one --inference_batch={actor.inference_batch}"
         )
 
 
 def load(path: str) -> dict[str, Any]:
     """The flags that `save` wrote; ValueError that names the file if it is not a configuration."""
+    file = shown(path)
     try:
-        values = json.loads(Path(path).read_text())
+        values = read_json_file(path)
     except OSError as error:
-        raise ValueError(f"--config={path}: {error.strerror}") from None
+        raise ValueError(f"--config={file}: {error.strerror}") from None
     except ValueError as error:
-        raise ValueError(f"--config={path}: not JSON: {error}") from None
+        raise ValueError(f"--config={file}: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"--config={path}: must hold an object of flags")
+        raise ValueError(f"--config={file}: must hold an object of flags")
     renamed, parsed = flags.current_names(flag_table()), {}
+    given: str
     for given, value in values.items():
         name = renamed.get(given, given)
         if name not in flag_table():
-            raise ValueError(f"--config={path}: {name}: no such flag{did_you_mean(str(name), flag_table())}")
+            raise ValueError(f"--config={file}: {shown(given)}: no such flag{did_you_mean(given, flag_table())}")
         flag = flag_table()[name]
         try:
+            if not isinstance(value, str | int | float):
+                raise ValueError(f"--{name}: must be {flag.allowed}")
             parsed[name] = flag.parse(flag.format(value))
             flag.check_bounds(parsed[name])
         except ValueError as error:
-            raise ValueError(f"--config={path}: {error}") from None
+            raise ValueError(f"--config={file}: {error}") from None
     return parsed
 
 

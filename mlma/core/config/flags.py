@@ -17,8 +17,13 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
+from mlma.utils.child_process import EXIT_USAGE
+from mlma.utils.user_text import check_text, printable, shown
+
 Parsed = TypeVar("Parsed")
+TextCheck = Callable[[str], object]  # raises ValueError that says what is allowed
 TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+MAX_TEXT_CHARACTERS = 8192  # of a flag, unless it says otherwise
 
 
 def option(
@@ -30,11 +35,17 @@ def option(
     choices: Iterable[str] = (),
     former_names: tuple[str, ...] = (),
     group: str = "",
+    longest: int = MAX_TEXT_CHARACTERS,
+    may_be_empty: bool = False,
+    check: TextCheck | None = None,
 ) -> Any:
-    """A dataclass field that is also a flag. `former_names` are accepted with a note for one release."""
+    """A dataclass field that is also a flag. `former_names` are accepted with a note for one release.
+
+    For text: at most `longest` characters, empty only by default or if it `may_be_empty`, and what `check` accepts.
+    """
     metadata = {
         "help": help, "minimum": minimum, "maximum": maximum, "choices": tuple(choices), "former_names": former_names,
-        "group": group,
+        "group": group, "longest": longest, "may_be_empty": may_be_empty or default == "", "check": check,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -52,6 +63,9 @@ class Flag:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     former_names: tuple[str, ...] = ()
+    longest: int = MAX_TEXT_CHARACTERS
+    may_be_empty: bool = False
+    check: TextCheck | None = None
 
     @property
     def allowed(self) -> str:
@@ -63,29 +77,42 @@ class Flag:
         if self.choices:
             if text in self.choices:
                 return text
-            raise ValueError(f"--{self.name}={text}: must be one of {self.allowed}{did_you_mean(text, self.choices)}")
+            hint = did_you_mean(text, self.choices)
+            raise ValueError(f"--{self.name}={shown(text)}: must be one of {self.allowed}{hint}")
+        if self.type is str:
+            return self._checked_text(text)
         try:
+            if not text.isascii():
+                raise ValueError  # Python reads the digits of all scripts
             if self.type is bool:
                 return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
             if self.type is int:
                 number = float(text)  # so that 1e9 is an integer too
                 if number == int(number):
                     return int(number)
-            elif self.type is float:
-                if math.isfinite(number := float(text)):
-                    return number
-            else:
-                return text
+            elif math.isfinite(number := float(text)):
+                return number
         except (ValueError, KeyError, OverflowError):
             pass
-        raise ValueError(f"--{self.name}={text}: must be {self.allowed}")
+        raise ValueError(f"--{self.name}={shown(text)}: must be {self.allowed}")
+
+    def _checked_text(self, text: str) -> str:
+        try:
+            if not text and not self.may_be_empty:
+                raise ValueError("must not be empty")
+            check_text(text, self.longest)
+            if self.check and text:
+                self.check(text)
+        except ValueError as error:
+            raise ValueError(f"--{self.name}={shown(text)}: {error}") from None
+        return text
 
     def check_bounds(self, value: Any) -> None:
         """ValueError in one line for a value below the minimum or above the maximum."""
         if self.minimum is not None and not value >= self.minimum:
-            raise ValueError(f"--{self.name}={value}: must be at least {self.minimum}")
+            raise ValueError(f"--{self.name}={shown(str(value))}: must be at least {self.minimum}")
         if self.maximum is not None and not value <= self.maximum:
-            raise ValueError(f"--{self.name}={value}: must be at most {self.maximum}")
+            raise ValueError(f"--{self.name}={shown(str(value))}: must be at most {self.maximum}")
 
     def format(self, value: Any) -> str:
         """The value as it is typed on a command line."""
@@ -113,7 +140,7 @@ def flag_table(cls: type, group: str = "") -> dict[str, Flag]:
 
 def did_you_mean(word: str, words: Iterable[str], prefix: str = "") -> str:
     """A hint that names the words closest to `word`; empty if none is close."""
-    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(shown(word), list(words), n=3, cutoff=0.5)
     return f"; did you mean {', '.join(prefix + each for each in near)}?" if near else ""
 
 
@@ -131,7 +158,7 @@ def split_arguments(argv: list[str], table: dict[str, Flag], others: tuple[str, 
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            raise ValueError(f"{word}: not a flag; flags look like --level_name=PongNoFrameskip-v4")
+            raise ValueError(f"{shown(word)}: not a flag; flags look like --level_name=PongNoFrameskip-v4")
         name, equals, text = word[2:].partition("=")
         name = name.replace("-", "_")
         if name in renamed:
@@ -141,7 +168,7 @@ def split_arguments(argv: list[str], table: dict[str, Flag], others: tuple[str, 
         if negated and negated.type is bool:
             name, equals, text = name[2:], "=", "false"
         if name not in table and name not in others:
-            raise ValueError(f"--{name}: no such flag{did_you_mean(name, table, '--')}")
+            raise ValueError(f"--{shown(name)}: no such flag{did_you_mean(name, table, '--')}")
         if equals:
             given[name] = text
         elif rest and not rest[0].startswith("--"):
@@ -176,6 +203,12 @@ def format_flags(table: dict[str, Flag], usage: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
+def print_mistake(mistake: ValueError) -> None:
+    """Prints what is wrong with flags or files; each of its lines can be shown on a terminal."""
+    for line in str(mistake).split("\n"):
+        print(printable(line), file=sys.stderr)
+
+
 def run_parser(argv: list[str], parse: Callable[[list[str]], Parsed], help_text: Callable[[], str]) -> Parsed:
     """For entry points: --help prints the flags and exits with 0; a mistake prints one line and exits with 2."""
     if any(word in ("-h", "--help") for word in argv):
@@ -184,5 +217,5 @@ def run_parser(argv: list[str], parse: Callable[[list[str]], Parsed], help_text:
     try:
         return parse(argv)
     except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        print_mistake(error)
+        sys.exit(EXIT_USAGE)

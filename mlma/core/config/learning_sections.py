@@ -6,6 +6,15 @@ import dataclasses
 from typing import Literal
 
 from mlma.core.config.flags import option
+from mlma.core.config.limits import (
+    A_YEAR,
+    MAX_N_STEP,
+    MAX_RECURRENT_STEPS,
+    MAX_REPLAY_STEPS,
+    MAX_STEPS,
+    MAX_THREADS,
+    MAX_WEIGHT,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,15 +26,21 @@ class LearnerConfig:
         "trajectories in a sample of each learner; with apex transitions, with r2d2 sequences; 0 is the preset of the"
         " level",
         minimum=0,
+        maximum=65_536,
     )
-    unroll_length: int = option(0, "steps of a trajectory; 0 is the preset of the level", minimum=0)
-    num_stacked_frames: int = option(0, "frames that the network sees at once; 0 is the preset of the level", minimum=0)
+    unroll_length: int = option(0, "steps of a trajectory; 0 is the preset of the level", minimum=0, maximum=MAX_STEPS)
+    num_stacked_frames: int = option(
+        0, "frames that the network sees at once; 0 is the preset of the level", minimum=0, maximum=16
+    )
     sample_reuse: int = option(
         0,
         "times that each trajectory is trained on; 0 is the preset of the level, 1 is the paper's value; impala",
         minimum=0,
+        maximum=1000,
     )
-    queue_capacity: int = option(0, "trajectories that wait in the learner's queue; 0 is one batch; impala", minimum=0)
+    queue_capacity: int = option(
+        0, "trajectories that wait in the learner's queue; 0 is one batch; impala", minimum=0, maximum=1_000_000
+    )
     reward_clipping: str = option(
         "auto",
         "how rewards are clipped before learning: abs_one, soft_asymmetric or none; one for each level, separated by "
@@ -33,21 +48,28 @@ class LearnerConfig:
         "abs_one",
     )
     discounting: float = option(-1.0, "discount factor gamma; -1 is the preset of the algorithm", minimum=-1, maximum=1)
-    entropy_cost: float = option(-1.0, "weight of the entropy bonus; -1 is the preset of the level; impala")
-    baseline_cost: float = option(-1.0, "weight of the value loss; -1 is the preset of the level; impala", minimum=-1)
+    entropy_cost: float = option(
+        -1.0, "weight of the entropy bonus; -1 is the preset of the level; impala", minimum=-1, maximum=MAX_WEIGHT
+    )
+    baseline_cost: float = option(
+        -1.0, "weight of the value loss; -1 is the preset of the level; impala", minimum=-1, maximum=MAX_WEIGHT
+    )
     vtrace_lambda: float = option(
         -1.0, "lambda of V-trace; -1 is the preset of the level, 1 is the paper's value", minimum=-1, maximum=1
     )
-    clip_rho_threshold: float = option(1.0, "rho_bar of V-trace", minimum=0)
-    clip_pg_rho_threshold: float = option(1.0, "rho_bar of the policy gradient", minimum=0)
+    clip_rho_threshold: float = option(1.0, "rho_bar of V-trace", minimum=0, maximum=MAX_WEIGHT)
+    clip_pg_rho_threshold: float = option(1.0, "rho_bar of the policy gradient", minimum=0, maximum=MAX_WEIGHT)
     policy_clip: float = option(
         -1.0,
         "how far a sample may move the probability of an action away from the behaviour policy's, as a ratio minus "
         "one; -1 is the preset of the level, 0 is no limit, as in the paper; impala",
         minimum=-1,
+        maximum=MAX_WEIGHT,
     )
     popart: bool = option(False, "PopArt: normalise values and advantages for each level; impala")
-    learner_threads: int = option(0, "TensorFlow threads of the learner; 0 is all cores", minimum=0)
+    learner_threads: int = option(
+        0, "TensorFlow threads of the learner; 0 is all cores", minimum=0, maximum=MAX_THREADS
+    )
     gradient_shards: int = option(
         0,
         "shards of the batch that the learner computes in parallel, a divisor of batch_size; 0 is two per thread, one"
@@ -55,12 +77,14 @@ class LearnerConfig:
         "always 1 on a GPU",
         minimum=0,
         former_names=("learner_parts",),
+        maximum=64,
     )
     starvation_warning_seconds: float = option(
         60.0,
         "seconds without a sample after which the learner logs which actors are silent",
         minimum=0.1,
         former_names=("starved_seconds",),
+        maximum=A_YEAR,
     )
 
 
@@ -69,26 +93,36 @@ class ReplayConfig:
     """Replay: apex and r2d2."""
 
     replay_capacity: int = option(
-        0, "steps that the replay of each learner holds; 0 is the preset of the level", minimum=0
+        0,
+        "steps that the replay of each learner holds; 0 is the preset of the level",
+        minimum=0,
+        maximum=MAX_REPLAY_STEPS,
     )
     replay_min_fill: int = option(
-        0, "steps in the replay of each learner when learning begins; 0 is the preset of the level", minimum=0
+        0,
+        "steps in the replay of each learner when learning begins; 0 is the preset of the level",
+        minimum=0,
+        maximum=MAX_REPLAY_STEPS,
     )
     replay_ratio: float = option(
         0.0,
         "steps trained on per step inserted; actors or the learner wait to keep this ratio; 0 is the preset of the "
         "level",
         minimum=0,
+        maximum=10_000,
     )
     replay_compression: bool = option(False, "compress frames in the replay, without loss")
     checkpoint_replay: bool = option(
         False, "save the replay with each checkpoint and restore it; otherwise a resumed run fills it again"
     )
     priority_exponent: float = option(
-        -1.0, "alpha, the exponent of priorities in sampling; -1 is the preset of the level", minimum=-1
+        -1.0, "alpha, the exponent of priorities in sampling; -1 is the preset of the level", minimum=-1, maximum=100
     )
     importance_exponent: float = option(
-        -1.0, "beta, the exponent of importance weights in the loss; -1 is the preset of the level", minimum=-1
+        -1.0,
+        "beta, the exponent of importance weights in the loss; -1 is the preset of the level",
+        minimum=-1,
+        maximum=100,
     )
     priority_eta: float = option(
         0.9,
@@ -96,20 +130,25 @@ class ReplayConfig:
         minimum=0,
         maximum=1,
     )
-    n_step: int = option(0, "steps of an n-step return; 0 is the preset of the level", minimum=0)
+    n_step: int = option(0, "steps of an n-step return; 0 is the preset of the level", minimum=0, maximum=MAX_N_STEP)
     target_period: int = option(
-        0, "learner steps between copies of the weights to the target network; 0 is the preset of the level", minimum=0
+        0,
+        "learner steps between copies of the weights to the target network; 0 is the preset of the level",
+        minimum=0,
+        maximum=1_000_000_000,
     )
     burn_in: int = option(
         -1,
         "steps that warm up the recurrent state of a sequence, without gradient; -1 is the preset of the level; r2d2",
         minimum=-1,
+        maximum=MAX_RECURRENT_STEPS,
     )
     sequence_length: int = option(
         0,
         "transitions of a sequence that are learned from; sequences start every unroll_length steps and overlap by "
         "the rest; 0 is the preset of the level; r2d2",
         minimum=0,
+        maximum=MAX_RECURRENT_STEPS,
     )
 
 
@@ -120,11 +159,14 @@ class OptimizerConfig:
     optimizer: Literal["auto", "rmsprop", "rmsprop_centered", "adam"] = option(
         "auto", "the optimizer; auto is the preset of the level"
     )
-    learning_rate: float = option(0.0, "learning rate at the start; 0 is the preset of the level", minimum=0)
+    learning_rate: float = option(
+        0.0, "learning rate at the start; 0 is the preset of the level", minimum=0, maximum=1000
+    )
     end_learning_rate: float = option(
         -1.0,
         "learning rate after total_environment_frames, reached linearly; -1 is the preset of the level",
         minimum=-1,
+        maximum=1000,
     )
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = option(
         "none", "how the learning rate grows with the number of learners"
@@ -134,8 +176,14 @@ class OptimizerConfig:
     )
     momentum: float = option(0.0, "momentum of RMSProp, beta_1 of Adam", minimum=0, maximum=1)
     epsilon: float = option(
-        0.0, "epsilon of the optimizer, inside the square root for RMSProp; 0 is the preset of the level", minimum=0
+        0.0,
+        "epsilon of the optimizer, inside the square root for RMSProp; 0 is the preset of the level",
+        minimum=0,
+        maximum=1000,
     )
     gradients_clipping: float = option(
-        0.0, "global norm to which gradients are clipped; -1 disables clipping, 0 is the preset of the level"
+        0.0,
+        "global norm to which gradients are clipped; -1 disables clipping, 0 is the preset of the level",
+        minimum=-1,
+        maximum=1_000_000_000,
     )

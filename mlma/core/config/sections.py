@@ -14,6 +14,17 @@ from typing import Literal
 
 from mlma.core.catalog import ALGORITHMS, NETWORKS
 from mlma.core.config.flags import option
+from mlma.core.config.limits import (
+    A_WEEK,
+    A_YEAR,
+    MAX_ACTORS,
+    MAX_ARGUMENT_CHARACTERS,
+    MAX_ENVS_PER_ACTOR,
+    MAX_FRAMES,
+    MAX_LEARNERS,
+    MAX_PIXELS,
+    MAX_THREADS,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +44,7 @@ class RunConfig:
         "frames to train for, summed over all learners; a frame is an emulator frame, so a step is num_action_repeats"
         " frames; 0 is the preset of the level",
         minimum=0,
+        maximum=MAX_FRAMES,
     )
     seed: int = option(1, "seed of the initial weights and of the environments", minimum=0, maximum=2**31 - 1)
     deterministic: bool = option(
@@ -43,9 +55,12 @@ class RunConfig:
     )
     job_name: Literal["learner", "actor"] = option("learner", "role of this process if task is 0 or more")
     task: int = option(
-        -1, "index of this learner or actor; -1 is local training: a learner that starts its own actors", minimum=-1
+        -1,
+        "index of this learner or actor; -1 is local training: a learner that starts its own actors",
+        minimum=-1,
+        maximum=MAX_ACTORS - 1,
     )
-    test_num_episodes: int = option(10, "episodes to evaluate in test mode, for each level", minimum=1)
+    test_num_episodes: int = option(10, "episodes to evaluate in test mode, for each level", minimum=1, maximum=100_000)
     test_actions: Literal["sampled", "greedy"] = option(
         "sampled", "actions in test mode: sampled from the policy as in training, or greedy"
     )
@@ -66,34 +81,41 @@ class EnvironmentConfig:
         "level, any gymnasium id, module:Id, catch, corridor, tmaze; several separated by commas; the sets atari57 "
         "and dmlab30; help lists all names",
     )
-    env_threads: int = option(1, "threads that step the environments of one actor; Atari only", minimum=1)
+    env_threads: int = option(
+        1, "threads that step the environments of one actor; Atari only", minimum=1, maximum=MAX_THREADS
+    )
     env_processes: int = option(
         0,
         "worker processes that step the environments of one actor; 0 is none for gymnasium, one for VizDoom, one per "
         "environment for DeepMind Lab",
         minimum=0,
+        maximum=MAX_THREADS,
     )
     env_timeout_seconds: float = option(
         300.0,
         "seconds without an answer after which an environment process is replaced",
         minimum=0.1,
         former_names=("env_seconds",),
+        maximum=A_WEEK,
     )
     num_action_repeats: int = option(
         0,
         "frames for which each action is repeated (Atari takes the maximum of the last two); 0 is the default of the "
         "level: 4, or 1 for gymnasium",
         minimum=0,
+        maximum=1000,
     )
     width: int = option(
         0,
         "width of the image; 0 is the default of the level: 84 for Atari, 128 for VizDoom, 96 for DeepMind Lab",
         minimum=0,
+        maximum=MAX_PIXELS,
     )
     height: int = option(
         0,
         "height of the image; 0 is the default of the level: 84 for Atari, 72 for VizDoom and DeepMind Lab",
         minimum=0,
+        maximum=MAX_PIXELS,
     )
     color_mode: Literal["auto", "grey", "rgb"] = option(
         "auto",
@@ -105,8 +127,11 @@ class EnvironmentConfig:
         "probability that the previous action is repeated instead; -1 is the default of the level: 0.25 for ALE/*-v5,"
         " else 0",
         maximum=1,
+        minimum=-1,
     )
-    noop_max: int = option(30, "maximum number of no-op actions at the start of an episode; Atari only", minimum=0)
+    noop_max: int = option(
+        30, "maximum number of no-op actions at the start of an episode; Atari only", minimum=0, maximum=10_000
+    )
     life_loss_ends_return: bool = option(
         True, "the return that is learned ends when a life is lost; the episode goes on; never with r2d2"
     )
@@ -115,6 +140,7 @@ class EnvironmentConfig:
     level_cache: str = option(
         "~/.cache/mlma/dmlab",
         "folder of compiled DeepMind Lab maps, shared by all actors of a host; empty disables the cache",
+        may_be_empty=True,
     )
     dataset_path: str = option("", "folder of the images that DeepMind Lab's psychlab levels show")
     dmlab_renderer: Literal["software", "hardware"] = option("software", "renderer of DeepMind Lab")
@@ -125,14 +151,18 @@ class ActorConfig:
     """Actors."""
 
     num_actors: int = option(
-        0, "actors per learner; 0 is one per core in local training, else one for each of actor_hosts", minimum=0
+        0,
+        "actors per learner; 0 is one per core in local training, else one for each of actor_hosts",
+        minimum=0,
+        maximum=MAX_ACTORS,
     )
     envs_per_actor: int = option(
         0,
         "environments that one actor steps together, with one inference call for all; 0 is the preset of the level",
         minimum=0,
+        maximum=MAX_ENVS_PER_ACTOR,
     )
-    actor_threads: int = option(1, "TensorFlow threads of one actor", minimum=1)
+    actor_threads: int = option(1, "TensorFlow threads of one actor", minimum=1, maximum=MAX_THREADS)
     exploration_base: float = option(
         0.4,
         "epsilon of the environment that explores most; environment i of N has "
@@ -140,7 +170,7 @@ class ActorConfig:
         minimum=0,
         maximum=1,
     )
-    exploration_exponent: float = option(7.0, "see exploration_base", minimum=0)
+    exploration_exponent: float = option(7.0, "see exploration_base", minimum=0, maximum=1000)
     inference: Literal["actor", "learner"] = option(
         "actor",
         "where actions are computed: by each actor, with weights that it fetches; or by the learner for all of its "
@@ -150,9 +180,13 @@ class ActorConfig:
         0,
         "maximum number of environments in an inference batch of the learner; 0 is all of its actors' but at most 512",
         minimum=0,
+        maximum=65_536,
     )
     inference_wait_ms: float = option(
-        1.0, "milliseconds that an inference batch waits for more environments when it is not full", minimum=0
+        1.0,
+        "milliseconds that an inference batch waits for more environments when it is not full",
+        minimum=0,
+        maximum=60_000,
     )
     inference_sizes: str = option(
         "",
@@ -177,7 +211,9 @@ class DistributedConfig:
         "crash the learner and fill its memory, token or not; for isolated networks and measurements",
     )
     actor_hosts: str = option(
-        "localhost:9001,localhost:9002", "one host:port per actor; only their number matters, since actors open no port"
+        "localhost:9001,localhost:9002",
+        "one host:port per actor; only their number matters, since actors open no port",
+        longest=MAX_ARGUMENT_CHARACTERS,
     )
     token_file: str = option(
         "",
@@ -189,27 +225,31 @@ class DistributedConfig:
         "learners of the run: with task -1 mpirun starts them here, each with num_actors actors of its own; 0 is as "
         "many as mpirun has started, or one",
         minimum=0,
+        maximum=MAX_LEARNERS,
     )
     max_restarts: int = option(
         0,
         "restarts of learners that crashed or hung, from their last checkpoint (with task -1 and num_learners)",
         minimum=0,
+        maximum=1_000_000,
     )
     sample_timeout_seconds: float = option(
         10.0,
         "seconds without a sample after which a learner takes part with weight zero instead of delaying the others",
         minimum=0.1,
         former_names=("idle_seconds",),
+        maximum=A_WEEK,
     )
     hang_timeout_seconds: float = option(
         60.0,
         "seconds after which a learner that delays the others is named and the run ends",
         minimum=1,
         former_names=("hang_seconds",),
+        maximum=A_WEEK,
     )
     compression: Literal["none", "fp16"] = option("none", "gradient compression for the allreduce")
     reconnect_seconds: float = option(
-        3600.0, "seconds for which an actor tries to reach its learner before it gives up", minimum=0
+        3600.0, "seconds for which an actor tries to reach its learner before it gives up", minimum=0, maximum=A_YEAR
     )
     heartbeat_folder: str = option(
         "",
@@ -224,35 +264,42 @@ class ReportsConfig:
     """Reports and checkpoints."""
 
     report_every_seconds: float = option(
-        5.0, "seconds between reports on the console, to TensorBoard and to metrics.csv", minimum=0.1
+        5.0, "seconds between reports on the console, to TensorBoard and to metrics.csv", minimum=0.1, maximum=A_YEAR
     )
     report_every_steps: int = option(
         0,
         "learner steps between reports, instead of seconds; 0 uses seconds, or 100 steps with deterministic",
         minimum=0,
+        maximum=1_000_000_000,
     )
-    checkpoint_every_seconds: float = option(300.0, "seconds between checkpoints", minimum=0)
-    keep_checkpoints: int = option(3, "number of checkpoints to keep, in addition to the best", minimum=1)
+    checkpoint_every_seconds: float = option(300.0, "seconds between checkpoints", minimum=0, maximum=A_YEAR)
+    keep_checkpoints: int = option(
+        3, "number of checkpoints to keep, in addition to the best", minimum=1, maximum=100_000
+    )
     evaluate_every: float = option(
         0.0,
         "frames between evaluations during training, each in a process of its own, with the flags of test mode; 0 is "
         "never",
         minimum=0,
+        maximum=MAX_FRAMES,
     )
     video_every_episodes: int = option(
         0,
         "episodes between videos of the first environment of actor 0, in logdir/videos/training on its host; 0 is "
         "never",
         minimum=0,
+        maximum=1_000_000_000,
     )
     writers: str = option(
         "tensorboard",
         "loggers in addition to console and CSV: tensorboard, wandb, mlflow, separated by commas; the last two need "
         "their package",
+        may_be_empty=True,
     )
     profile: float = option(
         0.0,
         "seconds of a TensorFlow profile of the learner and a trace of the learner and actor 0, taken early in the "
         "run, in logdir/profile; 0 is none",
         minimum=0,
+        maximum=3600,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mlma.core.catalog import ALGORITHMS, NETWORKS, networks_for
 from mlma.core.config import Config
+from mlma.core.config.limits import MAX_RECURRENT_STEPS
 from mlma.core.types import EnvSpec
 
 MAX_INFERENCE_BATCH = 512
@@ -98,6 +99,9 @@ def _check_network(config: Config, spec: EnvSpec) -> None:
             f"--agent_name={name}: {config.environment.level_name} has {observations} observations; "
             f"allowed: {', '.join(networks_for(observations))}"
         )
+    length, sequences = config.learner.unroll_length, ALGORITHMS[config.run.algorithm].learns_sequences
+    if NETWORKS[name].recurrent and not sequences and length > MAX_RECURRENT_STEPS:
+        raise ValueError(f"--unroll_length={length}: must be at most {MAX_RECURRENT_STEPS} with --agent_name={name}")
 
 
 def _lockstep(config: Config) -> Config:

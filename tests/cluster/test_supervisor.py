@@ -1,0 +1,110 @@
+"""The supervisor counts lives and pauses by a clock that nobody sets, and gives a stopped worker no extra time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlma.cluster.on_host.supervisor import Supervisor
+from mlma.distributed.learner_watch import START_SECONDS, STUCK_SECONDS, LearnerWatch
+from mlma.monitoring.heartbeat import RECORD_BYTES
+from mlma.utils.child_process import is_stopped, process_start_time
+from tests.support.runs import ROOT, wait_for
+
+# Runs the supervisor while somebody sets the clock: a day ahead, then back again, at each look at it.
+JUMPING_CLOCK = """
+import itertools, runpy, sys, time
+true, ahead = time.time, itertools.cycle([0, 86400, -86400])
+time.time = lambda: true() + next(ahead)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def write_spec(folder: Path, **changes: Any) -> Path:
+    spec = {
+        "name": "actor-0", "argv": ["sh", "-c", "exit 5"], "env": {}, "stop_signal": 15, "stop_timeout": 5.0,
+        "max_restarts": 3, "backoff": [0.05, 0.2, 60.0], "required_by": [], "heartbeat_folder": "",
+        "worker_hang_seconds": 5.0, "signal_group": True, "image": "", "log": str(folder / "log"),
+    }  # fmt: skip
+    path = folder / "actor-0.spec"
+    path.write_text(json.dumps(spec | changes))
+    return path
+
+
+@pytest.mark.parametrize(("code", "restarts", "text"), [(5, 3, "4 times in a row; giving up"), (2, 0, "wrong flags")])
+def test_a_clock_that_is_set_changes_no_restart(tmp_path: Path, code: int, restarts: int, text: str) -> None:
+    spec = write_spec(tmp_path, argv=["sh", "-c", f"exit {code}"])
+    supervisor = str(ROOT / "mlma/cluster/on_host/supervisor.py")
+    command = [sys.executable, "-c", JUMPING_CLOCK, supervisor, str(spec)]
+    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    record = json.loads((tmp_path / "actor-0.json").read_text())
+    assert (record["state"], record["restarts"]) == ("failed", restarts)
+    assert text in record["reason"]
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """The process id of a worker."""
+    child = subprocess.Popen(["sleep", "1000"])
+    yield child.pid
+    child.kill()
+    child.wait()
+
+
+def write_heartbeat(folder: Path, worker: str, pid: int, silent: float, may_be_silent: float) -> None:
+    record = {"pid": pid, "birth": process_start_time(pid), "beat": time.monotonic() - silent, "progressed": 1.0}
+    text = json.dumps(record | {"may_be_silent": may_be_silent, "waits_for": "the other learners"})
+    (folder / f"{worker}.json").write_text(text.ljust(RECORD_BYTES))
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: is_stopped(pid), 10, lambda: "does not stop")
+
+
+def test_the_supervisor_gives_a_stopped_worker_no_time_to_wait_for_others(tmp_path: Path, sleeper: int) -> None:
+    supervisor = Supervisor(write_spec(tmp_path, heartbeat_folder=str(tmp_path / "health")))
+    (tmp_path / "health").mkdir()
+    write_heartbeat(tmp_path / "health", "learner-0", sleeper, silent=20, may_be_silent=180)
+    assert supervisor.find_hung() == ""
+    stop(sleeper)
+    assert supervisor.find_hung().startswith("learner-0 hangs, was last heard of 2")
+    assert "is stopped" in supervisor.find_hung()
+
+
+def test_the_launcher_names_learners_that_are_all_stopped(tmp_path: Path, sleeper: int) -> None:
+    watch = LearnerWatch(tmp_path, 2, hang_seconds=6.0)
+    assert watch.find_hung() == "", "they are starting"
+    for rank in (0, 1):
+        write_heartbeat(tmp_path, f"learner-{rank}", sleeper, silent=20, may_be_silent=18)
+    assert watch.find_hung() == "", "the learners themselves name the one that hangs"
+    stop(sleeper)
+    assert f"all learners are stopped, for 20 s: learner-0 (process {sleeper})" in watch.find_hung()
+    write_heartbeat(tmp_path, "learner-1", sleeper, silent=3, may_be_silent=18)
+    assert watch.find_hung() == "", "one was heard of a moment ago"
+
+
+def test_the_launcher_names_learners_of_which_none_moves(tmp_path: Path, sleeper: int) -> None:
+    watch = LearnerWatch(tmp_path, 1, hang_seconds=6.0)
+    write_heartbeat(tmp_path, "learner-0", sleeper, silent=STUCK_SECONDS + 20, may_be_silent=18)
+    assert watch.find_hung().startswith("no learner has moved for 140 s: learner-0")
+    write_heartbeat(tmp_path, "learner-0", sleeper, silent=STUCK_SECONDS + 20, may_be_silent=600)
+    assert watch.find_hung() == "", "it has announced the silence"
+    (tmp_path / "learner-0.json").unlink()
+    assert watch.find_hung() == "", "a learner that has ended is not missing"
+
+
+def test_the_launcher_names_learners_that_never_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, now = LearnerWatch(tmp_path, 2, hang_seconds=6.0), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + START_SECONDS + 1)
+    assert watch.find_hung().startswith("no sign of life of learner 0, 1, started 601 s ago")
