@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mlma.core.config import parse
 from mlma.monitoring.episode_statistics import EPISODE_WINDOW
-from mlma.monitoring.loggers import BestEffortLogger, CsvWriter, DeterministicCsvLogger, TensorBoardWriter, make_loggers
+from mlma.monitoring.loggers import CsvWriter, DeterministicCsvLogger, TensorBoardWriter, make_loggers
 from mlma.monitoring.metrics import Metrics, Row, WeightsDivergedError
 from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
 from tests.support.samples import Rows, make_metrics
@@ -242,10 +242,21 @@ def test_a_logger_without_its_package_is_a_one_line_error(tmp_path: Path) -> Non
 def test_a_service_that_fails_is_logged_once_and_ends_nothing(
     tmp_path: Path, log_lines: Callable[[], list[str]]
 ) -> None:
-    broken = BestEffortLogger("mlflow", TensorBoardWriter(tmp_path))
-    for _ in range(2):
-        broken.on_report({"return/mean": 1.0})  # without frames, which every row has
-    assert log_lines() == ["mlflow failed: KeyError: 'frames'; training continues"]
+    class Broken(Rows):
+        """A service that does not respond to the first two reports."""
+
+        name = "mlflow"
+
+        def on_report(self, row: Row) -> None:
+            super().on_report(row)
+            if len(self) < 3:
+                raise MemoryError
+
+    metrics = make_metrics(broken := Broken(), rows := Rows())
+    for step in range(4):
+        metrics.report(step, step, lambda: 0)
+    assert len(broken) == len(rows) == 4
+    assert log_lines() == ["mlflow failed: MemoryError; training continues", "mlflow works again, after 2 failures"]
 
 
 def test_a_curve_has_what_does_not_depend_on_the_clock_with_every_digit(tmp_path: Path) -> None:
