@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlma.distributed.mpi_launcher import find_mpirun, mpi_environment
-from mlma.learning.checkpoint import load_checkpoint
+from mlma.learning.checkpoint_file import load_checkpoint
 from tests.support.one_batch import CASES
 from tests.support.runs import ROOT, SMALL, Process, descendants, gone, parents, rows, wait_for, wait_for_progress
 
