@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mlma.core.config import Config, did_you_mean, format_flags, option, parse_with, run_parser, to_argv
+from mlma.core.config import Config, did_you_mean, format_flags, option, parse_with, run_parser, to_argv, with_logdir
 from mlma.core.config.flags import flag_table
 
 PODMAN_COMMAND = (
@@ -129,6 +129,7 @@ def parse_invocation(argv: list[str]) -> Invocation:
             "--level_name=PongNoFrameskip-v4"
         )
     config, given_options = parse_with(rest, Options)
+    config = with_logdir(config)
     for name in DERIVED_FROM_CSV:
         if config.get(name) != Config().get(name):
             raise ValueError(f"--{name}: follows from the CSV; only `python experiment.py` accepts it")
