@@ -19,6 +19,7 @@ from mlma.core.config import flag_table
 from mlma.core.config.flags import current_names
 from mlma.core.config.flags import flag_table as option_table
 from mlma.utils.atomic_file import atomic_write
+from mlma.utils.own_files import check_own_file, check_own_folder
 
 PERSISTED_FLAGS = (  # of the frontend, which a run keeps from one call to the next
     "workers_csv_path", "tmux_sess", "tunnel", "remote_folder", "mpirun", "mpirun_args", "container", "ssh_key_file",
@@ -53,13 +54,17 @@ class State:
             dataclasses.asdict(dataclasses.replace(worker, ssh_password="")) for worker in self.workers
         ]
         values["contacted_hosts"] = {key: dataclasses.asdict(host) for key, host in self.contacted_hosts.items()}
-        with atomic_write(self.path) as file:
+        with atomic_write(self.path, mode=0o600) as file:
             file.write(json.dumps(values, indent=1).encode() + b"\n")
 
 
 def load_state(logdir: str) -> State:
-    """The state of the run in `logdir`, or a new one; ValueError if run.json cannot be read."""
+    """The state of the run in `logdir`, or a new one; ValueError if run.json cannot be read, or is another user's.
+
+    It holds commands that the caller would execute. `logdir` itself may belong to the user of the first learner's host.
+    """
     folder = Path(logdir).absolute() / "cluster"
+    check_state_folder(folder, f"--logdir={logdir}")
     state = State(folder, id=secrets.token_hex(6))
     if not state.path.exists():
         return state
@@ -72,6 +77,17 @@ def load_state(logdir: str) -> State:
         return State(folder, **values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{state.path}: not the state of a run ({error}); inspect it, then remove it") from None
+
+
+def check_state_folder(folder: Path, name: str) -> None:
+    """ValueError in one line if anyone but the caller and root could have written what is in the folder."""
+    check_own_folder(folder, f"{name}: cluster/")
+    for path in (folder, folder / "run.json"):
+        if path.is_symlink():
+            raise ValueError(f"{name}: {path} is a link; must be in the logdir itself")
+        check_own_file(path, str(path))
+    if folder.exists() and folder.stat().st_mode & 0o022:
+        raise ValueError(f"{name}: others can write to {folder}; allowed after: chmod go-w {folder}")
 
 
 def merged_options(state: State, given_options: dict[str, Any]) -> Options:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 from mlma.core.config import Config
@@ -14,6 +12,7 @@ from mlma.distributed.allreduce import Allreduce, connect_learners
 from mlma.distributed.devices import use_own_gpu
 from mlma.distributed.world import World
 from mlma.monitoring.heartbeat import Heartbeat
+from mlma.roles.run_folder import socket_folder
 from mlma.roles.training_session import run_session
 from mlma.transport.auth import check_address, read_token
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
@@ -37,12 +36,10 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
 @contextlib.contextmanager
 def _learner_address(learner_host: str, allreduce: Allreduce) -> Iterator[str]:
     """`learner_host`; for auto, a socket that only this user can open, removed at the end."""
-    folder = tempfile.mkdtemp(prefix="mlma-") if learner_host == "auto" else ""  # mode 0700
-    try:
-        yield assign_port(f"unix:{folder}/learner" if folder else learner_host, allreduce)
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        if learner_host == "auto":
+            learner_host = f"unix:{stack.enter_context(socket_folder())}/learner"
+        yield assign_port(learner_host, allreduce)
 
 
 def assign_port(address: str, allreduce: Allreduce) -> str:
