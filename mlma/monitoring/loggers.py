@@ -194,11 +194,12 @@ class TensorBoardWriter:
             raise
 
     def _open(self) -> None:
-        before = set(self._folder.glob(EVENT_FILES))
-        self._writer = self._tf.summary.create_file_writer(str(self._folder))
-        self._writer.flush()
-        self._path = next(iter(set(self._folder.glob(EVENT_FILES)) - before), None)
-        self._size = 0
+        self._size, before = 0, set(self._folder.glob(EVENT_FILES))
+        try:
+            self._writer = self._tf.summary.create_file_writer(str(self._folder))
+            self._writer.flush()
+        finally:
+            self._path = next(iter(set(self._folder.glob(EVENT_FILES)) - before), None)
 
     def _give_up_file(self) -> None:
         """Ends the event file after the last whole report; TensorFlow would go on after a part of a record."""
