@@ -25,13 +25,13 @@ def check_own_folder(folder: Path, name: str, entries: bool = True) -> None:
     for part in (*reversed(folder.absolute().parents), folder.absolute()):
         found = _lstat(part)
         if found and stat.S_ISLNK(found.st_mode) and not _is_trusted(found):
-            raise ValueError(f"{name}: the link {part} belongs to {_user(found)}; must belong to {_caller()} or root")
+            raise ValueError(f"{name}: the link {part} belongs to {_user(found)}; must belong to {_owners()}")
     try:
         found = folder.stat()
     except OSError:
         return  # missing, or not readable: that is another message
     if not _is_trusted(found):
-        raise ValueError(f"{name}: belongs to {_user(found)}; must belong to {_caller()} or root")
+        raise ValueError(f"{name}: belongs to {_user(found)}; must belong to {_owners()}")
     if _writable_by_all(found):
         raise ValueError(f"{name}: every user can write to it; allowed after: chmod o-w {folder}")
     if entries and stat.S_ISDIR(found.st_mode):
@@ -46,7 +46,7 @@ def _check_entries(folder: Path, name: str) -> None:
     for path in paths:
         found = _lstat(path)
         if found and not stat.S_ISREG(found.st_mode) and not _is_trusted(found):
-            raise ValueError(f"{name}: {path.name} in it belongs to {_user(found)}; must belong to {_caller()} or root")
+            raise ValueError(f"{name}: {path.name} in it belongs to {_user(found)}; must belong to {_owners()}")
 
 
 def check_own_file(path: Path, name: str) -> None:
@@ -137,8 +137,9 @@ def _user(found: os.stat_result) -> str:
     return _name(found.st_uid)
 
 
-def _caller() -> str:
-    return _name(os.geteuid())
+def _owners() -> str:
+    """Whom a folder may belong to, in words."""
+    return " or ".join(dict.fromkeys([_name(os.geteuid()), "root"]))
 
 
 def _name(uid: int) -> str:
