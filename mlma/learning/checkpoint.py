@@ -87,7 +87,7 @@ class Checkpoints:
         if damaged:
             newest = next(iter(damaged.values()))
             raise CheckpointMismatchError(
-                f"none of the {len(damaged)} checkpoints in {self._folder} can be read, the newest: {newest}; nothing "
+                f"no checkpoint in {self._folder} can be read ({len(damaged)} damaged), the newest: {newest}; nothing "
                 "was changed; use another --logdir to start from scratch"
             )
         return None

@@ -108,6 +108,17 @@ def two_learners(tmp_path: Path) -> Any:
                 os.kill(pid, signal.SIGKILL)
 
 
+def test_all_learners_end_with_the_line_of_the_one_that_loads(tmp_path: Path) -> None:
+    saved = tmp_path / "run/checkpoints/checkpoint-000000007.npz"
+    saved.parent.mkdir(parents=True)
+    saved.write_bytes(b"PK damaged")
+    with Process(tmp_path, "run", *SMALL, "--num_learners=2", "--num_actors=1", f"--logdir={tmp_path}/run") as run:
+        assert run.wait(200) == 2, run.text()
+        assert run.text().count(" can be read (1 damaged), the newest: ") == 2, run.text()
+        assert "Traceback" not in run.text()
+    assert saved.read_bytes() == b"PK damaged"
+
+
 def test_two_learners_train_one_network_and_a_term_signal_saves_it(tmp_path: Path, two_learners: Any) -> None:
     run = two_learners()
     logdir = tmp_path / "run"

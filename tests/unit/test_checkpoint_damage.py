@@ -24,7 +24,7 @@ from mlma.learning.run_state import RunState
 from tests.support.samples import VECTOR, make_impala, make_metrics, small_config
 
 VARIANTS = int(os.environ.get("MLMA_FUZZ", 400))
-VARIABLES = {
+VARIABLES: dict[str, Any] = {
     "network/a/w:0": np.arange(6, dtype=np.float32).reshape(2, 3),
     "network/b/w:0": np.ones((2, 3), np.float32),
     "network/c:0": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
@@ -173,8 +173,7 @@ def test_a_value_that_a_run_cannot_have_is_refused(tmp_path: Path, entry: str, v
 def test_a_checkpoint_of_an_earlier_version_has_no_digest_and_loads(tmp_path: Path) -> None:
     path = tmp_path / "c.npz"
     meta: Any = np.frombuffer(json.dumps(META).encode(), np.uint8)
-    arrays: dict[str, Any] = VARIABLES
-    np.savez(path, __meta__=meta, **arrays)
+    np.savez(path, __meta__=meta, **VARIABLES)
     assert_same(*load_checkpoint(path))
 
 
@@ -217,7 +216,7 @@ def test_a_run_without_a_readable_checkpoint_ends_with_one_line_and_changes_noth
     for path in paths:
         os.truncate(path, 1000)
     with pytest.raises(
-        CheckpointMismatchError, match=r"none of the 3 checkpoints in .* can be read, the newest: "
+        CheckpointMismatchError, match=r"no checkpoint in .* can be read \(3 damaged\), the newest: "
     ) as it:
         state.resume()
     assert "\n" not in str(it.value) and "--logdir" in str(it.value)
