@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -49,7 +50,7 @@ def describe(problem: BaseException) -> str:
     """The exception in one line."""
     if isinstance(problem, OSError) and problem.strerror:
         return f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
-    lines = str(problem).strip().splitlines()
+    lines = re.sub(r"\{\{.*?\}\} ", "", str(problem)).strip().splitlines()  # TensorFlow's nodes say nothing here
     if isinstance(problem, OSError) and lines:
         return lines[0]
     return f"{type(problem).__name__}: {lines[0]}" if lines else type(problem).__name__

@@ -54,7 +54,8 @@ def test_training_survives_full_disks(tmp_path: Path, algorithm: str) -> None:
         small_disk(tmp_path / "log", 4) as log,
     ):
         logdir = data / "run"
-        flags = [*SMALL, *ALGORITHMS[algorithm], "--num_actors=1", "--checkpoint_every_seconds=1", "--seed=3"]
+        flags = [*SMALL, *ALGORITHMS[algorithm], "--num_actors=1", "--checkpoint_every_seconds=1"]
+        flags += ["--total_environment_frames=1e9"]  # until it is stopped
         with Process(log, "run", *flags, f"--logdir={logdir}", env={"TMPDIR": str(temporary)}) as run:
             run.expect("saved ")
             wait_for(lambda: frames(logdir) > 2000, 120, run.text, run)
