@@ -14,6 +14,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+# Environment variable: 1 if nobody else can reach the files, on mounts that invent owners and modes (SMB, EFS).
+TRUST_ENV = "MLMA_TRUST_OWNERS"
 NEW_FOLDER_MODE = 0o775  # less what umask takes away: nobody else gets to write, whatever umask is
 
 
@@ -125,11 +127,13 @@ def _lstat(path: Path) -> os.stat_result | None:
 
 
 def _is_trusted(found: os.stat_result) -> bool:
-    return found.st_uid in (os.geteuid(), 0)
+    return found.st_uid in (os.geteuid(), 0) or os.environ.get(TRUST_ENV) == "1"
 
 
 def _writable_by_all(found: os.stat_result) -> bool:
     """Whether any user can replace it, or, for a folder, what is in it; the sticky bit prevents that."""
+    if os.environ.get(TRUST_ENV) == "1":
+        return False
     return bool(found.st_mode & stat.S_IWOTH) and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX)
 
 
