@@ -4,13 +4,12 @@ python experiment.py --level_name=PongNoFrameskip-v4                       local
 python experiment.py --job_name=learner --task=0 --learner_host=localhost:8001
 python experiment.py --job_name=actor --task=3 --learner_host=localhost:8001
 mpirun -np 2 python experiment.py --num_actors=2                           two learners with two actors each
-python experiment.py --mode=test --logdir=/tmp/agent                       evaluate a checkpoint
+python experiment.py --mode=test --logdir=logdir/catch --level_name=catch  evaluate a checkpoint
 """
 
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import sys
 import traceback
@@ -27,13 +26,14 @@ from mlma.transport.addresses import parse_address
 from mlma.transport.auth import read_token
 from mlma.utils.atomic_file import check_writable
 from mlma.utils.child_process import EXIT_USAGE, available_cores, setup_child_process
+from mlma.utils.console_streams import install_forgiving_streams
+from mlma.utils.own_files import check_own_folder
 from mlma.utils.tensorflow_setup import import_tensorflow
 
 
 def main() -> int:
     """The exit code of the process."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # runs are also followed through files and pipes
+    install_forgiving_streams()
     setup_child_process()
     given = parse_or_exit(sys.argv[1:])
     if given.environment.level_name == HELP:
@@ -48,11 +48,18 @@ def main() -> int:
             parse_address(config.distributed.learner_host, token, config.distributed.insecure_plaintext)
         check_fits_machine(config, spec, role)
         if role == "learner":
-            check_writable(Path(config.run.logdir), "--logdir")
             from mlma.distributed import mpi_launcher
+            from mlma.roles.run_folder import check_run_folder, claim_run_folder
 
             if mpi_launcher.must_launch(config):
+                check_run_folder(config)
                 return mpi_launcher.supervise_learners(given)
+            claim_run_folder(config)
+        elif role == "evaluator":
+            logdir = Path(config.run.logdir)
+            check_own_folder(logdir, f"--logdir={logdir}")
+            if logdir.exists():
+                check_writable(logdir, "--logdir")
     except ValueError as mistake:  # wrong flags and files: one line
         print_mistake(mistake)
         return EXIT_USAGE

@@ -13,6 +13,7 @@ import argparse
 import csv
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -98,7 +99,8 @@ def measure_on_hosts(
         selected = Path(folder) / "workers.csv"
         selected.touch(mode=0o600)  # it may hold passwords
         selected.write_text(select_workers(workers_csv.read_text(), learners, actors))
-        logdir = f"--logdir={tempfile.gettempdir()}/mlma-bench-{os.getpid()}-{learners}-{actors}"
+        name = f"mlma-bench-{secrets.token_hex(6)}-{learners}-{actors}"  # nobody else can have prepared it
+        logdir = f"--logdir={tempfile.gettempdir()}/{name}"
         try:
             _frontend("up", f"--workers_csv_path={selected}", logdir, "--report_every_seconds=2", *argv)
             end = time.monotonic() + START_TIMEOUT_SECONDS

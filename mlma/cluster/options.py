@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from mlma.core.config import Config, did_you_mean, format_flags, option, parse_with, run_parser, to_argv
+from mlma.core.config import Config, did_you_mean, format_flags, option, parse_with, run_parser, to_argv, with_logdir
 from mlma.core.config.flags import flag_table
 from mlma.core.config.limits import A_WEEK
 from mlma.utils.input_file import is_file
@@ -179,6 +179,7 @@ def parse_invocation(argv: list[str]) -> Invocation:
             "--level_name=PongNoFrameskip-v4"
         )
     config, given_options = parse_with(_without_former_flags(rest), Options)
+    config = with_logdir(config)
     for name in DERIVED_FROM_CSV:
         if config.get(name) != Config().get(name):
             raise ValueError(f"--{name}: follows from the CSV; only `python experiment.py` accepts it")

@@ -23,6 +23,7 @@ from mlma.core.config.flags import flag_table as option_table
 from mlma.core.config.limits import MAX_ACTORS
 from mlma.utils.atomic_file import atomic_write
 from mlma.utils.input_file import read_json_file
+from mlma.utils.own_files import check_own_file, check_own_folder
 from mlma.utils.user_text import printable, shown
 
 Record = TypeVar("Record")
@@ -59,13 +60,17 @@ class State:
             dataclasses.asdict(dataclasses.replace(worker, ssh_password="")) for worker in self.workers
         ]
         values["contacted_hosts"] = {key: dataclasses.asdict(host) for key, host in self.contacted_hosts.items()}
-        with atomic_write(self.path) as file:
+        with atomic_write(self.path, mode=0o600) as file:
             file.write(json.dumps(values, indent=1).encode() + b"\n")
 
 
 def load_state(logdir: str) -> State:
-    """The state of the run in `logdir`, or a new one; ValueError if run.json cannot be read."""
+    """The state of the run in `logdir`, or a new one; ValueError if run.json cannot be read, or is another user's.
+
+    It holds commands that the caller would execute. `logdir` itself may belong to the user of the first learner's host.
+    """
     folder = Path(logdir).absolute() / "cluster"
+    check_state_folder(folder, f"--logdir={logdir}")
     state = State(folder, id=secrets.token_hex(6))
     try:
         values = read_json_file(state.path)
@@ -117,6 +122,17 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
         checked[name] = flag.parse(flag.format(value))
         flag.check_bounds(checked[name])
     return checked
+
+
+def check_state_folder(folder: Path, name: str) -> None:
+    """ValueError in one line if anyone but the caller and root could have written what is in the folder."""
+    check_own_folder(folder, f"{name}: cluster/")
+    for path in (folder, folder / "run.json"):
+        if path.is_symlink():
+            raise ValueError(f"{name}: {path} is a link; must be in the logdir itself")
+        check_own_file(path, str(path))
+    if folder.exists() and folder.stat().st_mode & 0o022:
+        raise ValueError(f"{name}: others can write to {folder}; allowed after: chmod go-w {folder}")
 
 
 def merged_options(state: State, given_options: dict[str, Any]) -> Options:

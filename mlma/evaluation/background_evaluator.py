@@ -20,7 +20,9 @@ from pathlib import Path
 from mlma.core.config import Config, to_argv
 from mlma.learning.checkpoint import Checkpoints
 from mlma.monitoring.episode_statistics import Row
+from mlma.utils.atomic_file import atomic_write
 from mlma.utils.child_process import PARENT_PID_ENV
+from mlma.utils.own_files import make_own_folder, open_own
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,9 @@ EVALUATOR_NICENESS = "15"  # actors on this host come first (mlma/roles/actor.py
 
 
 class BackgroundEvaluator:
-    """A report listener that runs one evaluation at a time."""
+    """A report listener that runs one evaluation at a time. One that fails is logged; the next one is on time."""
+
+    name = "the evaluation"
 
     def __init__(self, config: Config, frames: int, save: Callable[[], object]) -> None:
         self._every, self._save = config.reports.evaluate_every, save
@@ -57,14 +61,16 @@ class BackgroundEvaluator:
         path = self._checkpoints.last()
         if path is None or path.name == self._evaluated.name:  # the disk is full, or it was evaluated already
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._evaluated = self._folder / path.name
-        shutil.copyfile(path, self._evaluated)
+        make_own_folder(self._folder)
+        copy = self._folder / path.name
+        with path.open("rb") as source, atomic_write(copy) as target:
+            shutil.copyfileobj(source, target)
+        self._evaluated = copy
         test = self._test.replace(test_checkpoint=str(self._evaluated))
         command = ["nice", "-n", EVALUATOR_NICENESS, sys.executable, str(Path(sys.argv[0]).resolve()), *to_argv(test)]
         self._before = set(self._folder.glob("*.json"))
         environment = os.environ | {PARENT_PID_ENV: str(os.getpid()), "CUDA_VISIBLE_DEVICES": "-1"}
-        with self._log.open("wb") as log:
+        with open_own(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as log:
             # A session of its own, since mpirun forwards signals to all processes that a learner started.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True

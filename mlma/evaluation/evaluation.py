@@ -8,6 +8,7 @@ episode. Not here: the role around it (mlma/roles/evaluator.py), evaluation duri
 from __future__ import annotations
 
 import csv
+import io
 import json
 import operator
 import statistics
@@ -23,7 +24,9 @@ from mlma.core.config import Config
 from mlma.core.types import Agent, EnvSpec
 from mlma.envs.reference_scores import SCORE_CAP, level_range, mean_over_levels
 from mlma.envs.registry import level_names, make_for_levels
+from mlma.utils.atomic_file import atomic_write
 from mlma.utils.failure import running
+from mlma.utils.own_files import make_own_folder
 from mlma.utils.provenance import git_commit, package_versions
 
 SEED_OFFSET = 1_000_003  # keeps the seeds of evaluation episodes apart from those of training
@@ -122,7 +125,7 @@ def summarize_levels(level_name: str, episodes: list[Episode]) -> dict[str, Any]
 
 def save_evaluation(folder: Path, config: Config, checkpoint: Path, frames: int, episodes: list[Episode]) -> Path:
     """Writes evaluation-<learner step>-<time>.json and .csv; returns the path of the JSON file."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_own_folder(folder)
     path = folder / f"evaluation-{checkpoint.stem.removeprefix('checkpoint-')}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     record = {
         "level": config.environment.level_name,
@@ -135,11 +138,13 @@ def save_evaluation(folder: Path, config: Config, checkpoint: Path, frames: int,
         "versions": package_versions(),
         "config": config.flags(),
     }
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    with path.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["episode", "return", "frames", "level"])
-        writer.writerows(sorted(episodes, key=operator.attrgetter("env_index")))
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["episode", "return", "frames", "level"])
+    writer.writerows(sorted(episodes, key=operator.attrgetter("env_index")))
+    for each, text in ((path.with_suffix(".csv"), table.getvalue()), (path, json.dumps(record, indent=1) + "\n")):
+        with atomic_write(each) as file:
+            file.write(text.encode())
     return path
 
 

@@ -22,6 +22,8 @@ from mlma.core.catalog import ALGORITHMS
 from mlma.core.config import Config
 from mlma.envs.registry import make_for_video
 from mlma.evaluation.evaluation import EpisodeRecording
+from mlma.utils.own_files import make_own_folder
+from mlma.utils.side_task import SideTask
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def render_episodes(
     Returns the paths of the MP4 files: none if the episodes do not have the same returns again.
     """
     chosen = choose_episodes(returns)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_own_folder(folder)
     env: Any = make_for_video(config.environment.level_name, len(returns), seed, config.environment)
     writers = {
         i: VideoWriter(folder / f"{name}.mp4", fps=frames_per_second(env)) for name, i in reversed(chosen.items())
@@ -138,28 +140,36 @@ class TrainingVideoRecorder:
         self._config, self._folder = config, folder
         self._episodes = self._steps = 0
         self._writer: VideoWriter | None = None
+        self._task = SideTask("the video")
 
     def __call__(self, env: Any, timestep: Any, output: Any) -> None:
-        """See mlma.acting.environment_loop.StepObserver. `timestep` is the step that `output` acts from."""
-        if timestep.is_first[0] and self._episodes % self._config.reports.video_every_episodes == 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
+        """See mlma.acting.environment_loop.StepObserver. `timestep` is the step that `output` acts from.
+
+        A video that cannot be written, e.g. on a full disk, is given up; the next one is a new attempt.
+        """
+        starts = timestep.is_first[0] and self._episodes % self._config.reports.video_every_episodes == 0
+        ends = not np.isnan(timestep.episode_return[0])
+        if (starts or self._writer) and not self._task(self._record, env, timestep, output, starts, ends):
+            self._writer = None
+        self._episodes += ends
+
+    def _record(self, env: Any, timestep: Any, output: Any, starts: bool, ends: bool) -> bool:
+        if starts:
+            make_own_folder(self._folder)
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-game-{self._episodes}.mp4"
             self._writer, self._steps = VideoWriter(self._folder / name, fps=frames_per_second(env)), 0
-        if self._writer:
-            image = image_of(env, 0, timestep)
-            self._writer.episode_return += float(timestep.reward[0])
-            value, logits, action = (np.asarray(x[0]) for x in (output.value, output.logits, output.action))
-            overlay = PolicyOverlay(self._writer.episode_return, self._steps, float(value), logits, int(action))
-            self._writer.add(compose_frame(image, overlay, self._config, env.spec.action_names))
-            self._steps += 1
-        if not np.isnan(timestep.episode_return[0]):
-            self._episodes += 1
-            if self._writer:
-                self._writer.close(keep=True)
-                logger.info(
-                    "recorded an episode, return %g: %s and .gif", timestep.episode_return[0], self._writer.path
-                )
-                self._writer = None
+        assert self._writer is not None
+        image = image_of(env, 0, timestep)
+        self._writer.episode_return += float(timestep.reward[0])
+        value, logits, action = (np.asarray(x[0]) for x in (output.value, output.logits, output.action))
+        overlay = PolicyOverlay(self._writer.episode_return, self._steps, float(value), logits, int(action))
+        self._writer.add(compose_frame(image, overlay, self._config, env.spec.action_names))
+        self._steps += 1
+        if ends:
+            self._writer.close(keep=True)
+            logger.info("recorded an episode, return %g: %s and .gif", timestep.episode_return[0], self._writer.path)
+            self._writer = None
+        return True
 
 
 def observation_image(observation: Any) -> Any:

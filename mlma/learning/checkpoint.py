@@ -1,28 +1,40 @@
 """Checkpoints: everything a run needs to continue, in one file that is written atomically.
 
-A file holds the variables by name and a description in JSON (frames, learner step, level, network, allocated seeds).
-It is one .npz instead of TensorFlow's own format, because a single file can be renamed into place, and names and
-shapes can be compared before anything is changed. See docs/decisions/0004-checkpoints.md. Not here: what is saved and
-restored (mlma/learning/run_state.py).
+A file holds the variables by name and a description in JSON (frames, learner step, level, network, allocated seeds, a
+digest of all of it). It is one .npz instead of TensorFlow's own format, because a single file can be renamed into
+place, and names and shapes can be compared before anything is changed. See docs/decisions/0004-checkpoints.md. Not
+here: how the file is laid out and checked (mlma/learning/checkpoint_file.py), what is saved and restored
+(mlma/learning/run_state.py).
 """
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import re
-import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlma.learning.checkpoint_file import CheckpointMismatchError, load_checkpoint, write_checkpoint
 from mlma.utils.atomic_file import atomic_write
+from mlma.utils.own_files import make_own_folder
+from mlma.utils.side_task import describe
+
+logger = logging.getLogger(__name__)
 
 BEST_NAME = "best.npz"
+DAMAGED_SUFFIX = ".damaged"
 
 
-class CheckpointMismatchError(ValueError):
-    """The file belongs to another network or level, or is not a checkpoint."""
+class LoadedCheckpoint(NamedTuple):
+    """The content of a checkpoint, and those newer ones that are damaged."""
+
+    path: Path
+    variables: dict[str, Any]
+    meta: dict[str, Any]
+    damaged: list[Path]
 
 
 class Checkpoints:
@@ -47,34 +59,56 @@ class Checkpoints:
         paths = self._all()
         return paths[-1] if paths else None
 
-    def find(self, which: str) -> Path:
-        """`last`, `best` or a file; ValueError if there is no such checkpoint."""
-        path = self.last() if which == "last" else self._folder / BEST_NAME if which == "best" else Path(which)
-        if path is None or not path.is_file():
-            raise ValueError(f"--test_checkpoint={which}: no such checkpoint in {self._folder}")
-        return path
+    def load(self, which: str) -> LoadedCheckpoint:
+        """Loads `last`, `best` or a file. A damaged last one is skipped for the newest that can be read.
+
+        ValueError if there is no such checkpoint, CheckpointMismatchError if it, or each of the last ones, is damaged.
+        """
+        if which == "last":
+            if (loaded := self.load_last()) is not None:
+                return loaded
+        elif (path := self._folder / BEST_NAME if which == "best" else Path(which)).is_file():
+            return LoadedCheckpoint(path, *load_checkpoint(path), [])
+        raise ValueError(f"--test_checkpoint={which}: no such checkpoint in {self._folder}")
+
+    def load_last(self) -> LoadedCheckpoint | None:
+        """The newest checkpoint that can be read; None if there is none at all. A warning says what is damaged."""
+        damaged: dict[Path, str] = {}
+        for path in reversed(self._all()):
+            try:
+                loaded = LoadedCheckpoint(path, *load_checkpoint(path), list(damaged))
+            except CheckpointMismatchError as problem:
+                if path.exists():  # training deletes old ones while an evaluation looks
+                    damaged[path] = str(problem)
+                continue
+            for reason in damaged.values():
+                logger.warning("damaged, continuing with %s: %s", path.name, reason)
+            return loaded
+        if damaged:
+            newest = next(iter(damaged.values()))
+            raise CheckpointMismatchError(
+                f"no checkpoint in {self._folder} can be read ({len(damaged)} damaged), the newest: {newest}; nothing "
+                "was changed; use another --logdir to start from scratch"
+            )
+        return None
+
+    def set_aside(self, damaged: list[Path]) -> None:
+        """Renames damaged checkpoints, which would otherwise count as the newest ones."""
+        for path in damaged:
+            try:
+                os.replace(path, path.with_name(path.name + DAMAGED_SUFFIX))
+            except OSError as problem:
+                logger.warning("could not rename a damaged checkpoint: %s", describe(problem))
 
     def _all(self) -> list[Path]:
         return sorted(p for p in self._folder.glob("checkpoint-*.npz") if re.fullmatch(r"checkpoint-\d+\.npz", p.name))
 
     def _write(self, name: str, variables: dict[str, Any], meta: dict[str, Any]) -> Path:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(self._folder)
         path = self._folder / name
         with atomic_write(path) as file:
-            np.savez(file, __meta__=np.frombuffer(json.dumps(meta).encode(), np.uint8), **variables)
+            write_checkpoint(file, variables, meta)
         return path
-
-
-def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables by name, description). CheckpointMismatchError if the file is not a checkpoint or is damaged."""
-    try:
-        with np.load(path) as file:
-            variables = {name: file[name] for name in file.files}
-        meta = json.loads(variables.pop("__meta__").tobytes())
-        # Checkpoints of version 0.1 call the target network's variables slow/...
-        return {re.sub("^slow/", "target/", name): value for name, value in variables.items()}, meta
-    except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise CheckpointMismatchError(f"{path}: not a checkpoint: {error}") from None
 
 
 def check_compatible(
@@ -90,14 +124,25 @@ def check_compatible(
                 f"{path}: was made with {key}={meta.get(key)}, this run has {key}={value}; use another --logdir"
             )
     missing, unknown = expected.keys() - variables.keys(), variables.keys() - expected.keys()
+    common = [name for name in expected if name in variables]
     shapes = [
         f"{name} {variables[name].shape} != {tuple(expected[name].shape)}"
-        for name in expected
-        if name in variables and variables[name].shape != tuple(expected[name].shape)
+        for name in common
+        if variables[name].shape != tuple(expected[name].shape)
     ]
-    if missing or unknown or shapes:
+    types = [
+        f"{name} {variables[name].dtype} != {_dtype(expected[name])}"
+        for name in common
+        if variables[name].dtype != _dtype(expected[name])
+    ]
+    if missing or unknown or shapes or types:
         differences = [f"lacks {', '.join(sorted(missing)[:3])}"] * bool(missing)
-        differences += [f"has unknown {', '.join(sorted(unknown)[:3])}"] * bool(unknown) + shapes[:3]
+        differences += [f"has unknown {', '.join(sorted(unknown)[:3])}"] * bool(unknown) + (shapes or types)[:3]
         raise CheckpointMismatchError(
             f"{path}: belongs to another network: {'; '.join(differences)}; use another --logdir"
         )
+
+
+def _dtype(variable: Any) -> Any:
+    """The numpy dtype of an array or of a TensorFlow variable."""
+    return np.dtype(getattr(variable.dtype, "as_numpy_dtype", variable.dtype))

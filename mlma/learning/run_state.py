@@ -14,9 +14,11 @@ from mlma.core.config import Config
 from mlma.core.flat_weights import build_variables
 from mlma.core.types import Agent, EnvSpec
 from mlma.distributed.allreduce import Allreduce
-from mlma.learning.checkpoint import Checkpoints, check_compatible, load_checkpoint
+from mlma.learning.checkpoint import Checkpoints, check_compatible
+from mlma.learning.checkpoint_file import META_CHECKS, CheckpointMismatchError
 from mlma.learning.learner import Learner
 from mlma.monitoring.metrics import Metrics
+from mlma.utils.side_task import describe
 
 logger = logging.getLogger(__name__)
 
@@ -67,24 +69,32 @@ class RunState:
         self.best, self.seconds = float("-inf"), 0.0
 
     def resume(self) -> None:
-        """Rank 0 restores the last checkpoint, if any; then all ranks start with its state.
+        """Rank 0 restores the last checkpoint that can be read, if any; then all ranks start with its state.
 
-        CheckpointMismatchError if the checkpoint is of another run.
+        CheckpointMismatchError, on all ranks, if the checkpoint is of another run or none can be read.
         """
+        problem = ""
         if self._allreduce.rank == 0:
-            self._restore()
-        own = [self._learner.step, self._learner.frames, self.seeds.base, self.seeds.allocated, self.seconds]
-        ranks = self._allreduce.gather(json.dumps(own).encode())
-        self._learner.step, self._learner.frames, self.seeds.base, self.seeds.allocated, self.seconds = json.loads(
-            ranks[0]
-        )
+            try:
+                self._restore()
+            except CheckpointMismatchError as error:
+                problem = str(error)
+            except Exception as error:  # the other ranks wait for this one and must learn of it
+                problem = f"the last checkpoint could not be restored: {describe(error)}"
+        own = [self._learner.step, self._learner.frames, self.seeds.base, self.seeds.allocated, self.seconds, problem]
+        first = json.loads(self._allreduce.gather(json.dumps(own).encode())[0])
+        self._learner.step, self._learner.frames, self.seeds.base, self.seeds.allocated, self.seconds, problem = first
+        if problem:
+            raise CheckpointMismatchError(problem)
         self._allreduce.broadcast(list(self._learner.variables().values()))
 
     def _restore(self) -> None:
-        path = self._checkpoints.last()
-        if path is None:
+        loaded = self._checkpoints.load_last()
+        if loaded is None:
             return
-        variables, meta = load_checkpoint(path)
+        path, variables, meta, damaged = loaded
+        if missing := sorted(META_CHECKS.keys() - meta.keys()):
+            raise CheckpointMismatchError(f"{path}: its description lacks {', '.join(missing)}")
         check_compatible(path, variables, meta, self._learner.variables(), self._identity)
         for name, variable in self._learner.variables().items():
             variable.assign(variables[name])
@@ -92,10 +102,11 @@ class RunState:
         self.seeds.base, self.seeds.allocated = meta["seeds"]
         self.seeds.allocated += SeedAllocator.SKIP
         self.best, self.seconds = meta["best"], meta["seconds"]
+        self._checkpoints.set_aside(damaged)
         logger.info("resumed %s at %s frames", path, f"{self._learner.frames:,}")
 
     def save(self, metrics: Metrics) -> bool:
-        """False, with a warning, if the disk is full or fails: that must not end weeks of training."""
+        """False, with a warning, if the disk or the memory is full: that must not end weeks of training."""
         mean = metrics.episodes.mean_return()
         better = metrics.episodes.full_window() and mean > self.best
         meta = self._identity | {
@@ -106,14 +117,15 @@ class RunState:
             "best": mean if better else self.best,
             "seeds": [self.seeds.base, self.seeds.allocated],
         }
-        variables = {name: variable.numpy() for name, variable in self._learner.variables().items()}
         try:
+            variables = {name: variable.numpy() for name, variable in self._learner.variables().items()}
             path = self._checkpoints.save(self._learner.step, variables, meta)
             if better:
                 self._checkpoints.save_best(variables, meta)
                 self.best = mean
-        except OSError as problem:
-            logger.warning("could not save a checkpoint: %s; training continues, the previous one stays", problem)
+        except (OSError, MemoryError) as problem:
+            reason = describe(problem)
+            logger.warning("could not save a checkpoint: %s; training continues, the previous one stays", reason)
             metrics.count_fault("saves_failed")
             return False
         logger.info("saved %s", path)

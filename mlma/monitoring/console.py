@@ -75,7 +75,12 @@ def format_number(name: str, value: float) -> str:
 
 
 class ConsoleDisplay:
-    """A report listener that prints. On a terminal and unless `plain`, lines of the log appear above a live table."""
+    """A report listener that prints. On a terminal and unless `plain`, lines of the log appear above a live table.
+
+    What cannot be printed is lost: see mlma/utils/console_streams.py.
+    """
+
+    name = "the console"
 
     def __init__(self, title: str, total_frames: float, plain: bool = False) -> None:
         self._title, self._total = title, total_frames

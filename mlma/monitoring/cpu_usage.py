@@ -14,15 +14,20 @@ class CpuUsage:
 
     def __call__(self) -> float:
         before, self._before = self._before, self._read()
+        if before is None or self._before is None:
+            return float("nan")
         total, idle = (now - then for now, then in zip(self._before, before, strict=True))
         return 1 - idle / total if total > 0 else float("nan")
 
-    def _read(self) -> tuple[float, float]:
-        """Ticks in total, and idle ticks."""
+    def _read(self) -> tuple[float, float] | None:
+        """Ticks in total, and idle ticks; None if the kernel does not say, e.g. without a free descriptor."""
         total = idle = 0.0
-        with open("/proc/stat") as file:
-            for name, *ticks in map(str.split, file):
-                if name in self._cores:
-                    total += sum(map(int, ticks[:8]))  # guest time is part of user time
-                    idle += int(ticks[3]) + int(ticks[4])
+        try:
+            with open("/proc/stat") as file:
+                for name, *ticks in map(str.split, file):
+                    if name in self._cores:
+                        total += sum(map(int, ticks[:8]))  # guest time is part of user time
+                        idle += int(ticks[3]) + int(ticks[4])
+        except OSError:
+            return None
         return total, idle

@@ -55,7 +55,8 @@ class Heartbeat:
     def close(self) -> None:
         """The worker has finished: removes the file."""
         if self._path:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def _beat(self, **changes: Any) -> None:
         self._record |= changes | {"beat": time.monotonic()}

@@ -22,6 +22,7 @@ from mlma.monitoring.bottleneck import LEARNER_PHASES
 from mlma.monitoring.episode_statistics import EpisodeStatistics, Row
 from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
 from mlma.monitoring.refusals import Refusals
+from mlma.utils.side_task import SideTask
 
 Gather = Callable[[bytes], list[bytes]]  # what each rank passed, by rank
 ACTOR_TIMEOUT_SECONDS = 60.0  # an actor that was silent for longer is not counted
@@ -32,7 +33,10 @@ class WeightsDivergedError(Exception):
 
 
 class ReportListener(Protocol):
-    """Receives each report of a run: a logger, or a task that depends on progress."""
+    """Receives each report of a run: a logger, or a task that depends on progress.
+
+    It may fail: that is logged once under its `name`, or else its type's, and the next report is a new attempt.
+    """
 
     def on_report(self, row: Row) -> None:
         """Called after each report, on the learner that reports."""
@@ -63,10 +67,14 @@ class Metrics:
         """Reports `every_seconds`, or `every_steps` if that is given. `timer` is the learner loop's; `record_workers`
         receives a summary of all workers at each report."""
         self.episodes, self.actors = EpisodeStatistics(levels), ActorStatistics()
-        self.timer, self._listeners = timer, list(listeners)
+        self.timer = timer
+        self._listeners: list[tuple[SideTask, ReportListener]] = []
+        for listener in listeners:
+            self.add_listener(listener)
         self._every_seconds, self._every_steps, self._total_frames = every_seconds, every_steps, total_frames
         self._gather = gather or (lambda data: [data])
-        self._record_workers = record_workers
+        self._record_workers, self._workers_task = record_workers, SideTask("workers.json")
+        self._gauge_tasks: dict[str, SideTask] = {}
         self._gauges: dict[str, Callable[[], float]] = {}
         self._local_gauges: dict[str, Callable[[], float]] = {}
         self._clocks: dict[str, Callable[[], float]] = {}
@@ -94,7 +102,7 @@ class Metrics:
 
     def add_listener(self, listener: ReportListener) -> None:
         """Adds a receiver of reports."""
-        self._listeners.append(listener)
+        self._listeners.append((SideTask(getattr(listener, "name", type(listener).__name__)), listener))
 
     def begin(self, step: int, frames: int, seconds: float) -> None:
         """The counters when training starts or resumes."""
@@ -139,17 +147,17 @@ class Metrics:
         check_equal_weights(parts)
         self.episodes.merge(parts)
         row = self._row(step, frames, elapsed, parts)
-        row |= {name: gauge() for name, gauge in self._local_gauges.items()}
-        for listener in self._listeners:
-            listener.on_report(row)
+        row |= self._read(self._local_gauges)
+        for task, listener in self._listeners:
+            task(listener.on_report, row)
         if self._record_workers:
-            self._record_workers([_worker_summary(rank, part) for rank, part in enumerate(parts)])
+            self._workers_task(self._record_workers, [_worker_summary(rank, part) for rank, part in enumerate(parts)])
         self._reset(step, frames)
 
     def close(self, finished: bool) -> None:
         """Closes all listeners."""
-        for listener in self._listeners:
-            listener.close(finished)
+        for task, listener in self._listeners:
+            task(listener.close, finished)
 
     def _reset(self, step: int, frames: int) -> None:
         self._since = time.monotonic()
@@ -174,10 +182,18 @@ class Metrics:
             "sums": dict(self._sums),
             "adds": self._adds,
             "maxima": dict(self._maxima),
-            "gauges": {name: gauge() for name, gauge in self._gauges.items()}
+            "gauges": self._read(self._gauges)
             | {f"learner/{phase}": seconds / elapsed for phase, seconds in phases.items() if seconds}
             | {name: min(1.0, (seconds - before.get(name, 0.0)) / elapsed) for name, seconds in clocks.items()},
         }
+
+    def _read(self, gauges: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+        """The values of gauges; NaN for one that cannot be read, e.g. without a free file descriptor."""
+        values = {}
+        for name, gauge in gauges.items():
+            value = self._gauge_tasks.setdefault(name, SideTask(f"the gauge {name}"))(gauge)
+            values[name] = float("nan") if value is None else value
+        return values
 
     def _row(self, step: int, frames: int, elapsed: float, parts: list[dict[str, Any]]) -> Row:
         rate = (frames - self._frames) / elapsed

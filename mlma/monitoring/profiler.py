@@ -18,6 +18,8 @@ import tensorflow as tf
 
 from mlma.monitoring.episode_statistics import Row
 from mlma.monitoring.phase_timer import Event
+from mlma.utils.atomic_file import atomic_write
+from mlma.utils.own_files import make_own_folder
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ Record = Callable[[list[Event] | None], None]  # records events into the list fr
 
 class Profiler:
     """A report listener that takes one profile, after a few reports with working actors."""
+
+    name = "the profile"
 
     def __init__(self, logdir: Path, seconds: float, recorders: Mapping[str, Record]) -> None:
         """`recorders` start and stop the recording of each of `TRACKS`."""
@@ -52,9 +56,9 @@ class Profiler:
 
     def _start(self) -> None:
         logger.info("profile of %g s starts", self._seconds)
-        self._began, self._end = time.time(), time.monotonic() + self._seconds
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(self._folder)
         tf.profiler.experimental.start(str(self._folder))
+        self._began, self._end = time.time(), time.monotonic() + self._seconds
         self._events = {track: [] for track in TRACKS}
         for track, events in self._events.items():
             self._recorders[track](events)
@@ -66,8 +70,8 @@ class Profiler:
         for track in TRACKS:
             self._recorders[track](None)
         tf.profiler.experimental.stop()
-        path = self._folder / "trace.json"
-        path.write_text(json.dumps(chrome_trace(self._events, self._began)))
+        with atomic_write(self._folder / "trace.json") as file:
+            file.write(json.dumps(chrome_trace(self._events, self._began)).encode())
         logger.info("profile written to %s", self._folder)
 
 

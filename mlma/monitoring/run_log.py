@@ -7,7 +7,6 @@ run, warning for what should not happen.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
@@ -16,35 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from mlma.utils.atomic_file import atomic_write
+from mlma.utils.own_files import append_lines
+from mlma.utils.side_task import SideTask
 
 PACKAGES = ("mlma", "agents")
 CONSOLE_FORMAT, CONSOLE_DATES = "%(asctime)s {}%(message)s", "%H:%M:%S"
 FILE_FORMAT, FILE_DATES = "%(asctime)s %(levelname)s {}%(message)s", "%Y-%m-%d %H:%M:%S"
 
 
-class ConsoleHandler(logging.Handler):
-    """Passes each line to `show`, which prints it."""
+class LineHandler(logging.Handler):
+    """Passes each line to `write`. If that fails, the other handlers say so, and the line is lost here."""
 
-    def __init__(self, show: Callable[[str], None]) -> None:
+    def __init__(self, name: str, write: Callable[[str], None]) -> None:
         super().__init__()
-        self._show = show
+        self._write, self._task = write, SideTask(name)
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
-        self._show(self.format(record))
-
-
-class EventFileHandler(logging.Handler):
-    """Appends each line to a file. A full disk must not end a run, so errors are ignored."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See logging.Handler."""
-        with contextlib.suppress(OSError), self._path.open("a") as file:
-            file.write(self.format(record) + "\n")
+        self._task(lambda: self._write(self.format(record)))
 
 
 def print_line(line: str) -> None:
@@ -57,11 +45,12 @@ def setup_logging(
 ) -> None:
     """Sends the log of this process to `show` and to `event_file`; each line names the `worker`, if given."""
     name = f"{worker}: " if worker else ""
-    console = ConsoleHandler(show)
+    console = LineHandler("the console", show)
     console.setFormatter(logging.Formatter(CONSOLE_FORMAT.format(name) if timestamps else "%(message)s", CONSOLE_DATES))
     handlers: list[logging.Handler] = [console]
     if event_file:
-        events = EventFileHandler(event_file)
+        events = LineHandler(event_file.name, lambda line: append_lines(event_file, f"{line}\n".encode()))
+        events.lock = console.lock  # one that fails logs to the other, so two locks could block each other
         events.setFormatter(logging.Formatter(FILE_FORMAT.format(name), FILE_DATES))
         handlers.append(events)
     for package in PACKAGES:
@@ -72,5 +61,5 @@ def setup_logging(
 
 def write_workers(path: Path, workers: list[Any]) -> None:
     """Writes the workers as of the last report."""
-    with contextlib.suppress(OSError), atomic_write(path) as file:
+    with atomic_write(path) as file:
         file.write(json.dumps({"written": time.time(), "learners": workers}).encode())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import struct
 import threading
 import time
@@ -21,10 +22,13 @@ import numpy as np
 
 from mlma.replay.prioritized_replay import PrioritizedReplay
 from mlma.utils.atomic_file import atomic_write
+from mlma.utils.own_files import make_own_folder
+from mlma.utils.side_task import SideTask, describe
 
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 2**24  # bytes of trajectories in a block
+MAX_HEADER_BYTES = 2**20
 _BLOCK_HEADER = struct.Struct("<QQI")  # bytes of trajectories, bytes of priorities, crc32 of both
 
 
@@ -34,13 +38,15 @@ class ReplaySnapshot:
     def __init__(self, replay: PrioritizedReplay | None, path: Path | None) -> None:
         self._replay, self._path = replay, path
         self._thread: threading.Thread | None = None
+        self._start_task = SideTask("saving the replay")
 
     def save(self) -> None:
         """Starts to write a snapshot, unless one is still being written."""
         if self._path is None or (self._thread and self._thread.is_alive()):
             return
-        self._thread = threading.Thread(target=self._save, name="save-replay", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._save, name="save-replay", daemon=True)
+        self._start_task(thread.start)
+        self._thread = thread if thread.ident else None  # without memory no thread starts
 
     def wait(self) -> None:
         """Waits until a snapshot that is being written is complete."""
@@ -52,8 +58,9 @@ class ReplaySnapshot:
         began = time.monotonic()
         try:
             steps = write_snapshot(self._replay, self._path)
-        except OSError as error:
-            logger.warning("could not save the replay: %s; training continues, the previous snapshot is kept", error)
+        except Exception as error:  # also MemoryError
+            reason = describe(error)
+            logger.warning("could not save the replay: %s; training continues, the previous snapshot is kept", reason)
             return
         logger.info("saved %s with %s steps in %.1f s", self._path, f"{steps:,}", time.monotonic() - began)
 
@@ -63,15 +70,15 @@ class ReplaySnapshot:
             return
         try:
             steps = read_snapshot(self._replay, self._path)
-        except (OSError, ValueError) as error:
-            logger.warning("%s: not restored, the replay fills again: %s", self._path, error)
+        except Exception as error:  # damage raises anything
+            logger.warning("%s: not restored, the replay fills again: %s", self._path, describe(error))
             return
         logger.info("restored %s steps from %s", f"{steps:,}", self._path)
 
 
 def write_snapshot(replay: PrioritizedReplay, path: Path) -> int:
     """Writes a snapshot; returns the number of steps written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_own_folder(path.parent)
     serials = replay.stored_serials()
     block_size = max(1, BLOCK_BYTES // replay.layout.dtype.itemsize)  # trajectories
     steps = 0
@@ -99,10 +106,11 @@ def read_snapshot(replay: PrioritizedReplay, path: Path) -> int:
     """
     steps, restored = 0, []
     with path.open("rb") as file:
-        header = json.loads(file.readline() or b"{}")
-        if header.get("layout") != replay.layout.signature:
+        header = json.loads(file.readline(MAX_HEADER_BYTES) or b"{}")
+        layout = header.get("layout") if isinstance(header, dict) else None
+        if layout != replay.layout.signature:
             raise ValueError(
-                f"its record layout is {header.get('layout')}, this run has {replay.layout.signature}: "
+                f"its record layout is {layout}, this run has {replay.layout.signature}: "
                 "another level, network or --unroll_length"
             )
         for records, leaves in _read_blocks(replay, file):
@@ -114,11 +122,13 @@ def read_snapshot(replay: PrioritizedReplay, path: Path) -> int:
 
 
 def _read_blocks(replay: PrioritizedReplay, file: BinaryIO) -> Iterator[tuple[Any, Any]]:
-    length = replay.store.length
+    length, size = replay.store.length, os.fstat(file.fileno()).st_size
     while header := file.read(_BLOCK_HEADER.size):
         if len(header) < _BLOCK_HEADER.size:
             raise ValueError("the file ends within the header of a block")
         records_size, leaves_size, checksum = _BLOCK_HEADER.unpack(header)
+        if records_size + leaves_size > size:
+            raise ValueError("a block is larger than the file")
         records, leaves = file.read(records_size), file.read(leaves_size)
         if zlib.crc32(leaves, zlib.crc32(records)) != checksum:
             raise ValueError("a block has a wrong checksum")

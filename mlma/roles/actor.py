@@ -19,6 +19,7 @@ from mlma.transport.auth import read_token
 from mlma.transport.client import connect
 from mlma.transport.handshake import handshake_request
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS
+from mlma.utils.own_files import check_own_folder
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
 # Niceness of actors that share a host with their learner, so the learner gets CPU time first. Otherwise actors fill the
@@ -56,6 +57,7 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
 def _video_recorder(config: Config) -> StepObserver | None:
     if not config.reports.video_every_episodes:
         return None
+    check_own_folder(Path(config.run.logdir), f"--logdir={config.run.logdir}", entries=False)
     from mlma.evaluation.video import TrainingVideoRecorder  # imports what other actors do without
 
     return TrainingVideoRecorder(config, Path(config.run.logdir) / "videos" / "training")

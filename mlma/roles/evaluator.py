@@ -20,7 +20,8 @@ from mlma.evaluation.evaluation import (
     summarize,
     summarize_levels,
 )
-from mlma.learning.checkpoint import Checkpoints, check_compatible, load_checkpoint
+from mlma.learning.checkpoint import Checkpoints, LoadedCheckpoint, check_compatible
+from mlma.learning.checkpoint_file import CheckpointMismatchError
 from mlma.learning.run_state import run_identity
 from mlma.monitoring.run_log import print_line, setup_logging
 from mlma.utils.child_process import available_cores
@@ -31,14 +32,14 @@ from mlma.utils.tf_function import CachedGraph
 def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     """Evaluates. `config` is resolved; `spec` describes its levels."""
     setup_logging(timestamps=False)
-    path = Checkpoints(Path(config.run.logdir) / "checkpoints", config.reports.keep_checkpoints).find(
-        config.run.test_checkpoint
-    )
+    checkpoints = Checkpoints(Path(config.run.logdir) / "checkpoints", config.reports.keep_checkpoints)
+    loaded = checkpoints.load(config.run.test_checkpoint)
+    path = loaded.path
     cores = available_cores()
     set_tensorflow_threads(cores)
     config = config.replace(env_threads=max(config.environment.env_threads, cores))
     agent = make_agent(config, spec)
-    meta = _restore_network(agent, spec, path, config)
+    meta = _restore_network(agent, spec, loaded, config)
     names = level_names(config.environment.level_name)
     several, count = len(names) > 1, config.run.test_num_episodes
     frames = f"{meta['frames']:,} frames of {config.environment.level_name}"
@@ -71,10 +72,12 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     return 0
 
 
-def _restore_network(agent: Agent, spec: EnvSpec, path: Path, config: Config) -> dict[str, Any]:
-    """Loads the network's variables; returns the checkpoint's description. CheckpointMismatchError if they differ."""
+def _restore_network(agent: Agent, spec: EnvSpec, loaded: LoadedCheckpoint, config: Config) -> dict[str, Any]:
+    """Sets the network's variables; returns the checkpoint's description. CheckpointMismatchError if they differ."""
     build_variables(agent, spec)
-    variables, meta = load_checkpoint(path)
+    path, variables, meta, _ = loaded
+    if "frames" not in meta:
+        raise CheckpointMismatchError(f"{path}: its description lacks frames")
     expected = named_variables("network", agent.network.variables)
     network = {name: value for name, value in variables.items() if name.startswith("network/")}
     check_compatible(path, network, meta, expected, run_identity(config))

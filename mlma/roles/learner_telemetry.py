@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mlma.core import config as configs
 from mlma.core.config import Config
 from mlma.distributed.allreduce import Allreduce
 from mlma.envs.registry import level_names
@@ -46,8 +46,10 @@ def make_metrics(config: Config, allreduce: Allreduce, listeners: list[ReportLis
 def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int) -> list[ReportListener]:
     """The loggers of a run that stands at `frames`; also writes logdir/config.json."""
     logdir = Path(config.run.logdir)
-    configs.save(config, logdir / "config.json")
-    made: list[ReportListener] = [display, loggers.CsvWriter(logdir / "metrics.csv", frames)]
+    saved = loggers.ConfigWriter(config, logdir / "config.json")
+    with contextlib.suppress(OSError):  # no room: the next report tries again, and logs it
+        saved.write()
+    made: list[ReportListener] = [display, saved, loggers.CsvWriter(logdir / "metrics.csv", frames)]
     if config.run.deterministic:
         made.append(loggers.DeterministicCsvLogger(logdir / "curve.csv", frames))
     return made + loggers.make_loggers(config.reports.writers, logdir, config.flags())

@@ -6,6 +6,7 @@ workers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -14,14 +15,18 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from mlma.core.config import Config, to_argv
 from mlma.utils.child_process import PARENT_PID_ENV
+from mlma.utils.own_files import make_own_folder, open_own
+from mlma.utils.side_task import SideTask
 
 logger = logging.getLogger(__name__)
 
 RESTART_BACKOFF_SECONDS = (1.0, 60.0)  # before a crashed actor is restarted: first, longest
 HEALTHY_SECONDS = 60.0  # of running, after which the next restart is quick again
+LAST_LINE_BYTES = 4096  # of an actor's log, in which its last line is looked for
 TERMINATE_SECONDS = 5.0  # for an actor to end before it is killed
 
 
@@ -42,7 +47,7 @@ class LocalActors:
         self._on_restart, self._is_stopping, self._on_failure = on_restart, is_stopping, on_failure
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._stop = threading.Event()
-        log_folder.mkdir(parents=True, exist_ok=True)
+        self._log_task, self._start_task = SideTask("the log of an actor"), SideTask("starting an actor")
         self._thread = threading.Thread(target=self._run, name="local-actors", daemon=True)
         self._thread.start()
 
@@ -76,17 +81,19 @@ class LocalActors:
                     continue  # training is over, or the same signal reached actor and learner
                 if now - started[task] > HEALTHY_SECONDS:
                     pause[task] = RESTART_BACKOFF_SECONDS[0]
-                due[task] = now + pause[task]
                 self._on_restart()
                 last_line = self._last_line(task)
                 logger.warning(
                     "actor %d ended with code %d; restarting it in %.0f s%s", task, code, pause[task], last_line
                 )
-                pause[task] = min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])
+                due[task], pause[task] = now + pause[task], min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])
             for task in [t for t, when in due.items() if when <= now]:
+                new = self._start_task(self._start, task)
+                if new is None:  # no memory, no process or no descriptor left
+                    due[task], pause[task] = now + pause[task], min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])
+                    continue
                 del due[task]
-                started[task] = now
-                self._children[task] = self._start(task)
+                started[task], self._children[task] = now, new
         self._end_children()
 
     def _end_children(self) -> None:
@@ -103,14 +110,25 @@ class LocalActors:
         return self._log_folder / f"actor-{task}.log"
 
     def _start(self, task: int) -> subprocess.Popen[bytes]:
-        with self._log(task).open("ab") as log:
-            environment = os.environ | {PARENT_PID_ENV: str(os.getpid())}
+        environment = os.environ | {PARENT_PID_ENV: str(os.getpid())}
+        with contextlib.ExitStack() as stack:
+            log = self._log_task(self._open_log, task)  # an actor works without its log, too
+            output = stack.enter_context(log) if log else subprocess.DEVNULL
             return subprocess.Popen(
-                self._command(task), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                self._command(task), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
             )
 
+    def _open_log(self, task: int) -> BinaryIO:
+        make_own_folder(self._log_folder)
+        return open_own(self._log(task), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
     def _last_line(self, task: int) -> str:
-        lines = self._log(task).read_text(errors="replace").strip().splitlines()
+        try:
+            with open_own(self._log(task), os.O_RDONLY) as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - LAST_LINE_BYTES))
+                lines = log.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
         return f"; its last line: {lines[-1]}" if lines else ""
 
 

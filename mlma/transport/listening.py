@@ -13,11 +13,9 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any, NamedTuple
 
 from mlma.transport.addresses import Address, check_private_folder
 from mlma.utils.child_process import PARENT_PID_ENV
+from mlma.utils.socket_folder import socket_folder
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +50,7 @@ def listen(address: Address | None, token: str) -> Iterator[Listening]:
         _create_listener(address).close()  # TensorFlow binds again, and would share the port with others
         yield Listening(str(address), f"{address} (without encryption: --insecure_plaintext)", None)
         return
-    folder = tempfile.mkdtemp(prefix="mlma-")  # mode 0700
-    try:
+    with socket_folder() as folder:
         server = f"unix:{folder}/learner"
         if not address:
             yield Listening(server, server, None)
@@ -63,8 +61,6 @@ def listen(address: Address | None, token: str) -> Iterator[Listening]:
                 yield Listening(server, f"{address} (TLS)", gateway)
             finally:
                 gateway.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_serving(server: str, learner_host: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import tempfile
 
 # For glibc's mallopt: keep memory instead of returning it to the kernel. Trajectories and activations have megabytes.
 MALLOC_OPTIONS = {-1: 2**30, -2: 2**26, -3: 2**25}  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
@@ -17,7 +16,7 @@ def import_tensorflow() -> None:
             libc.mallopt(option, size)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as hidden:
+    with os.fdopen(os.memfd_create("hidden"), "w+b") as hidden:  # needs no room on a disk
         os.dup2(hidden.fileno(), 2)
         try:
             import tensorflow  # noqa: F401

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlma.learning.checkpoint import load_checkpoint
+from mlma.learning.checkpoint_file import load_checkpoint
 from tests.support.hosts import Hosts, make_hosts
 from tests.support.runs import ROOT, frames, rows, wait_for
 

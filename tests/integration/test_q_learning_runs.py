@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlma.learning.checkpoint import load_checkpoint
+from mlma.learning.checkpoint_file import load_checkpoint
 from tests.support.runs import Process, descendants, frames, parents, rows, wait_for, wait_for_progress
 
 SMALL = [

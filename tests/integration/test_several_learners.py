@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlma.distributed.mpi_launcher import find_mpirun, mpi_environment
-from mlma.learning.checkpoint import load_checkpoint
+from mlma.learning.checkpoint_file import load_checkpoint
 from tests.support.one_batch import CASES
 from tests.support.runs import ROOT, SMALL, Process, descendants, gone, parents, rows, wait_for, wait_for_progress
 
@@ -118,6 +118,17 @@ def two_learners(tmp_path: Path) -> Any:
         for pid in left:
             if pid in parents():
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_all_learners_end_with_the_line_of_the_one_that_loads(tmp_path: Path) -> None:
+    saved = tmp_path / "run/checkpoints/checkpoint-000000007.npz"
+    saved.parent.mkdir(parents=True)
+    saved.write_bytes(b"PK damaged")
+    with Process(tmp_path, "run", *SMALL, "--num_learners=2", "--num_actors=1", f"--logdir={tmp_path}/run") as run:
+        assert run.wait(200) == 2, run.text()
+        assert run.text().count(" can be read (1 damaged), the newest: ") == 2, run.text()
+        assert "Traceback" not in run.text()
+    assert saved.read_bytes() == b"PK damaged"
 
 
 def test_two_learners_train_one_network_and_a_term_signal_saves_it(tmp_path: Path, two_learners: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlma.learning.checkpoint import load_checkpoint
+from mlma.learning.checkpoint_file import load_checkpoint
 from tests.support.runs import SMALL, Process, frames, gone, rows, wait_for, wait_for_progress
 
 

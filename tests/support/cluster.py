@@ -65,7 +65,7 @@ class Cluster:
     def command(self, *arguments: str) -> list[str]:
         """The frontend's command line, with the flags that every call here needs."""
         self.logdir.mkdir(exist_ok=True)
-        self.logdir.chmod(0o777)  # learners run as another user
+        self.logdir.chmod(0o1777)  # learners run as other users, who must not replace the files of each other
         known_hosts = self.folder / "known_hosts"
         if not known_hosts.exists():
             self.hosts.known_hosts(known_hosts)

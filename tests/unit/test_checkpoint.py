@@ -14,7 +14,8 @@ import pytest
 from agents.networks.zoo import NETWORKS
 from mlma.core.config import Config
 from mlma.distributed.allreduce import SingleProcess
-from mlma.learning.checkpoint import CheckpointMismatchError, Checkpoints, check_compatible, load_checkpoint
+from mlma.learning.checkpoint import Checkpoints, check_compatible
+from mlma.learning.checkpoint_file import CheckpointMismatchError, load_checkpoint
 from mlma.learning.learner import Learner
 from mlma.learning.run_state import RunState
 from tests.support.samples import IMAGE, VECTOR, as_tensors, make_impala, make_metrics, random_sample, small_config
@@ -78,15 +79,15 @@ def test_the_last_few_and_the_best_are_kept(tmp_path: Path) -> None:
         "checkpoint-000000100.npz",
         "checkpoint-mine.npz",
     ]
-    assert checkpoints.find("last").name == "checkpoint-000000100.npz"
-    assert checkpoints.find("best").name == "best.npz"
-    assert checkpoints.find(str(tmp_path / "checkpoint-000000010.npz")).name == "checkpoint-000000010.npz"
+    assert checkpoints.load("last").path.name == "checkpoint-000000100.npz"
+    assert checkpoints.load("best").path.name == "best.npz"
+    assert checkpoints.load(str(tmp_path / "checkpoint-000000010.npz")).path.name == "checkpoint-000000010.npz"
 
 
 @pytest.mark.parametrize("which", ["last", "best", "/nowhere/at/all.npz"])
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path, which: str) -> None:
     with pytest.raises(ValueError, match=f"--test_checkpoint={which}: no such checkpoint"):
-        Checkpoints(tmp_path, keep=2).find(which)
+        Checkpoints(tmp_path, keep=2).load(which)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])

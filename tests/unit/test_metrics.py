@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mlma.core.config import parse
 from mlma.monitoring.episode_statistics import EPISODE_WINDOW
-from mlma.monitoring.loggers import BestEffortLogger, CsvWriter, DeterministicCsvLogger, TensorBoardWriter, make_loggers
+from mlma.monitoring.loggers import CsvWriter, DeterministicCsvLogger, TensorBoardWriter, make_loggers
 from mlma.monitoring.metrics import Metrics, Row, WeightsDivergedError
 from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
 from tests.support.samples import Rows, make_metrics
@@ -58,6 +58,56 @@ def test_large_frame_counts_are_written_in_full(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     write(path, 0, {"frames": 123_456_789})
     assert read(path) == [{"frames": "123456789"}]
+
+
+def test_half_a_row_and_garbage_of_a_crash_do_not_reach_the_next_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    write(path, 0, {"frames": 100, "a": 1.0}, {"frames": 200, "a": 2.0})
+    with path.open("ab") as file:
+        file.write(b"300,3")
+    write(path, 200, {"frames": 300, "a": 4.0})
+    assert read(path) == [{"frames": "100", "a": "1"}, {"frames": "200", "a": "2"}, {"frames": "300", "a": "4"}]
+    with path.open("ab") as file:
+        file.write(bytes(100) + b"\xff\xfe,,,,\n")  # blocks that were never written, after a power cut
+    write(path, 300, {"frames": 400, "a": 5.0})
+    assert [row["frames"] for row in read(path)] == ["100", "200", "300", "400"]
+    path.unlink()
+    path.mkdir()
+    writer = CsvWriter(path, 0)
+    for frames in (1, 2):
+        with pytest.raises(OSError, match=r"regular file|directory"):
+            writer.on_report({"frames": frames})
+    path.rmdir()
+    writer.on_report({"frames": 3, "a": 1.0})
+    assert [row["frames"] for row in read(path)] == ["1", "2", "3"], "rows wait until they can be written"
+
+
+def test_rows_that_could_not_be_written_are_not_lost_silently(
+    tmp_path: Path, log_lines: Callable[[], list[str]]
+) -> None:
+    (tmp_path / "curve.csv").mkdir()
+    metrics = make_metrics(DeterministicCsvLogger(tmp_path / "curve.csv", 0))
+    for step in range(3):
+        metrics.report(step, step, lambda: 0)
+    metrics.close(finished=True)
+    assert log_lines()[0].startswith("curve.csv failed: ")
+    assert log_lines()[1:] == [f"{tmp_path}/curve.csv lacks 3 rows"]
+
+
+def test_a_gauge_that_cannot_be_read_is_nan_and_logged_once(log_lines: Callable[[], list[str]]) -> None:
+    def gauge() -> float:
+        raise OSError(24, "Too many open files", "/proc/stat")
+
+    metrics = make_metrics(rows := Rows())
+    metrics.add_gauges({"host/busy": gauge})
+    metrics.add_local_gauges({"evaluation/mean": gauge})
+    for step in range(3):
+        metrics.report(step, step, lambda: 0)
+    assert all(math.isnan(row["host/busy"]) and math.isnan(row["evaluation/mean"]) for row in rows)
+    assert log_lines() == [
+        f"the gauge {name} failed: /proc/stat: Too many open files; training continues"
+        for name in ("host/busy", "evaluation/mean")
+    ]
 
 
 def test_a_new_column_widens_the_file_and_a_missing_one_stays_empty(tmp_path: Path) -> None:
@@ -243,10 +293,21 @@ def test_a_logger_without_its_package_is_a_one_line_error(tmp_path: Path) -> Non
 def test_a_service_that_fails_is_logged_once_and_ends_nothing(
     tmp_path: Path, log_lines: Callable[[], list[str]]
 ) -> None:
-    broken = BestEffortLogger("mlflow", TensorBoardWriter(tmp_path))
-    for _ in range(2):
-        broken.on_report({"return/mean": 1.0})  # without frames, which every row has
-    assert log_lines() == ["mlflow failed: KeyError: 'frames'; training continues"]
+    class Broken(Rows):
+        """A service that does not respond to the first two reports."""
+
+        name = "mlflow"
+
+        def on_report(self, row: Row) -> None:
+            super().on_report(row)
+            if len(self) < 3:
+                raise MemoryError
+
+    metrics = make_metrics(broken := Broken(), rows := Rows())
+    for step in range(4):
+        metrics.report(step, step, lambda: 0)
+    assert len(broken) == len(rows) == 4
+    assert log_lines() == ["mlflow failed: MemoryError; training continues", "mlflow works again, after 2 failures"]
 
 
 def test_a_curve_has_what_does_not_depend_on_the_clock_with_every_digit(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mlma.core.config.config import (
     parse_with,
     save,
     to_argv,
+    with_logdir,
 )
 from mlma.core.config.flags import did_you_mean, format_flags, option, run_parser
 from mlma.core.config.learning_sections import LearnerConfig, OptimizerConfig, ReplayConfig
@@ -47,4 +48,5 @@ __all__ = [
     "run_parser",
     "save",
     "to_argv",
+    "with_logdir",
 ]

@@ -23,9 +23,13 @@ from mlma.core.config.sections import (
     ReportsConfig,
     RunConfig,
 )
+from mlma.utils.atomic_file import atomic_write
 from mlma.utils.input_file import read_json_file
+from mlma.utils.own_files import check_own_file
 from mlma.utils.user_text import shown
 
+AUTO_LOGDIR, LOGDIRS = "auto", "logdir"
+MAX_FOLDER_NAME = 100
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 CLIPPINGS = ("abs_one", "soft_asymmetric", "none")
 USAGE = (
@@ -108,6 +112,17 @@ def parse_with(argv: list[str], others: type | None) -> tuple[Config, dict[str, 
     return config, {name: value for name, value in values.items() if name not in flag_table()}
 
 
+def with_logdir(config: Config) -> Config:
+    """`config` with a logdir: auto is logdir/LEVEL, with a - for what names of folders should not contain.
+
+    The Makefile makes the same names.
+    """
+    if config.run.logdir != AUTO_LOGDIR:
+        return config
+    name = re.sub(r"[^\w.+=@-]", "-", config.environment.level_name.strip())[:MAX_FOLDER_NAME]
+    return config.replace(logdir=f"{LOGDIRS}/{name.lstrip('.') or 'run'}")
+
+
 def _check(config: Config) -> None:
     """What the bounds of single flags do not cover; ValueError in one line."""
     clipping = config.learner.reward_clipping
@@ -148,8 +163,9 @@ def _check_inference_sizes(actor: ActorConfig) -> None:
 
 
 def load(path: str) -> dict[str, Any]:
-    """The flags that `save` wrote; ValueError that names the file if it is not a configuration."""
+    """The flags that `save` wrote; ValueError that names the file if it is not a configuration, or another user's."""
     file = shown(path)
+    check_own_file(Path(path), f"--config={file}")
     try:
         values = read_json_file(path)
     except OSError as error:
@@ -176,8 +192,9 @@ def load(path: str) -> dict[str, Any]:
 
 
 def save(config: Config, path: Path) -> None:
-    """Writes all flags as JSON."""
-    path.write_text(json.dumps(config.flags(), indent=1) + "\n")
+    """Writes all flags as JSON, all or nothing."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(config.flags(), indent=1) + "\n").encode())
 
 
 def to_argv(config: Config) -> list[str]:

@@ -32,7 +32,8 @@ class RunConfig:
     """Run."""
 
     logdir: str = option(
-        "/tmp/agent", "folder of the run: configuration, checkpoints, metrics; a run found there is resumed"
+        "auto",
+        "folder of the run: configuration, checkpoints, metrics; a run found there is resumed; auto is logdir/LEVEL",
     )
     mode: Literal["train", "test"] = option(
         "train", "train, or test: evaluate a checkpoint of logdir for test_num_episodes episodes"

@@ -6,7 +6,7 @@ Not here: the presets, one file per algorithm next to this one.
 from __future__ import annotations
 
 from mlma.core.catalog import ALGORITHMS, NETWORKS, networks_for
-from mlma.core.config import Config
+from mlma.core.config import Config, with_logdir
 from mlma.core.config.limits import MAX_RECURRENT_STEPS
 from mlma.core.types import EnvSpec
 
@@ -19,7 +19,7 @@ def resolve(config: Config, spec: EnvSpec, cores: int) -> Config:
     `cores`: number of cores of this host that one learner may use.
     """
     algorithm = ALGORITHMS[config.run.algorithm]
-    config = _apply_presets(config, spec, cores)
+    config = _apply_presets(with_logdir(config), spec, cores)
     _check_levels(config, spec)
     _check_network(config, spec)
     _check_replay(config)
