@@ -13,21 +13,16 @@ import importlib
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import NoReturn
 
 from mlma.core.config import Config, parse_or_exit
 from mlma.core.config.flags import print_mistake
-from mlma.core.machine_fit import check_fits_machine
-from mlma.core.presets.resolve import resolve
 from mlma.core.types import EnvSpec
-from mlma.envs.registry import HELP, env_spec, level_help
-from mlma.transport.addresses import parse_address
-from mlma.transport.auth import read_token
-from mlma.utils.atomic_file import check_writable
-from mlma.utils.child_process import EXIT_USAGE, available_cores, setup_child_process
+from mlma.distributed.mpi_launcher import must_launch, supervise_learners
+from mlma.envs.registry import HELP, level_help
+from mlma.roles.preparation import prepare, role_of
+from mlma.utils.child_process import EXIT_USAGE, setup_child_process
 from mlma.utils.console_streams import install_forgiving_streams
-from mlma.utils.own_files import check_own_folder
 from mlma.utils.tensorflow_setup import import_tensorflow
 
 
@@ -39,37 +34,14 @@ def main() -> int:
     if given.environment.level_name == HELP:
         print(level_help())
         return 0
-    role = _role(given)
     try:
-        spec = env_spec(given.environment)
-        config = resolve(given, spec, available_cores())
-        if role != "evaluator" and config.distributed.learner_host != "auto":  # again later, when it is used
-            token = read_token(config.distributed.token_file)
-            parse_address(config.distributed.learner_host, token, config.distributed.insecure_plaintext)
-        check_fits_machine(config, spec, role)
-        if role == "learner":
-            from mlma.distributed import mpi_launcher
-            from mlma.roles.run_folder import check_run_folder, claim_run_folder
-
-            if mpi_launcher.must_launch(config):
-                check_run_folder(config)
-                return mpi_launcher.supervise_learners(given)
-            claim_run_folder(config)
-        elif role == "evaluator":
-            logdir = Path(config.run.logdir)
-            check_own_folder(logdir, f"--logdir={logdir}")
-            if logdir.exists():
-                check_writable(logdir, "--logdir")
+        config, spec = prepare(given)
+        if role_of(config) == "learner" and must_launch(config):
+            return supervise_learners(given)
     except ValueError as mistake:  # wrong flags and files: one line
         print_mistake(mistake)
         return EXIT_USAGE
-    _run(role, config, spec)
-
-
-def _role(config: Config) -> str:
-    if config.run.mode == "test":
-        return "evaluator"
-    return "actor" if config.run.job_name == "actor" and config.run.task >= 0 else "learner"
+    _run(role_of(config), config, spec)
 
 
 def _run(role: str, config: Config, spec: EnvSpec) -> NoReturn:

@@ -24,9 +24,9 @@ from typing import BinaryIO
 
 from mlma.core.config import Config
 from mlma.distributed.world import World
+from mlma.transport.socket_folder import SOCKET_LOCK
 from mlma.utils.atomic_file import check_writable
 from mlma.utils.own_files import check_own_folder, open_own, write_all
-from mlma.utils.socket_folder import SOCKET_LOCK
 
 LOCK_NAME = ".lock"
 LOCK_SECONDS = 3.0  # for the process that holds the lock, to end

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlma.transport.addresses import Address, check_private_folder
+from mlma.transport.socket_folder import socket_folder
 from mlma.utils.child_process import PARENT_PID_ENV
-from mlma.utils.socket_folder import socket_folder
 
 logger = logging.getLogger(__name__)
 
