@@ -18,7 +18,6 @@ from typing import NoReturn
 from mlma.core.config import Config, parse_or_exit
 from mlma.core.config.flags import print_mistake
 from mlma.core.types import EnvSpec
-from mlma.distributed.mpi_launcher import must_launch, supervise_learners
 from mlma.envs.registry import HELP, level_help
 from mlma.roles.preparation import prepare, role_of
 from mlma.utils.child_process import EXIT_USAGE, setup_child_process
@@ -36,8 +35,11 @@ def main() -> int:
         return 0
     try:
         config, spec = prepare(given)
-        if role_of(config) == "learner" and must_launch(config):
-            return supervise_learners(given)
+        if role_of(config) == "learner":
+            from mlma.distributed.mpi_launcher import must_launch, supervise_learners  # actors do without
+
+            if must_launch(config):
+                return supervise_learners(given)
     except ValueError as mistake:  # wrong flags and files: one line
         print_mistake(mistake)
         return EXIT_USAGE

@@ -11,9 +11,7 @@ from mlma.core.config import Config
 from mlma.core.machine_fit import check_fits_machine
 from mlma.core.presets.resolve import resolve
 from mlma.core.types import EnvSpec
-from mlma.distributed.mpi_launcher import must_launch
 from mlma.envs.registry import env_spec
-from mlma.roles.run_folder import check_run_folder, claim_run_folder
 from mlma.transport.addresses import parse_address
 from mlma.transport.auth import read_token
 from mlma.utils.atomic_file import check_writable
@@ -44,8 +42,12 @@ def prepare(given: Config) -> tuple[Config, EnvSpec]:
         check_own_folder(logdir, f"--logdir={logdir}")
         if logdir.exists():
             check_writable(logdir, "--logdir")
-    elif role == "learner" and must_launch(config):
-        check_run_folder(config)
     elif role == "learner":
-        claim_run_folder(config)
+        from mlma.distributed.mpi_launcher import must_launch  # actors do without
+        from mlma.roles.run_folder import check_run_folder, claim_run_folder
+
+        if must_launch(config):
+            check_run_folder(config)
+        else:
+            claim_run_folder(config)
     return config, spec
