@@ -16,24 +16,29 @@ from collections.abc import Callable
 from typing import Any
 
 CHUNK_BYTES = 2**18
+ATTACHED = b"+"
 KEEPALIVE_SECONDS = 15
 DEAD_PEER_MILLISECONDS = 60_000  # data that is not acknowledged for as long means that the peer is gone
 
 
 class Link:
     """One connection. Established once the peer has proved that it has the run's certificate; only then it may be
-    attached to a plain socket, and only then anything is copied."""
+    attached to a plain socket, and only then anything is copied.
+
+    The gateway's end says that it is attached, and the actor's end is established only then: a learner that does not
+    serve yet is noticed at once.
+    """
 
     def __init__(
         self, selector: selectors.BaseSelector, encrypted: socket.socket, context: ssl.SSLContext, server: bool
     ) -> None:
-        self._selector, self._encrypted = selector, encrypted
+        self._selector, self._encrypted, self._is_server = selector, encrypted, server
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
         self._plain: socket.socket | None = None
         self._to_plain, self._to_encrypted = memoryview(b""), memoryview(b"")
         self._interests: dict[socket.socket, int] = {}
-        self.established = self.closed = self._ending = False
+        self.established = self.closed = self._ending = self._shook_hands = False
         self.problem = ""  # why the link ended before it was established
         tune(encrypted)
         encrypted.setblocking(False)
@@ -44,6 +49,8 @@ class Link:
         assert self.established
         plain.setblocking(False)
         self._plain = plain
+        if self._is_server:
+            self._tls.write(ATTACHED)
         self._guard(self._advance)
 
     def on_event(self, ready: Any, events: int) -> None:
@@ -97,11 +104,10 @@ class Link:
         """Handshake, then decryption, as far as the bytes that have arrived go."""
         if not self.established:
             try:
-                self._tls.do_handshake()
+                self._establish()
             except ssl.SSLWantReadError:
                 self._send()
                 return
-            self.established = True
             self._send()
         if not self._plain:
             return
@@ -112,6 +118,14 @@ class Link:
             self._end("")  # the peer said that it is done
         self._to_plain = memoryview(b"".join(pieces))
         self._send()
+
+    def _establish(self) -> None:
+        if not self._shook_hands:
+            self._tls.do_handshake()
+            self._shook_hands = True
+        if not self._is_server and self._tls.read(len(ATTACHED)) != ATTACHED:
+            raise OSError("the learner does not serve yet")
+        self.established = True
 
     def _end(self, problem: str) -> None:
         """No more will be read; what has been is still sent."""
