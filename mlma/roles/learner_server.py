@@ -38,7 +38,7 @@ def start_server(
         metrics.add_gauges({"inference/batch": inference.batch_size})
     expected = handshake_request(config, layout, learner.weights)
     admission = ActorAdmission(config, expected, allreduce.rank, allreduce.size, seeds, inference, metrics, on_failure)
-    server = Server(listening.server, token, admission, inference, admission.refuse)
+    server = Server(listening.server, token, admission, inference, admission.refuse, config.actor.num_actors)
     server.publish(learner.step, learner.weights.read())
     server.start()
     check_serving(listening.server, config.distributed.learner_host)

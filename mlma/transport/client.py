@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import socket
 import threading
 import uuid
 from collections.abc import Callable
@@ -21,13 +22,14 @@ from mlma.transport.auth import token_digest
 from mlma.transport.messages import pack, unpack
 from mlma.transport.protocol import (
     ANSWER_SPECS,
+    BUSY,
     REFUSED,
     TRAINING_OVER,
     VERSION_UNAVAILABLE,
     HandshakeRefusedError,
     LearnerLostError,
 )
-from mlma.transport.relay import Relay
+from mlma.transport.relay import CONNECT_SECONDS, Relay
 
 MAX_FETCH_ATTEMPTS = 3
 
@@ -105,8 +107,11 @@ class Client:
     def _send(self) -> None:
         while (message := self._outbox.get()) is not None:
             try:
-                if int(self._call("put", self._secret, message)) == REFUSED:
+                answer = int(self._call("put", self._secret, message))
+                if answer == REFUSED:
                     raise HandshakeRefusedError("the token is not the learner's")
+                if answer == BUSY:
+                    raise LearnerLostError("put: too many messages wait in the learner")
             except (LearnerLostError, HandshakeRefusedError) as error:
                 self._failure = error
                 return
@@ -121,8 +126,28 @@ class Client:
 
 
 def connect(address: Address, token: str, timeout_seconds: float) -> Client:
-    """A client of the learner at `address`. See Relay for errors; for other channels the first call shows them."""
+    """A client of the learner at `address`. LearnerLostError at once if none serves there; see also Relay."""
     if address.channel == "tls":
         relay = Relay(address, token)
         return Client(relay.target, token, timeout_seconds, relay)
+    _check_server(address)
     return Client(str(address), token, timeout_seconds)
+
+
+def _check_server(address: Address) -> None:
+    """A server speaks first. The end of a tunnel to a learner that does not serve yet closes the connection; a call
+    would wait for its whole time limit then."""
+    try:
+        if address.channel == "socket":
+            probe = socket.socket(socket.AF_UNIX)
+            probe.settimeout(CONNECT_SECONDS)
+            probe.connect(address.host)
+        else:
+            probe = socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS)
+        with probe:
+            if probe.recv(1):
+                return
+            reason = "no learner serves there yet"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise LearnerLostError(f"{address}: {reason}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 CALL_TIMEOUT_SECONDS = 60.0  # a call that takes longer means that the learner is gone
-OK, REFUSED = 0, 1  # answers to put
+OK, REFUSED, BUSY = 0, 1, 2  # answers to put
 VERSION_UNAVAILABLE, TRAINING_OVER = -2, -3  # answers to fetch, in place of a version
 STRING, INT64 = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
 ANSWER_SPECS = {

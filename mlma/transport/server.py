@@ -20,12 +20,13 @@ import tensorflow as tf
 
 from mlma.transport.auth import token_digest
 from mlma.transport.messages import MAX_MESSAGE_BYTES, pack, unpack
-from mlma.transport.protocol import INT64, OK, REFUSED, STRING, TRAINING_OVER, VERSION_UNAVAILABLE
+from mlma.transport.protocol import BUSY, INT64, OK, REFUSED, STRING, TRAINING_OVER, VERSION_UNAVAILABLE
 from mlma.utils.tf_function import tf_function, timestamp_after
 
 rpc = tf.distribute.experimental.rpc
 
 INBOX_CAPACITY = 2  # messages that wait, in addition to those of blocked calls
+SPARE_PUTS = 32  # messages that may wait in addition to two of each actor, which may have connected again
 KEEP_FETCHED_SECONDS = 10.0  # after its last fetch, for which a version that is being fetched is kept
 MAX_KEPT_VERSIONS, MAX_KEPT_BYTES = 1000, 2**30  # of versions that are being fetched, or said to be
 SHUTDOWN_GRACE_SECONDS = 10.0  # for which a learner that has finished waits until its actors have been notified
@@ -57,9 +58,11 @@ class Server:
         handshake: Callable[[dict[str, Any]], dict[str, Any]],
         inference: RemoteInference | None = None,
         on_malformed: Callable[[Exception], None] = lambda error: None,
+        num_actors: int = 1,
     ) -> None:
         """`handshake` answers an actor's request; with `inference`, actors can also request actions. `on_malformed` is
-        told of requests that cannot be read."""
+        told of requests that cannot be read. `num_actors` are expected."""
+        self._waiting, self._max_waiting = 0, SPARE_PUTS + 2 * num_actors  # calls of put, each with a message
         self._admit, self._inference, self._on_malformed = handshake, inference, on_malformed
         self._secret = np.frombuffer(token_digest(token), np.uint8)
         self._inbox = tf.queue.FIFOQueue(INBOX_CAPACITY, [tf.string], shapes=[[]])
@@ -93,9 +96,13 @@ class Server:
     def _put(self, secret: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
         def enqueue() -> tf.Tensor:
             with tf.control_dependencies([self._inbox.enqueue(message)]):
-                return tf.constant(OK)
+                return tf.ensure_shape(tf.numpy_function(self._leave, [], tf.int32, stateful=True), [])
 
-        return tf.cond(self._authenticated(secret), enqueue, lambda: tf.constant(REFUSED))
+        def answer() -> tf.Tensor:
+            has_room = tf.ensure_shape(tf.numpy_function(self._enter, [], tf.bool, stateful=True), [])
+            return tf.cond(has_room, enqueue, lambda: tf.constant(BUSY))
+
+        return tf.cond(self._authenticated(secret), answer, lambda: tf.constant(REFUSED))
 
     def _fetch(self, secret: tf.Tensor, version: tf.Tensor, part: tf.Tensor) -> Any:
         def answer() -> Any:
@@ -126,6 +133,18 @@ class Server:
 
         refused = tf.constant(pack(WRONG_TOKEN))
         return tf.cond(self._authenticated(secret), answer, lambda: (refused, tf.constant(0.0, tf.float64)))
+
+    def _enter(self) -> np.bool_:
+        """Whether one more message may wait for room in the inbox: an actor has one at a time, and each takes 4 MB."""
+        with self._lock:
+            has_room = self._waiting < self._max_waiting
+            self._waiting += has_room
+        return np.bool_(has_room)
+
+    def _leave(self) -> np.int32:
+        with self._lock:
+            self._waiting -= 1
+        return np.int32(OK)
 
     def _weights_part(self, version: int, part: int) -> tuple[np.int64, np.int64, bytes]:
         """(version, number of parts, part).

@@ -180,6 +180,30 @@ def test_a_server_that_does_not_listen_is_noticed(tmp_path: Path) -> None:
         check_serving(f"unix:{tmp_path}/nothing", "x")
 
 
+@pytest.mark.parametrize("channel", ["socket", "plaintext", "tls"])
+def test_an_actor_notices_at_once_that_nobody_serves_yet(tmp_path: Path, channel: str) -> None:
+    port = free_port()
+    address = Address("socket", f"{tmp_path}/socket") if channel == "socket" else Address("tls", "127.0.0.1", port)
+    if channel == "plaintext":
+        address = Address("plaintext", "127.0.0.1", port)
+    began = time.monotonic()
+    with pytest.raises(LearnerLostError, match=r"No such file|Connection refused"):
+        connect(address, TOKEN, 60)
+    with socket.socket(socket.AF_UNIX) if channel == "socket" else socket.socket() as tunnel:
+        if channel == "tls":
+            with listen(address, TOKEN) as listening:
+                gateway_pid(listening)
+                with pytest.raises(LearnerLostError, match=r"the peer closed|does not serve"):
+                    connect(address, TOKEN, 60)
+        else:  # as the end of a tunnel whose other end nobody is at
+            tunnel.bind(address.host if channel == "socket" else ("127.0.0.1", port))
+            tunnel.listen()
+            threading.Thread(target=lambda: tunnel.accept()[0].close(), daemon=True).start()
+            with pytest.raises(LearnerLostError, match="no learner serves there yet"):
+                connect(address, TOKEN, 60)
+    assert time.monotonic() - began < 20
+
+
 def test_a_long_transfer_in_both_directions_arrives_unchanged() -> None:
     """Through a real gateway, with an echo in place of the learner."""
     address = Address("tls", "127.0.0.1", free_port())

@@ -21,12 +21,8 @@ from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
 from mlma.transport.auth import read_token, token_digest
 from mlma.transport.client import Client
 from mlma.transport.messages import pack, split_message, unpack
-from mlma.transport.protocol import (
-    TRAINING_OVER,
-    HandshakeRefusedError,
-    LearnerLostError,
-)
-from mlma.transport.server import Server
+from mlma.transport.protocol import BUSY, OK, REFUSED, TRAINING_OVER, HandshakeRefusedError, LearnerLostError
+from mlma.transport.server import INBOX_CAPACITY, SPARE_PUTS, Server
 from tests.support.runs import wait_for
 from tests.support.samples import make_metrics
 from tests.support.servers import SERVERS
@@ -132,6 +128,28 @@ def test_a_full_inbox_makes_put_wait_but_not_fetch(tmp_path: Path) -> None:
         assert message is not None
         assert unpack(message)[0] == {"i": i}
     wait_until(lambda: len(sent) == 8)
+
+
+def test_a_flood_of_messages_is_turned_away_before_it_fills_the_memory(tmp_path: Path) -> None:
+    server = serve(f"unix:{tmp_path}/socket")
+    answers: list[int] = []
+    client = Client(f"unix:{tmp_path}/socket", "", 60)
+
+    def put() -> None:
+        answers.append(int(client._call("put", client._secret, pack({}, bytes(100)))))
+
+    floods = [threading.Thread(target=put, daemon=True) for _ in range(60)]
+    for flood in floods:
+        flood.start()
+    accepted = SPARE_PUTS + 2 + INBOX_CAPACITY  # what the inbox holds, and what may wait for room in it
+    wait_until(lambda: len(answers) == len(floods) - accepted + INBOX_CAPACITY)
+    assert answers.count(BUSY) == len(floods) - accepted
+    for _ in range(accepted):
+        server.receive()
+    for flood in floods:
+        flood.join(20)
+    assert answers.count(OK) == accepted and REFUSED not in answers
+    assert int(client._call("put", client._secret, pack({}))) == OK, "there is room again"
 
 
 @pytest.mark.parametrize("wrong", ["", "token", "tokens", "TOKEN!" * 30])
