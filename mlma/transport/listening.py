@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,8 @@ from mlma.utils.child_process import PARENT_PID_ENV
 
 logger = logging.getLogger(__name__)
 
-RESTART_SECONDS = 1.0
+RESTART_BACKOFF_SECONDS = (1.0, 30.0)  # before a gateway that ended is restarted: first, longest
+HEALTHY_SECONDS = 60.0  # of running, after which the next restart is quick again
 BACKLOG = 512
 
 
@@ -135,13 +137,18 @@ class GatewayProcess:
         self._thread.join(5)
 
     def _run(self) -> None:
+        first, longest = RESTART_BACKOFF_SECONDS
+        pause = first
         while not self._stop.is_set():
+            began, reason = time.monotonic(), "ended"
             try:
                 self._run_once()
             except OSError as error:
-                logger.warning("cannot start the gateway: %s", error)
-            if not self._stop.wait(RESTART_SECONDS):
-                logger.warning("the gateway ended; restarting it")
+                reason = f"cannot be started: {error}"
+            pause = first if time.monotonic() - began > HEALTHY_SECONDS else pause
+            if not self._stop.wait(pause):
+                logger.warning("the gateway %s; starting it again after %.0f s", reason, pause)
+            pause = min(2 * pause, longest)
 
     def _run_once(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "MLMA_TOKEN"}
