@@ -36,6 +36,7 @@ WATCH_WAIT_SECONDS = 2.0  # for which --watch waits for answers before it shows 
 STALE_SECONDS = 60.0  # without a report, after which the title says so
 MAX_PROBLEM_LINES = 8  # on a terminal that is too small for everything
 MAX_LISTED_WORKERS = 4  # with the same problem
+QUIET_TUNNEL_STATES = ("running", "done", "unreachable")  # the host is named by its workers then
 LINE_PREFIX = re.compile(r"^(\d\d:\d\d:\d\d )?((learners|(actor|learner|tunnel)[- ]\d+): )?")
 RATE = re.compile(r"([\d,]+) frames/s")
 RequestHosts = Callable[[dict[str, Any], float], dict[str, Any]]  # requests and time limit -> answers, by host key
@@ -112,7 +113,7 @@ def query_hosts(context: Context, request_hosts: RequestHosts) -> tuple[list[Wor
     names = [(process.name, process.host) for process in plan.processes if process.name != LEARNERS]
     for name, host in sorted(names, key=_actors_first):
         row = worker_row(context, name, host, answers)
-        if worker_kind(name) != "tunnel" or row.state not in ("running", "done"):
+        if worker_kind(name) != "tunnel" or row.state not in QUIET_TUNNEL_STATES:
             rows.append(row)
     title = run_title(context, metrics)
     bottleneck = diagnose(average_columns(reports)) if metrics and metrics["age"] < STALE_SECONDS else ""
