@@ -108,7 +108,8 @@ def test_the_ratio_is_kept_and_reported_and_evaluation_works(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--algorithm=apex", "--replay_capacity=1e12"], "1,000,000,000,000 steps of"),
+        (["--algorithm=apex", "--replay_capacity=1e12"], "--replay_capacity=1000000000000: must be at most"),
+        (["--algorithm=apex", "--replay_capacity=1e10"], "--replay_capacity=10000000000: the replay would need"),
         (
             ["--algorithm=apex", "--replay_capacity=100", "--replay_min_fill=200"],
             "--replay_min_fill=200: must be at most",
