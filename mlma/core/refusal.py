@@ -6,6 +6,8 @@ with one of `REASONS`, by which refusals are counted. Not here: the counts and t
 
 from __future__ import annotations
 
+from mlma.utils.user_text import escaped
+
 MAX_SHOWN_CHARACTERS = 200  # of text from outside, in a line of the log
 
 REASONS = {
@@ -34,5 +36,5 @@ class RefusedError(ValueError):
 def shown(value: object, limit: int = MAX_SHOWN_CHARACTERS) -> str:
     """The text of a value from outside on one line: cut to `limit` characters, without codes that move a cursor."""
     text = value if isinstance(value, str) else repr(value)
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
-    return escaped if len(text) <= limit and len(escaped) <= limit else f"{escaped[: limit - 3]}..."
+    line = escaped(text[:limit])
+    return line if len(text) <= limit and len(line) <= limit else f"{line[: limit - 3]}..."

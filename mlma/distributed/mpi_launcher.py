@@ -28,9 +28,7 @@ from mlma.utils.child_process import (
     started_by_mpirun,
 )
 
-NO_PORTS = (
-    "^tcp"  # of Open MPI's transports: learners of one host use shared memory, and need not listen to any network
-)
+NO_PORTS = "^tcp"  # of Open MPI's transports: learners of one host use shared memory, and need no network
 RESTART_SECONDS = 2.0  # seconds before learners that failed are restarted
 WATCH_SECONDS = 1.0  # between two looks at the learners' heartbeats
 

@@ -24,9 +24,8 @@ from typing import BinaryIO
 
 from mlma.core.config import Config
 from mlma.distributed.world import World
-from mlma.transport.socket_folder import SOCKET_LOCK
 from mlma.utils.atomic_file import check_writable
-from mlma.utils.own_files import check_own_folder, open_own, write_all
+from mlma.utils.own_files import SOCKET_FOLDER_PREFIX, SOCKET_LOCK, check_own_folder, open_own, write_all
 
 LOCK_NAME = ".lock"
 LOCK_SECONDS = 3.0  # for the process that holds the lock, to end
@@ -35,6 +34,7 @@ TEMPORARY_FILE = re.compile(
     r"\.(checkpoint-\d+\.npz|best\.npz|replay-\d+\.bin|metrics\.csv|curve\.csv|workers\.json|config\.json|trace\.json"
     r"|wandb_run|mlflow_run)\.(\d+)"
 )
+SOCKET_FOLDER = re.compile(SOCKET_FOLDER_PREFIX + "[a-z0-9_]{8}")  # as tempfile.mkdtemp makes it
 OLD_SECONDS = 3600.0  # age of files in the folder for temporary files, whose owner is not in their name
 _locks: list[BinaryIO] = []  # open, and so locked, until the process ends
 
@@ -130,7 +130,7 @@ def _sweep_run_folder(folder: Path) -> None:
 def _sweep_temporary_folder(folder: Path) -> None:
     """Removes sockets of dead learners, and files of TensorFlow's autograph of dead processes, both of this user."""
     for path in _entries(folder):
-        if re.fullmatch(r"mlma-[a-z0-9_]{8}", path.name) and _is_own(path) and _is_dead_socket_folder(path):
+        if SOCKET_FOLDER.fullmatch(path.name) and _is_own(path) and _is_dead_socket_folder(path):
             shutil.rmtree(path, ignore_errors=True)
         elif path.name.startswith("__autograph_generated_file") and _is_own(path) and _is_orphan(path):
             _remove(path)

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import socket
 import stat
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mlma.utils.network import is_local_ip
+from mlma.utils.user_text import printable
 
 MIN_TOKEN_CHARACTERS = 16  # the run's certificate follows from the token, so it must not be guessable
 MAX_SOCKET_CHARACTERS = 100  # of a path; the kernel's limit is 107
+MAX_SHOWN_CHARACTERS = 80  # of an address in a message
 ALLOWED = "host:port with a port from 1 to 65535, unix:/path, or auto"
 
 
@@ -38,7 +41,7 @@ class Address(NamedTuple):
 
 def parse_address(text: str, token: str, plaintext: bool) -> Address:
     """The address that `--learner_host` means; ValueError in one line if it is malformed or needs a token."""
-    shown = ascii(text)[1:-1][:80]
+    shown = printable(text, MAX_SHOWN_CHARACTERS)
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path or not path.isprintable() or len(os.fsencode(path)) > MAX_SOCKET_CHARACTERS:
@@ -75,9 +78,35 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_local_ip(ip: str) -> bool:
+    """Whether an IPv4 address is one of this machine's, found by binding to it; False for a host name."""
+    if not re.fullmatch(r"\d+\.\d+\.\d+\.\d+", ip):
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError:
+            return False
+    return True
+
+
 def is_on_this_machine(address: Address) -> bool:
     """Whether the learner is on this machine; the local end of an SSH tunnel counts."""
     return address.channel == "socket" or is_loopback(address.host) or is_local_ip(address.host)
+
+
+def open_connection(address: Address, seconds: float) -> socket.socket:
+    """A connection to the server or gateway at this address; OSError if there is none within `seconds`."""
+    if address.channel != "socket":
+        return socket.create_connection((address.host, address.port), timeout=seconds)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(seconds)
+        connection.connect(address.host)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def check_private_folder(folder: Path, flag: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import socket
 import threading
 import uuid
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute.experimental.rpc.rpc_ops import GrpcClient
 
-from mlma.transport.addresses import Address
+from mlma.transport.addresses import Address, open_connection
 from mlma.transport.auth import token_digest
 from mlma.transport.messages import pack, unpack
 from mlma.transport.protocol import (
@@ -138,13 +137,7 @@ def _check_server(address: Address) -> None:
     """A server speaks first. The end of a tunnel to a learner that does not serve yet closes the connection; a call
     would wait for its whole time limit then."""
     try:
-        if address.channel == "socket":
-            probe = socket.socket(socket.AF_UNIX)
-            probe.settimeout(CONNECT_SECONDS)
-            probe.connect(address.host)
-        else:
-            probe = socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS)
-        with probe:
+        with open_connection(address, CONNECT_SECONDS) as probe:
             if probe.recv(1):
                 return
             reason = "no learner serves there yet"

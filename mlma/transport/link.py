@@ -40,7 +40,7 @@ class Link:
         self._interests: dict[socket.socket, int] = {}
         self.established = self.closed = self._ending = self._shook_hands = False
         self.problem = ""  # why the link ended before it was established
-        tune(encrypted)
+        _tune(encrypted)
         encrypted.setblocking(False)
         self._guard(self._advance)
 
@@ -174,7 +174,7 @@ def _send_some(end: socket.socket, data: memoryview) -> memoryview:
     return data
 
 
-def tune(connection: socket.socket) -> None:
+def _tune(connection: socket.socket) -> None:
     """No delay for small messages, and a dead peer is noticed."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

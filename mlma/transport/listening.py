@@ -22,15 +22,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlma.transport.addresses import Address, check_private_folder
-from mlma.transport.socket_folder import socket_folder
+from mlma.transport.addresses import Address, check_private_folder, open_connection, parse_address
 from mlma.utils.child_process import PARENT_PID_ENV
+from mlma.utils.own_files import open_own, socket_folder
 
 logger = logging.getLogger(__name__)
 
 RESTART_BACKOFF_SECONDS = (1.0, 30.0)  # before a gateway that ended is restarted: first, longest
 HEALTHY_SECONDS = 60.0  # of running, after which the next restart is quick again
 BACKLOG = 512
+CHECK_SECONDS = 5.0
 
 
 class Listening(NamedTuple):
@@ -67,35 +68,26 @@ def listen(address: Address | None, token: str) -> Iterator[Listening]:
 
 def check_serving(server: str, learner_host: str) -> None:
     """ValueError in one line unless somebody listens at the address: TensorFlow only logs that it could not."""
-    with socket.socket(socket.AF_UNIX if server.startswith("unix:") else socket.AF_INET) as probe:
-        probe.settimeout(5)
-        try:
-            if server.startswith("unix:"):
-                probe.connect(server.removeprefix("unix:"))
-                return
-            host, _, port = server.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ValueError(f"--learner_host={learner_host}: the learner does not listen there: {reason}") from None
+    try:
+        open_connection(parse_address(server, token="", plaintext=True), CHECK_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"--learner_host={learner_host}: the learner does not listen there: {reason}") from None
 
 
 @contextlib.contextmanager
 def _own_socket(path: Path) -> Iterator[None]:
     """Reserves the path of a socket until this process ends."""
     check_private_folder(path.absolute().parent, f"--learner_host=unix:{path}")
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
+    with open_own(Path(f"{path}.lock"), os.O_RDWR | os.O_CREAT, 0o600) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.pread(lock, 20, 0).decode(errors="replace").strip()
+            owner = lock.read(20).decode(errors="replace").strip()
             raise ValueError(f"--learner_host=unix:{path}: another learner, process {owner}, listens there") from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n".encode())
         yield
-    finally:
-        os.close(lock)
 
 
 def _create_listener(address: Address) -> socket.socket:

@@ -6,17 +6,17 @@ this user can open. Not here: the gateway (mlma/transport/gateway.py).
 
 from __future__ import annotations
 
+import contextlib
 import selectors
-import shutil
 import socket
-import tempfile
 import threading
 import time
 
-from mlma.transport.addresses import Address
+from mlma.transport.addresses import Address, open_connection
 from mlma.transport.certificates import tls_context
 from mlma.transport.link import Link
 from mlma.transport.protocol import HandshakeRefusedError, LearnerLostError
+from mlma.utils.own_files import socket_folder
 
 CONNECT_SECONDS = 10.0
 POLL_SECONDS = 1.0
@@ -31,11 +31,17 @@ class Relay:
         self._selector = selectors.DefaultSelector()
         self._link = self._connect(address, token)
         self._closing = threading.Event()
-        self._folder = tempfile.mkdtemp(prefix="mlma-")  # mode 0700
-        self.target = f"unix:{self._folder}/learner"
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(f"{self._folder}/learner")
-        self._listener.listen(1)
+        self._local = contextlib.ExitStack()  # what exists until the client has connected: one client, one connection
+        try:
+            path = f"{self._local.enter_context(socket_folder())}/learner"
+            self._listener = self._local.enter_context(socket.socket(socket.AF_UNIX))
+            self._listener.bind(path)
+            self._listener.listen(1)
+        except (OSError, ValueError) as error:  # a full disk: connecting again may help
+            self._local.close()
+            self._link.close()
+            raise LearnerLostError(f"{address}: no socket for the client: {error}") from None
+        self.target = f"unix:{path}"
         threading.Thread(target=self._run, daemon=True, name="relay").start()
 
     @property
@@ -49,7 +55,7 @@ class Relay:
 
     def _connect(self, address: Address, token: str) -> Link:
         try:
-            connection = socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS)
+            connection = open_connection(address, CONNECT_SECONDS)
         except OSError as error:
             raise LearnerLostError(f"{address}: {error.strerror or error}") from None
         link = Link(self._selector, connection, tls_context(token, server=False), server=False)
@@ -69,14 +75,12 @@ class Relay:
 
     def _run(self) -> None:
         self._listener.settimeout(ACCEPT_SECONDS)
-        try:
-            plain, _ = self._listener.accept()
-            self._link.attach(plain)
-        except OSError:
-            self._link.close()
-        finally:
-            self._listener.close()
-            shutil.rmtree(self._folder, ignore_errors=True)  # one client, one connection
+        with self._local:
+            try:
+                plain, _ = self._listener.accept()
+                self._link.attach(plain)
+            except OSError:
+                self._link.close()
         while not (self._link.closed or self._closing.is_set()):
             self._handle_events()
         self._link.close()

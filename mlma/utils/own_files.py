@@ -7,15 +7,21 @@ heavy.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import pwd
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 # Environment variable: 1 if nobody else can reach the files, on mounts that invent owners and modes (SMB, EFS).
 TRUST_ENV = "MLMA_TRUST_OWNERS"
+SOCKET_FOLDER_PREFIX, SOCKET_LOCK = "mlma-", "lock"  # of folders for sockets
 NEW_FOLDER_MODE = 0o775  # less what umask takes away: nobody else gets to write, whatever umask is
 
 
@@ -84,6 +90,26 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> BinaryIO:
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
     access = flags & os.O_ACCMODE
     return os.fdopen(descriptor, "r+b" if access == os.O_RDWR else "wb" if access == os.O_WRONLY else "rb", buffering=0)
+
+
+@contextlib.contextmanager
+def socket_folder() -> Iterator[Path]:
+    """A folder that only this user can open, for a socket; locked while this process lives, removed at the end.
+
+    A learner that starts removes those whose lock nobody holds (mlma/roles/run_folder.py).
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=SOCKET_FOLDER_PREFIX))  # mode 0700
+    except OSError as problem:
+        raise ValueError(f"TMPDIR={tempfile.gettempdir()}: cannot be written to: {problem.strerror}") from None
+    try:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # without its lock, the folder counts as one of an earlier version
+                lock = stack.enter_context(open_own(folder / SOCKET_LOCK, os.O_RDWR | os.O_CREAT, 0o600))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:

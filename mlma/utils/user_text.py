@@ -9,10 +9,15 @@ MAX_LINE_CHARACTERS = 2000  # of a whole message
 REFUSED_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, separators of lines
 
 
+def escaped(text: str) -> str:
+    """`text` with everything escaped that a terminal would not show as it is."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def printable(text: str, longest: int = MAX_LINE_CHARACTERS) -> str:
     """`text` in one line that a terminal can show: everything unprintable is escaped, and the end cut off."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:longest])
-    return shown if len(text) <= longest else f"{shown}... ({len(text):,} characters)"
+    start = escaped(text[:longest])
+    return start if len(text) <= longest else f"{start}... ({len(text):,} characters)"
 
 
 def shown(text: str) -> str:

@@ -106,6 +106,12 @@ def test_a_csv_that_cannot_run_is_refused(tmp_path: Path, text: str, hint: str) 
     assert hint in "\n".join(csv_errors(tmp_path, text))
 
 
+def test_a_host_name_that_begins_like_loopback_is_no_loopback(tmp_path: Path) -> None:
+    text = f"{BASE_HEADER}\nlearner,HOST,,,,ann,\nactor,10.9.0.3,,,,ann,\n"
+    assert len(read_workers(write_csv(tmp_path, text.replace("HOST", "127.evil.example")))) == 2
+    assert "cannot reach a learner there" in "\n".join(csv_errors(tmp_path, text.replace("HOST", "127.0.0.9")))
+
+
 def test_a_csv_with_passwords_that_others_can_read_causes_a_warning(tmp_path: Path) -> None:
     text = f"{BASE_HEADER}\nlearner,a,,,,u,secret\nactor,a,,,,u,\n"
     path = write_csv(tmp_path, text, 0o644)

@@ -18,7 +18,7 @@ import pytest
 from mlma.core.config import parse, with_logdir
 from mlma.roles import run_folder
 from mlma.roles.run_folder import claim_run_folder
-from mlma.transport.socket_folder import socket_folder
+from mlma.utils.own_files import socket_folder
 from tests.support.runs import ROOT, SMALL, Process
 
 DEAD = 2**22 + 1  # above the highest process id

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mlma.core.config.limits import MAX_ACTORS, MAX_ENVS_PER_ACTOR, MAX_LEARNERS
+from mlma.transport.addresses import is_local_ip, is_loopback
 from mlma.utils.input_file import is_file, read_input_file
-from mlma.utils.network import is_local_ip
 from mlma.utils.user_text import check_text, printable, shown
 
 BASE_COLUMNS = ("job", "ip", "tf_port", "cuda_visible_devices", "ssh_port", "ssh_username", "ssh_password")
@@ -262,7 +262,7 @@ def _cross_row_errors(workers: list[Worker]) -> list[str]:
                 f"{used[address]} on {worker.ip}; must differ"
             )
         used[address] = worker.row
-    loopback = [worker for worker in learners if worker.ip == "localhost" or worker.ip.startswith("127.")]
+    loopback = [worker for worker in learners if is_loopback(worker.ip)]
     remote = [worker for worker in workers if not worker.local]
     for worker in loopback if remote else ():
         errors.append(
