@@ -1,97 +1,19 @@
-"""Metrics and their files: what is reported, and that it can be read again, also after a run was resumed."""
+"""Metrics: what is reported, over which steps, episodes and learners."""
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlma.core.config import parse
 from mlma.monitoring.episode_statistics import EPISODE_WINDOW
-from mlma.monitoring.loggers import CsvWriter, DeterministicCsvLogger, TensorBoardWriter, make_loggers
-from mlma.monitoring.metrics import Metrics, Row, WeightsDivergedError
+from mlma.monitoring.metrics import Metrics, WeightsDivergedError
 from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
 from tests.support.samples import Rows, make_metrics
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, resume_frames: int, *rows: Row) -> None:
-    writer = CsvWriter(path, resume_frames)
-    for row in rows:
-        writer.on_report(row)
-
-
-def test_rows_are_appended_under_their_names(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    write(path, 0, {"frames": 100, "loss": 0.1234567}, {"frames": 200, "loss": float("nan")})
-    assert read(path) == [{"frames": "100", "loss": "0.123457"}, {"frames": "200", "loss": "nan"}]
-
-
-def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    write(path, 0, *({"frames": frames, "loss": 1.0} for frames in (100, 200, 300)))
-    write(path, 200, {"frames": 250, "loss": 2.0})
-    assert [(row["frames"], row["loss"]) for row in read(path)] == [("100", "1"), ("200", "1"), ("250", "2")]
-
-
-def test_a_run_that_starts_from_scratch_drops_all_rows(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    write(path, 0, {"frames": 100, "loss": 1.0})
-    write(path, 0, {"frames": 50, "gain": 3.0})
-    assert read(path) == [{"frames": "50", "gain": "3"}]
-
-
-def test_large_frame_counts_are_written_in_full(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    write(path, 0, {"frames": 123_456_789})
-    assert read(path) == [{"frames": "123456789"}]
-
-
-def test_half_a_row_and_garbage_of_a_crash_do_not_reach_the_next_rows(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    write(path, 0, {"frames": 100, "a": 1.0}, {"frames": 200, "a": 2.0})
-    with path.open("ab") as file:
-        file.write(b"300,3")
-    write(path, 200, {"frames": 300, "a": 4.0})
-    assert read(path) == [{"frames": "100", "a": "1"}, {"frames": "200", "a": "2"}, {"frames": "300", "a": "4"}]
-    with path.open("ab") as file:
-        file.write(bytes(100) + b"\xff\xfe,,,,\n")  # blocks that were never written, after a power cut
-    write(path, 300, {"frames": 400, "a": 5.0})
-    assert [row["frames"] for row in read(path)] == ["100", "200", "300", "400"]
-    path.unlink()
-    path.mkdir()
-    writer = CsvWriter(path, 0)
-    for frames in (1, 2):
-        with pytest.raises(OSError, match=r"regular file|directory"):
-            writer.on_report({"frames": frames})
-    path.rmdir()
-    writer.on_report({"frames": 3, "a": 1.0})
-    assert [row["frames"] for row in read(path)] == ["1", "2", "3"], "rows wait until they can be written"
-
-
-def test_rows_that_could_not_be_written_are_not_lost_silently(
-    tmp_path: Path, log_lines: Callable[[], list[str]]
-) -> None:
-    (tmp_path / "curve.csv").mkdir()
-    metrics = make_metrics(DeterministicCsvLogger(tmp_path / "curve.csv", 0))
-    for step in range(3):
-        metrics.report(step, step, lambda: 0)
-    metrics.close(finished=True)
-    assert log_lines()[0].startswith("curve.csv failed: ")
-    assert log_lines()[1:] == [f"{tmp_path}/curve.csv lacks 3 rows"]
 
 
 def test_a_gauge_that_cannot_be_read_is_nan_and_logged_once(log_lines: Callable[[], list[str]]) -> None:
@@ -108,24 +30,6 @@ def test_a_gauge_that_cannot_be_read_is_nan_and_logged_once(log_lines: Callable[
         f"the gauge {name} failed: /proc/stat: Too many open files; training continues"
         for name in ("host/busy", "evaluation/mean")
     ]
-
-
-def test_a_new_column_widens_the_file_and_a_missing_one_stays_empty(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    write(path, 0, {"frames": 1, "a": 1.0}, {"frames": 2, "b": 5.0}, {"frames": 3, "a": 2.0, "b": 6.0, "c": 7.0})
-    assert read(path) == [
-        {"frames": "1", "a": "1", "b": "", "c": ""},
-        {"frames": "2", "a": "", "b": "5", "c": ""},
-        {"frames": "3", "a": "2", "b": "6", "c": "7"},
-    ]
-    assert [child.name for child in tmp_path.iterdir()] == ["metrics.csv"]
-
-
-def test_a_resumed_run_can_widen_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    write(path, 0, {"frames": 1, "a": 1.0})
-    write(path, 1, {"frames": 2, "b": 2.0})
-    assert read(path) == [{"frames": "1", "a": "1", "b": ""}, {"frames": "2", "a": "", "b": "2"}]
 
 
 def metrics_and_rows(every: float = 0.0) -> tuple[Metrics, Rows]:
@@ -278,54 +182,3 @@ def test_time_and_rates_continue_from_where_a_resumed_run_stopped() -> None:
     metrics.report(100, 900, lambda: 0)
     assert rows[0]["frames_per_second"] == 0
     assert math.isnan(rows[0]["eta_seconds"])
-
-
-def test_a_logger_without_its_package_is_a_one_line_error(tmp_path: Path) -> None:
-    for name in ("wandb", "mlflow"):
-        if importlib.util.find_spec(name) is None:
-            with pytest.raises(ValueError, match=f"--writers=tensorboard,{name}: the package {name} is not installed"):
-                make_loggers(f"tensorboard,{name}", tmp_path, {})
-    assert make_loggers("", tmp_path, {}) == []
-    with pytest.raises(ValueError, match="--writers=comet: comet: no such logger; allowed: tensorboard, wandb, mlflow"):
-        parse(["--writers=comet"])
-
-
-def test_a_service_that_fails_is_logged_once_and_ends_nothing(
-    tmp_path: Path, log_lines: Callable[[], list[str]]
-) -> None:
-    class Broken(Rows):
-        """A service that does not respond to the first two reports."""
-
-        name = "mlflow"
-
-        def on_report(self, row: Row) -> None:
-            super().on_report(row)
-            if len(self) < 3:
-                raise MemoryError
-
-    metrics = make_metrics(broken := Broken(), rows := Rows())
-    for step in range(4):
-        metrics.report(step, step, lambda: 0)
-    assert len(broken) == len(rows) == 4
-    assert log_lines() == ["mlflow failed: MemoryError; training continues", "mlflow works again, after 2 failures"]
-
-
-def test_a_curve_has_what_does_not_depend_on_the_clock_with_every_digit(tmp_path: Path) -> None:
-    writer = DeterministicCsvLogger(tmp_path / "curve.csv", 0)
-    writer.on_report({"frames": 100, "seconds": 1.5, "learner/wait": 0.1, "actors/wait": 0.2, "loss/total": 0.1 + 0.2})
-    assert read(tmp_path / "curve.csv") == [{"frames": "100", "loss/total": "0.30000000000000004"}]
-
-
-def test_tensorboard_reads_every_number_over_frames(tmp_path: Path) -> None:
-    writer = TensorBoardWriter(tmp_path)
-    writer.on_report({"frames": 100, "return/mean": -20.5, "loss": float("nan")})
-    writer.on_report({"frames": 2_000_000_000, "return/mean": 20.0, "loss": 0.5})
-    log = EventAccumulator(str(tmp_path))
-    log.Reload()
-    assert sorted(log.Tags()["tensors"]) == ["loss", "return/mean"]
-
-    def values(tag: str) -> list[tuple[int, float]]:
-        return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in log.Tensors(tag)]
-
-    assert values("return/mean") == [(100, -20.5), (2_000_000_000, 20.0)]
-    assert values("loss") == [(2_000_000_000, 0.5)]  # NaN is left out
