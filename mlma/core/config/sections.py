@@ -133,6 +133,11 @@ class EnvironmentConfig:
     noop_max: int = option(
         30, "maximum number of no-op actions at the start of an episode; Atari only", minimum=0, maximum=10_000
     )
+    fire_reset: bool = option(
+        False,
+        "press FIRE for the agent at the start of an episode, in games that wait for it; Atari only; off in published"
+        " protocols",
+    )
     life_loss_ends_return: bool = option(
         True, "the return that is learned ends when a life is lost; the episode goes on; never with r2d2"
     )

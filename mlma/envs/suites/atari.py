@@ -114,16 +114,21 @@ class Atari:
             stack_num=1,
             frameskip=self.spec.action_repeats,
             noop_max=settings.noop_max,
-            life_loss_info=life_loss,  # never episodic_life, which resets the game at each life loss
+            # `terminated` is the end of the game alone: the emulator's word for it, since some games keep their lives.
+            episodic_life=False,
+            life_loss_info=False,
             reward_clipping=False,
+            use_fire_reset=settings.fire_reset,
         )
+        self._life_loss = life_loss
         assert self._env.single_action_space.n == len(actions)
         # For steps in which no episode ends: nearly all. Reused, since the next inference waits for this Python code.
         self._no_return, self._no_frames = np.full(num_envs, np.nan, np.float32), np.zeros(num_envs, np.int32)
 
     def reset(self) -> TimeStep:
         """See mlma.core.types.VectorEnv."""
-        observation, _ = self._env.reset(seed=self._seed)
+        observation, info = self._env.reset(seed=self._seed)
+        self._lives = info["lives"]
         self._episode_over = np.zeros(self.num_envs, bool)
         self._return = np.zeros(self.num_envs, np.float32)
         self._steps = np.zeros(self.num_envs, np.int32)
@@ -139,12 +144,15 @@ class Atari:
         first = self._episode_over
         self._return += reward
         self._steps += 1
-        # With life_loss_info `terminated` is also set at a life loss; the game is over when no lives are left.
-        self._episode_over = (terminated & (info["lives"] == 0)) | truncated
+        self._episode_over = terminated | truncated
+        return_over = terminated
+        if self._life_loss:
+            return_over = terminated | ((info["lives"] < self._lives) & ~first)
+            self._lives = info["lives"]
         if first.any():
             self._return[first], self._steps[first] = 0, 0
             action = np.where(first, 0, action).astype(np.int32)
-        return self._timestep(observation, reward.astype(np.float32), (~terminated).astype(np.float32), first, action)
+        return self._timestep(observation, reward.astype(np.float32), (~return_over).astype(np.float32), first, action)
 
     def render(self, i: int) -> Any:
         """The last observation of environment i, uint8 [H, W, C]."""
