@@ -175,6 +175,35 @@ def test_without_the_flag_a_life_loss_ends_nothing() -> None:
     np.testing.assert_array_equal(steps.discount[:-1] == 0, steps.is_first[1:])
 
 
+def test_a_game_that_keeps_its_lives_ends_when_the_emulator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some games report a life for ever, as Adventure does; here Breakout, in which all five are counted otherwise."""
+    env = make_env("BreakoutNoFrameskip-v4", 2, 5, EnvironmentConfig())
+    emulator: Any = env._env  # type: ignore[attr-defined]
+    step = emulator.step
+
+    def with_lives_for_ever(action: Any) -> Any:
+        *results, info = step(action)
+        return *results, info | {"lives": np.full(2, 5)}
+
+    monkeypatch.setattr(emulator, "step", with_lives_for_ever)
+    steps = run(env, random_actions(env, 300))
+    assert steps.is_first[1:].sum() >= 2
+    np.testing.assert_array_equal(steps.discount[:-1] == 0, steps.is_first[1:])
+    np.testing.assert_array_equal(np.isfinite(steps.episode_return[:-1]), steps.is_first[1:])
+
+
+def test_fire_is_pressed_for_the_agent_only_with_the_flag() -> None:
+    """In Breakout the ball appears once FIRE was pressed; without it, nothing moves under no-ops."""
+
+    def still(fire_reset: bool) -> bool:
+        env = make_env("BreakoutNoFrameskip-v4", 1, 5, EnvironmentConfig(noop_max=0, fire_reset=fire_reset))
+        frames = run(env, np.zeros((40, 1), int)).observation
+        return bool((frames == frames[:1]).all())
+
+    assert still(fire_reset=False)
+    assert not still(fire_reset=True)
+
+
 def test_rewards_are_raw_and_the_episode_return_is_their_sum() -> None:
     env = make_env("SpaceInvadersNoFrameskip-v4", 2, 5, EnvironmentConfig())
     steps = run(env, random_actions(env, 600))
@@ -192,7 +221,8 @@ def test_rewards_are_raw_and_the_episode_return_is_their_sum() -> None:
 
 def test_atari_seeds_make_episodes_that_can_be_repeated_and_differ() -> None:
     def frames(seed: int) -> Any:
-        return run(make_env("BreakoutNoFrameskip-v4", 12, seed, EnvironmentConfig()), np.ones((1, 12), int)).observation
+        level = "AssaultNoFrameskip-v4"  # which moves by itself from the start
+        return run(make_env(level, 12, seed, EnvironmentConfig()), np.ones((1, 12), int)).observation
 
     first = frames(5)
     np.testing.assert_array_equal(first, frames(5))

@@ -14,12 +14,12 @@ from mlma.core.config.config import (
     to_argv,
     with_logdir,
 )
+from mlma.core.config.environment_section import EnvironmentConfig
 from mlma.core.config.flags import did_you_mean, format_flags, option, run_parser
 from mlma.core.config.learning_sections import LearnerConfig, OptimizerConfig, ReplayConfig
 from mlma.core.config.sections import (
     ActorConfig,
     DistributedConfig,
-    EnvironmentConfig,
     ReportsConfig,
     RunConfig,
 )

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mlma.core.config import flags
+from mlma.core.config.environment_section import EnvironmentConfig
 from mlma.core.config.flags import Flag, did_you_mean
 from mlma.core.config.learning_sections import LearnerConfig, OptimizerConfig, ReplayConfig
 from mlma.core.config.sections import (
     ActorConfig,
     DistributedConfig,
-    EnvironmentConfig,
     ReportsConfig,
     RunConfig,
 )

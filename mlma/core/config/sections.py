@@ -1,7 +1,7 @@
-"""The flags of a run and its processes: run, environment, actors, distribution, reports.
+"""The flags of a run and its processes: run, actors, distribution, reports.
 
 Each flag is a field with name, type, default, bounds and help text; those of learning are in
-mlma/core/config/learning_sections.py.
+mlma/core/config/learning_sections.py, those of levels in mlma/core/config/environment_section.py.
 
 A value of 0, -1 or "auto" that stands for a preset is replaced in mlma/core/presets/resolve.py. Not here: parsing
 (mlma/core/config/flags.py), the whole configuration (mlma/core/config/config.py).
@@ -22,7 +22,6 @@ from mlma.core.config.limits import (
     MAX_ENVS_PER_ACTOR,
     MAX_FRAMES,
     MAX_LEARNERS,
-    MAX_PIXELS,
     MAX_THREADS,
 )
 
@@ -70,86 +69,6 @@ class RunConfig:
     record_video: bool = option(
         False, "test mode: write the best, the median and the worst episode to logdir/videos as MP4 and GIF"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class EnvironmentConfig:
-    """Environment."""
-
-    level_name: str = option(
-        "PongNoFrameskip-v4",
-        "level to train on: atari_pong, PongNoFrameskip-v4, ALE/Pong-v5 (sticky actions), doom_basic, a DeepMind Lab "
-        "level, any gymnasium id, module:Id, catch, corridor, tmaze; several separated by commas; the sets atari57 "
-        "and dmlab30; help lists all names",
-    )
-    env_threads: int = option(
-        1, "threads that step the environments of one actor; Atari only", minimum=1, maximum=MAX_THREADS
-    )
-    env_processes: int = option(
-        0,
-        "worker processes that step the environments of one actor; 0 is none for gymnasium, one for VizDoom, one per "
-        "environment for DeepMind Lab",
-        minimum=0,
-        maximum=MAX_THREADS,
-    )
-    env_timeout_seconds: float = option(
-        300.0,
-        "seconds without an answer after which an environment process is replaced",
-        minimum=0.1,
-        former_names=("env_seconds",),
-        maximum=A_WEEK,
-    )
-    num_action_repeats: int = option(
-        0,
-        "frames for which each action is repeated (Atari takes the maximum of the last two); 0 is the default of the "
-        "level: 4, or 1 for gymnasium",
-        minimum=0,
-        maximum=1000,
-    )
-    width: int = option(
-        0,
-        "width of the image; 0 is the default of the level: 84 for Atari, 128 for VizDoom, 96 for DeepMind Lab",
-        minimum=0,
-        maximum=MAX_PIXELS,
-    )
-    height: int = option(
-        0,
-        "height of the image; 0 is the default of the level: 84 for Atari, 72 for VizDoom and DeepMind Lab",
-        minimum=0,
-        maximum=MAX_PIXELS,
-    )
-    color_mode: Literal["auto", "grey", "rgb"] = option(
-        "auto",
-        "color mode of the image; auto is the default of the level: grey for Atari, rgb for the others",
-        former_names=("colours",),
-    )
-    sticky_actions: float = option(
-        -1.0,
-        "probability that the previous action is repeated instead; -1 is the default of the level: 0.25 for ALE/*-v5,"
-        " else 0",
-        maximum=1,
-        minimum=-1,
-    )
-    noop_max: int = option(
-        30, "maximum number of no-op actions at the start of an episode; Atari only", minimum=0, maximum=10_000
-    )
-    fire_reset: bool = option(
-        False,
-        "press FIRE for the agent at the start of an episode, in games that wait for it; Atari only; off in published"
-        " protocols",
-    )
-    life_loss_ends_return: bool = option(
-        True, "the return that is learned ends when a life is lost; the episode goes on; never with r2d2"
-    )
-    full_action_space: bool = option(False, "all 18 actions of the console instead of those the game uses; Atari only")
-    doom_scenarios: str = option("", "folder of VizDoom scenario files, searched before those of installed packages")
-    level_cache: str = option(
-        "~/.cache/mlma/dmlab",
-        "folder of compiled DeepMind Lab maps, shared by all actors of a host; empty disables the cache",
-        may_be_empty=True,
-    )
-    dataset_path: str = option("", "folder of the images that DeepMind Lab's psychlab levels show")
-    dmlab_renderer: Literal["software", "hardware"] = option("software", "renderer of DeepMind Lab")
 
 
 @dataclasses.dataclass(frozen=True)
