@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from mlma.core.config import Config, parse_or_exit
 from mlma.core.config.flags import print_mistake
+from mlma.core.presets.overview import preset_help
 from mlma.core.types import EnvSpec
 from mlma.envs.registry import HELP, level_help
 from mlma.roles.preparation import prepare, role_of
@@ -32,6 +33,9 @@ def main() -> int:
     given = parse_or_exit(sys.argv[1:])
     if given.environment.level_name == HELP:
         print(level_help())
+        return 0
+    if given.run.preset == HELP:
+        print(preset_help())
         return 0
     try:
         config, spec = prepare(given)

@@ -23,6 +23,7 @@ from mlma.core.config.sections import (
     ReportsConfig,
     RunConfig,
 )
+from mlma.core.presets.papers import FAST, PAPER_PRESETS, preset_flags
 from mlma.utils.atomic_file import atomic_write
 from mlma.utils.input_file import read_json_file
 from mlma.utils.own_files import check_own_file
@@ -92,7 +93,8 @@ def section_of() -> dict[str, str]:
 
 
 def parse(argv: list[str]) -> Config:
-    """The configuration of a command line: --config=FILE first, flags override it. ValueError in one line."""
+    """The configuration of a command line: --config=FILE first, then --preset, then all other flags. ValueError in one
+    line."""
     return parse_with(argv, None)[0]
 
 
@@ -106,7 +108,9 @@ def parse_with(argv: list[str], others: type | None) -> tuple[Config, dict[str, 
         if not path:
             raise ValueError("--config: needs a value, the name of a file")
         values |= load(path)
-    values |= flags.parse_values(given, known)
+        values = preset_flags(values.get("preset", FAST)) | values
+    chosen = flags.parse_values(given, known)
+    values |= preset_flags(chosen.get("preset", FAST)) | chosen
     config = Config.from_flags(**{name: value for name, value in values.items() if name in flag_table()})
     _check(config)
     return config, {name: value for name, value in values.items() if name not in flag_table()}
@@ -125,6 +129,10 @@ def with_logdir(config: Config) -> Config:
 
 def _check(config: Config) -> None:
     """What the bounds of single flags do not cover; ValueError in one line."""
+    algorithm, preset = config.run.algorithm, config.run.preset
+    if preset_flags(preset).get("algorithm", algorithm) != algorithm:
+        allowed = PAPER_PRESETS[preset].algorithm
+        raise ValueError(f"--algorithm={algorithm}: not with --preset={preset}; allowed: {allowed}")
     clipping = config.learner.reward_clipping
     value = shown(clipping)
     wrong: list[str] = [each for each in clipping.split(",") if each not in CLIPPINGS]
@@ -198,11 +206,13 @@ def save(config: Config, path: Path) -> None:
 
 
 def to_argv(config: Config) -> list[str]:
-    """The command line that gives this configuration: only flags that differ from their defaults."""
+    """The command line that gives this configuration: only flags that differ from their defaults and the preset."""
+    otherwise = {name: flag.default for name, flag in flag_table().items()}
+    otherwise |= preset_flags(config.run.preset) | {"preset": FAST}
     return [
         f"--{name}={flag.format(config.get(name))}"
         for name, flag in flag_table().items()
-        if config.get(name) != flag.default
+        if config.get(name) != otherwise[name]
     ]
 
 

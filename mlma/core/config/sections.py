@@ -24,6 +24,7 @@ from mlma.core.config.limits import (
     MAX_LEARNERS,
     MAX_THREADS,
 )
+from mlma.core.presets.papers import FAST, HELP, PAPER_PRESETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,12 @@ class RunConfig:
         "train", "train, or test: evaluate a checkpoint of logdir for test_num_episodes episodes"
     )
     algorithm: str = option("impala", "the algorithm", choices=ALGORITHMS)
+    preset: str = option(
+        FAST,
+        "values of all flags that are not given: fast, tuned for a few cores, by algorithm and level; or a paper's "
+        "settings, with its algorithm; help prints them side by side",
+        choices=(FAST, *PAPER_PRESETS, HELP),
+    )
     agent_name: str = option("auto", "the network; auto is the preset of the level", choices=("auto", *NETWORKS))
     total_environment_frames: float = option(
         0.0,
