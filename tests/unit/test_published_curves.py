@@ -114,7 +114,7 @@ def test_rllib_is_the_mean_of_its_runs_between_their_reports() -> None:
 def test_a_return_between_two_points_is_interpolated_and_outside_there_is_none() -> None:
     found = curve("atari_breakout", "RLlib Ape-X")
     assert found.at(20.25e6) == pytest.approx(0.75 * found.returns[19] + 0.25 * found.returns[20])
-    assert (found.at(found.frames[0]), found.at(found.frames[-1])) == (found.returns[0], found.returns[-1])
+    assert [found.at(found.frames[0]), found.at(found.frames[-1])] == [found.returns[0], found.returns[-1]]
     assert [found.at(0.99e6), found.at(41e6), found.at(20e6, found.low)] == [None] * 3
 
 
@@ -122,8 +122,7 @@ def test_a_return_between_two_points_is_interpolated_and_outside_there_is_none()
 def test_a_level_is_found_under_each_of_its_names(name: str) -> None:
     assert len(published_curves(name)) == 8
     results = {result.label: (result.episode_return, result.frames) for result in published_results(name)}
-    assert results["IMPALA, shallow"] == (640, 200e6)
-    assert results["CleanRL PPO"] == (430, 40e6)
+    assert [results[label] for label in ("IMPALA, shallow", "CleanRL PPO")] == [(640, 200e6), (430, 40e6)]
     assert reference_returns(name) == {"human": 30.5, "random": 1.7}
 
 
