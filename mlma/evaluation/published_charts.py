@@ -148,5 +148,5 @@ def comparison_rows(published: PublishedLevel, frames: float) -> list[list[str]]
 
 
 def million(frames: float) -> str:
-    """Frames in millions."""
-    return f"{frames / 1e6:.3g} M"
+    """Frames in millions; few of them in full."""
+    return f"{frames / 1e6:.3g} M" if frames >= 1e5 else f"{frames:,.0f}"
