@@ -7,7 +7,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom train evaluate test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs clean
+.PHONY: help install install-actor install-learner install-vizdoom train evaluate case-studies test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs clean
 
 help:  ## print this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -30,6 +30,9 @@ train: install-$(if $(filter 1,$(LEARNERS)),actor,learner)  ## train on LEVEL wi
 
 evaluate: install-actor  ## evaluate the last checkpoint of LOGDIR; ARGS: flags of experiment.py, such as --test_num_episodes=20
 	$(PY) experiment.py --mode=test '--config=$(LOGDIR)/config.json' '--logdir=$(LOGDIR)' $(ARGS)
+
+case-studies: install-actor  ## write pages about the runs in RUNS (logdirs, or folders of them) to sandbox/case_studies/
+	$(PY) -m mlma.evaluation.case_studies $(RUNS) $(ARGS)
 
 test: install  ## run the default tests; ARGS: arguments of pytest
 	$(PY) -m pytest $(ARGS)

@@ -31,7 +31,7 @@ def parse_atari_name(level_name: str) -> tuple[str, float] | None:
 
 
 def published_rows(table: str) -> list[dict[str, str]]:
-    """Rows of a table in mlma/envs/published/: `atari57`, `dmlab30` or `results`."""
+    """Rows of a table in mlma/envs/published/, such as `atari57`."""
     with (PUBLISHED_FOLDER / f"{table}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 

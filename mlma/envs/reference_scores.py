@@ -58,10 +58,14 @@ def level_range(level_name: str) -> ScoreRange | None:
     return {**score_table("atari57"), **score_table("dmlab30")}.get(table_key(level_name))
 
 
-def published_returns(level_name: str) -> dict[str, float]:
-    """Label -> published return on this level: algorithms, and `human` and `random` where known."""
+def reference_returns(level_name: str) -> dict[str, float]:
+    """Label -> return on this level that no training is behind: the best that is possible, `human` and `random`.
+
+    What algorithms reached has frames and a protocol: mlma/envs/published_curves.py.
+    """
     key = table_key(level_name)
-    returns = {row["label"]: float(row["return"]) for row in published_rows("results") if row["level"] == key}
+    rows = [row for row in published_rows("results") if row["level"] == key and not row["protocol"]]
+    returns = {row["label"]: float(row["return"]) for row in rows}
     if score_range := level_range(level_name):
         returns |= {"human": score_range.human, "random": score_range.random}
     return returns

@@ -6,7 +6,6 @@ Not here: the command line (mlma/evaluation/plot.py), which charts a report has 
 from __future__ import annotations
 
 import io
-import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
+from mlma.envs.published_curves import NOTHING, PublishedLevel
+from mlma.evaluation.published_charts import draw_published
 from mlma.evaluation.run_table import read_run
 
 matplotlib.use("Agg")
@@ -48,35 +49,6 @@ def draw_band(axis: Any, curves: Sequence[tuple[Any, Any]], label: str) -> None:
     axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def draw_reference_lines(axis: Any, published: dict[str, float]) -> list[str]:
-    """Draws published returns as lines, unless they are so far away that they would squeeze the curves.
-
-    Returns the ones that were left out, as text. Call it after everything else is drawn.
-    """
-    low, high = axis.get_ylim()
-    margin = 0.6 * (high - low)
-    near = {name: value for name, value in published.items() if low - margin <= value <= high + margin}
-    low, high = min([low, *near.values()]), max([high, *near.values()])
-    axis.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-    ranked = sorted(near.items(), key=operator.itemgetter(1))
-    spacing, heights = 0.06 * (high - low), [value for _, value in ranked]
-    for i in range(1, len(heights)):  # labels must neither overlap nor leave the chart
-        heights[i] = max(heights[i], heights[i - 1] + spacing)
-    for i in reversed(range(len(heights))):
-        heights[i] = min(heights[i], high - (len(heights) - 1 - i) * spacing)
-    for (name, value), height in zip(ranked, heights, strict=True):
-        axis.axhline(value, color="gray", linestyle=":", linewidth=1)
-        axis.annotate(
-            f" {name} {value:g}",
-            (1.0, height),
-            xycoords=("axes fraction", "data"),
-            fontsize=7.5,
-            color="#555555",
-            va="center",
-        )
-    return [f"{name} {value:,g}" for name, value in published.items() if name not in near]
-
-
 def plot_runs(
     runs: list[Path],
     out: Path,
@@ -84,10 +56,14 @@ def plot_runs(
     labels: list[str],
     goal: float | None,
     column: str,
-    published: dict[str, float],
+    published: PublishedLevel,
+    caption: str = "",
 ) -> None:
-    """Draws a column of metrics.csv against frames and wall-clock time. Runs with the same label share a line."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, constrained_layout=True)
+    """Draws a column of metrics.csv against frames and wall-clock time. Runs with the same label share a line.
+
+    `published` is drawn behind the runs; the caption names its protocols.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5 if caption else 4), sharey=True, constrained_layout=True)
     tables = [read_run(run) for run in runs]
     for table, run in zip(tables, runs, strict=True):
         if column not in table:
@@ -103,14 +79,15 @@ def plot_runs(
         axis.grid(alpha=0.3)
         if goal is not None:
             axis.axhline(goal, color="gray", linestyle=":", label=f"goal {goal:g}")
-    if published:
-        axes[1].set_ylim(axes[0].get_ylim())
-        draw_reference_lines(axes[1], published)
-        axes[0].set_ylim(axes[1].get_ylim())
+    figure.suptitle(title)
+    if caption:
+        figure.supxlabel(caption, fontsize=9, color="#555555")
+    if published != NOTHING:
+        draw_published(axes[1], published._replace(curves=[], results=[]))
+        draw_published(axes[0], published._replace(references={}), max(float(table["frames"][-1]) for table in tables))
     if axes[0].get_legend_handles_labels()[1]:
         axes[0].legend()
-    figure.suptitle(title)
-    figure.savefig(out, dpi=80)
+    figure.savefig(out, dpi=100)
     plt.close(figure)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlma.core.config import flag_table
-from mlma.envs.reference_scores import published_returns
+from mlma.envs.published_curves import protocol_of_run, published_level
 from mlma.evaluation.html_elements import (
     Tile,
     escape,
@@ -64,7 +64,7 @@ def _page(logdir: Path, run: RunTable, config: dict[str, Any]) -> str:
     title = f"{config.get('algorithm', '')} {config.get('level_name', logdir.name)}".strip()
     evaluations = _evaluations(logdir)
     workers = _read_json(logdir / "workers.json") or {}
-    published = published_returns(config.get("level_name", ""))
+    published = published_level(config.get("level_name", ""))
     commit = git_commit()
     written = f"written {time.strftime('%Y-%m-%d %H:%M')}{f' by commit {commit[:12]}' if commit else ''}"
     parts = [
@@ -72,7 +72,7 @@ def _page(logdir: Path, run: RunTable, config: dict[str, Any]) -> str:
         note(f"{config.get('agent_name', '')} · seed {config.get('seed', '?')} · {logdir} · {written}"),
         tiles(_summary(run, config, evaluations, workers)),
         f"<p class='bottleneck'>{escape(bottleneck)}</p>" if bottleneck else "",
-        section("Learning", return_charts(run, published, evaluations)),
+        section("Learning", return_charts(run, published, protocol_of_run(config), evaluations)),
         section("Where the time goes", time_charts(run)),
         section("Losses", loss_charts(run)),
         section("Evaluations", _evaluation_table(evaluations)),

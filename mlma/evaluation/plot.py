@@ -9,13 +9,16 @@ each run instead; together with `--out` both are written. Not here: the charts (
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlma.envs.level_syntax import PUBLISHED_FOLDER
-from mlma.envs.reference_scores import published_returns
+from mlma.envs.published_curves import NOTHING, PublishedLevel, published_level
+from mlma.envs.reference_scores import table_key
 from mlma.evaluation.charts import plot_runs
 from mlma.evaluation.html_report import write_report
+from mlma.evaluation.published_charts import describe_protocols
 
 DEFAULT_OUT = Path("curve.png")
 
@@ -40,17 +43,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="column of metrics.csv to draw, such as return/greedy of Ape-X and R2D2; default: return/mean",
     )
     parser.add_argument("--goal", type=float, help="a return to draw as a line")
-    parser.add_argument("--level", help="level whose published returns are drawn as lines, such as atari_pong")
+    parser.add_argument(
+        "--level",
+        help="level whose published curves and scores are drawn behind returns, such as atari_pong; default: that of "
+        "the runs' config.json",
+    )
+    parser.add_argument("--no-published", action="store_true", help="draw nothing that is published")
     parser.add_argument("--report", action="store_true", help="write LOGDIR/report.html for each run")
     arguments = parser.parse_args(argv)
     labels = arguments.labels.split(",") if arguments.labels else [str(run) for run in arguments.runs]
     if len(labels) != len(arguments.runs):
         parser.error(f"--labels={arguments.labels}: {len(labels)} names for {len(arguments.runs)} runs")
     try:
-        published = _published_returns(arguments.level) if arguments.level else {}
+        published = NOTHING if arguments.no_published else _published(arguments.level, arguments.runs, arguments.column)
         if arguments.out or not arguments.report:
-            out = arguments.out or DEFAULT_OUT
-            plot_runs(arguments.runs, out, arguments.title, labels, arguments.goal, arguments.column, published)
+            out, caption = arguments.out or DEFAULT_OUT, "\n".join(describe_protocols(published.curves))
+            caption = f"Gray: published training returns. {caption}" if caption else ""
+            plot_runs(
+                arguments.runs, out, arguments.title, labels, arguments.goal, arguments.column, published, caption
+            )
             print(out)
         if arguments.report:
             for run in arguments.runs:
@@ -59,10 +70,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
 
 
-def _published_returns(level: str) -> dict[str, float]:
-    if not (published := published_returns(level)):
-        raise ValueError(f"--level={level}: has no published returns in {PUBLISHED_FOLDER / 'results.csv'}")
-    return published
+def _published(level: str | None, runs: Sequence[Path], column: str) -> PublishedLevel:
+    """What is published about the level, by default that of all runs; ValueError if a given level has nothing."""
+    if level:
+        if (published := published_level(level)) == NOTHING:
+            raise ValueError(f"--level={level}: nothing is published about it in {PUBLISHED_FOLDER}")
+        return published
+    levels = {table_key(_level_of(run)) for run in runs}
+    return published_level(levels.pop()) if len(levels) == 1 and column.startswith("return/") else NOTHING
+
+
+def _level_of(run: Path) -> str:
+    """The level in config.json of a logdir; "" if there is none."""
+    try:
+        return str(json.loads((run / "config.json").read_text())["level_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 if __name__ == "__main__":

@@ -12,8 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from mlma.evaluation.charts import downsample, draw_reference_lines, line_plot, render_svg, stacked_shares
+from mlma.envs.published_curves import Protocol, PublishedLevel
+from mlma.evaluation.charts import downsample, line_plot, render_svg, stacked_shares
 from mlma.evaluation.html_elements import figure, grid, note
+from mlma.evaluation.html_elements import table as table_of
+from mlma.evaluation.published_charts import (
+    TABLE_HEAD,
+    comparison_rows,
+    describe_protocols,
+    draw_published,
+    left_out,
+    million,
+)
 from mlma.evaluation.run_table import RunTable
 from mlma.monitoring.bottleneck import LEARNER_PHASES
 from mlma.monitoring.phase_timer import ACTOR_PHASES
@@ -42,28 +52,36 @@ def fault_minutes(table: RunTable) -> list[float]:
     return [float(minute) for minute in table["seconds"][increased] / 60]
 
 
-def return_charts(table: RunTable, published: dict[str, float], evaluations: Sequence[dict[str, Any]]) -> str:
-    """Returns over frames, with evaluations, and over wall-clock time; both with published returns."""
+def return_charts(
+    table: RunTable, published: PublishedLevel, protocol: Protocol | None, evaluations: Sequence[dict[str, Any]]
+) -> str:
+    """Returns over frames, with evaluations and published curves, and over wall-clock time; the protocols below.
+
+    `protocol` is that of the run.
+    """
     curves = [(label, name) for label, name in RETURN_COLUMNS if name in table]
     if not any(np.isfinite(table[name]).any() for _, name in curves):
         return ""
-    left_out: list[str] = []
+    outside: list[str] = []
+    num_frames = float(table["frames"][-1])
 
-    def draw(axis: Any, x: Any) -> None:
+    def draw(axis: Any, x: Any, with_max: bool = True) -> None:
         for label, name in curves:
-            axis.plot(*downsample(x, table[name]), label=label, linewidth=0.7 if name == "return/max" else 1.5)
+            if with_max or name != "return/max":
+                axis.plot(*downsample(x, table[name]), label=label, linewidth=0.7 if name == "return/max" else 1.5)
 
     def draw_over_frames(axis: Any) -> None:
-        draw(axis, table["frames"] / 1e6)
+        draw(axis, table["frames"] / 1e6, with_max=not published.curves)  # which would squeeze what is compared
         if evaluations:
             columns = [[record[name] for record in evaluations] for name in ("frames", "mean", "standard_error")]
             style: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, "color": "black"}
             axis.errorbar([frames / 1e6 for frames in columns[0]], *columns[1:], label="evaluation", **style)
-        draw_reference_lines(axis, published)
+        draw_published(axis, published, num_frames)
 
     def draw_over_time(axis: Any) -> None:
         draw(axis, table["seconds"] / 60)
-        left_out[:] = draw_reference_lines(axis, published)
+        draw_published(axis, published)
+        outside[:] = left_out(axis, published)
 
     faults = fault_minutes(table)
     y_label = "return, last 100 episodes"
@@ -71,7 +89,17 @@ def return_charts(table: RunTable, published: dict[str, float], evaluations: Seq
         _chart("Return over frames", render_svg(draw_over_frames, "million frames", y_label)),
         _chart("Return over wall-clock time", render_svg(draw_over_time, "minutes", y_label, faults), _remark(faults)),
     ]
-    return grid(figures) + (note(f"Published returns outside the charts: {'; '.join(left_out)}.") if left_out else "")
+    notes = [f"Outside the charts: {'; '.join(outside)}."] if outside else []
+    return grid(figures) + "".join(map(note, notes)) + _comparison(published, protocol, num_frames)
+
+
+def _comparison(published: PublishedLevel, protocol: Protocol | None, frames: float) -> str:
+    """The published returns at these frames, and the protocols."""
+    rows = comparison_rows(published, frames)
+    protocols = describe_protocols([*published.curves, *published.results], protocol)
+    gray = "Gray: published training returns, up to the frames of this run. " if published.curves else ""
+    known = f"The table: curves at {million(frames)} frames, the last of this run; then final scores."
+    return note(gray + known) + table_of(TABLE_HEAD, rows, "left") + "".join(map(note, protocols)) if rows else ""
 
 
 def time_charts(table: RunTable) -> str:

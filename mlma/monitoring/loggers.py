@@ -31,7 +31,14 @@ logger = logging.getLogger(__name__)
 MAX_PENDING_ROWS = 10_000  # rows that wait for room on the disk
 EVENT_FILES = "events.out.tfevents.*"
 # Columns that depend on the speed of the machine.
-WALL_CLOCK_COLUMNS = ("seconds", "frames_per_second", "learner_steps_per_second", "eta_seconds", "queue/fill")
+WALL_CLOCK_COLUMNS = (
+    "seconds",
+    "core_seconds",
+    "frames_per_second",
+    "learner_steps_per_second",
+    "eta_seconds",
+    "queue/fill",
+)
 WALL_CLOCK_PREFIXES = ("learner/", "slowest/", "receiver/", "actors/", "host/", "faults/", "evaluation/")
 
 

@@ -28,6 +28,8 @@ GROUPS = (
             "frames": "emulator frames, the x axis of all curves; not a tag of TensorBoard, where it is the step",
             "learner_step": "updates of the weights",
             "seconds": "seconds of training",
+            "core_seconds": "CPU seconds, over all cores, of the learners and the processes that they started (local "
+            "actors, evaluations) in this session; remote actors are not counted",
             "frames_per_second": "frames per second since the last report",
             "learner_steps_per_second": "updates per second since the last report",
             "eta_seconds": "seconds left until `total_environment_frames` at the current speed",

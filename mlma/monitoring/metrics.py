@@ -76,6 +76,7 @@ class Metrics:
         self._record_workers, self._workers_task = record_workers, SideTask("workers.json")
         self._gauge_tasks: dict[str, SideTask] = {}
         self._gauges: dict[str, Callable[[], float]] = {}
+        self._totals: dict[str, Callable[[], float]] = {}
         self._local_gauges: dict[str, Callable[[], float]] = {}
         self._clocks: dict[str, Callable[[], float]] = {}
         self._clocks_before: dict[str, float] = {}
@@ -91,6 +92,10 @@ class Metrics:
     def add_gauges(self, gauges: Mapping[str, Callable[[], float]]) -> None:
         """Values that are read at each report and averaged over all learners."""
         self._gauges |= gauges
+
+    def add_totals(self, totals: Mapping[str, Callable[[], float]]) -> None:
+        """Values that are read at each report and summed over all learners."""
+        self._totals |= totals
 
     def add_local_gauges(self, gauges: Mapping[str, Callable[[], float]]) -> None:
         """Values that only the reporting learner has."""
@@ -182,6 +187,7 @@ class Metrics:
             "sums": dict(self._sums),
             "adds": self._adds,
             "maxima": dict(self._maxima),
+            "totals": self._read(self._totals),
             "gauges": self._read(self._gauges)
             | {f"learner/{phase}": seconds / elapsed for phase, seconds in phases.items() if seconds}
             | {name: min(1.0, (seconds - before.get(name, 0.0)) / elapsed) for name, seconds in clocks.items()},
@@ -205,6 +211,7 @@ class Metrics:
             "learner_steps_per_second": (step - self._step) / elapsed,
             "eta_seconds": (self._total_frames - frames) / rate if rate > 0 else float("nan"),
         }
+        row |= {name: sum(part["totals"][name] for part in parts) for name in parts[0]["totals"]}
         row |= self.episodes.row()
         row |= _actor_row([actor for part in parts for actor in part["actors"]], elapsed)
         faults: collections.Counter[str] = collections.Counter()

@@ -1,5 +1,5 @@
-"""The log of a run: messages of all modules on the console and in logdir/events.log, and the workers in
-logdir/workers.json.
+"""The log of a run: messages of all modules on the console and in logdir/events.log, the workers in
+logdir/workers.json, and how the run was started in logdir/sessions.json.
 
 Modules log with `logging.getLogger(__name__)`; a role decides once where the lines go. Levels: info for the course of a
 run, warning for what should not happen.
@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mlma.utils.atomic_file import atomic_write
-from mlma.utils.own_files import append_lines
+from mlma.utils.own_files import append_lines, open_own
+from mlma.utils.provenance import git_commit
 from mlma.utils.side_task import SideTask
 
 PACKAGES = ("mlma", "agents")
 CONSOLE_FORMAT, CONSOLE_DATES = "%(asctime)s {}%(message)s", "%H:%M:%S"
+MAX_SESSIONS = 200  # that are kept of a run; one that is restarted forever must not fill the disk
 FILE_FORMAT, FILE_DATES = "%(asctime)s %(levelname)s {}%(message)s", "%Y-%m-%d %H:%M:%S"
 
 
@@ -63,3 +68,54 @@ def write_workers(path: Path, workers: list[Any]) -> None:
     """Writes the workers as of the last report."""
     with atomic_write(path) as file:
         file.write(json.dumps({"written": time.time(), "learners": workers}).encode())
+
+
+class SessionRecord:
+    """sessions.json: a list of the sessions of this run, each with its command, commit, start, end and machine.
+
+    A run that starts from scratch starts the list, too. Written at the start, or with the first report for which there
+    is room, and at the end; a session without an end was killed, or goes on.
+    """
+
+    name = "sessions.json"
+
+    def __init__(self, path: Path, frames: int) -> None:
+        """`frames` are those at which this session starts."""
+        self._path, self._earlier, self._is_written = path, _read_sessions(path) if frames else [], False
+        self._session: dict[str, Any] = {
+            "command": shlex.join(sys.orig_argv),
+            "commit": git_commit(),
+            "started": time.strftime(FILE_DATES),
+            "frames": frames,
+            "host": os.uname().nodename,
+            "cores": len(os.sched_getaffinity(0)),
+            "ended": None,
+            "finished": False,
+        }
+
+    def on_report(self, row: Any) -> None:
+        """Writes the file if that has not worked yet."""
+        if not self._is_written:
+            self.write()
+
+    def write(self) -> None:
+        """Writes the file."""
+        sessions = [*self._earlier, self._session][-MAX_SESSIONS:]
+        with atomic_write(self._path) as file:
+            file.write((json.dumps(sessions, indent=1) + "\n").encode())
+        self._is_written = True
+
+    def close(self, finished: bool) -> None:
+        """Notes the end; `finished` unless the run was stopped early."""
+        self._session |= {"ended": time.strftime(FILE_DATES), "finished": finished}
+        self.write()
+
+
+def _read_sessions(path: Path) -> list[Any]:
+    """The earlier sessions; none if the file cannot be read."""
+    try:
+        with open_own(path, os.O_RDONLY) as file:
+            sessions = json.loads(file.read())
+    except (OSError, ValueError):
+        return []
+    return sessions if isinstance(sessions, list) else []

@@ -15,10 +15,10 @@ from mlma.evaluation.background_evaluator import BackgroundEvaluator
 from mlma.learning.trajectory_receiver import TrajectoryReceiver
 from mlma.monitoring import loggers, profiler
 from mlma.monitoring.console import ConsoleDisplay
-from mlma.monitoring.cpu_usage import CpuUsage
+from mlma.monitoring.cpu_usage import CoreSeconds, CpuUsage
 from mlma.monitoring.metrics import Metrics, ReportListener
 from mlma.monitoring.phase_timer import PhaseTimer
-from mlma.monitoring.run_log import setup_logging, write_workers
+from mlma.monitoring.run_log import SessionRecord, setup_logging, write_workers
 from mlma.replay.base import TrajectoryBuffer
 
 
@@ -44,12 +44,14 @@ def make_metrics(config: Config, allreduce: Allreduce, listeners: list[ReportLis
 
 
 def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int) -> list[ReportListener]:
-    """The loggers of a run that stands at `frames`; also writes logdir/config.json."""
+    """The loggers of a run that stands at `frames`; also writes logdir/config.json and logdir/sessions.json."""
     logdir = Path(config.run.logdir)
     saved = loggers.ConfigWriter(config, logdir / "config.json")
-    with contextlib.suppress(OSError):  # no room: the next report tries again, and logs it
-        saved.write()
-    made: list[ReportListener] = [display, saved, loggers.CsvWriter(logdir / "metrics.csv", frames)]
+    session = SessionRecord(logdir / "sessions.json", frames)
+    for record in (saved, session):
+        with contextlib.suppress(OSError):  # no room: the next report tries again, and logs it
+            record.write()
+    made: list[ReportListener] = [display, saved, session, loggers.CsvWriter(logdir / "metrics.csv", frames)]
     if config.run.deterministic:
         made.append(loggers.DeterministicCsvLogger(logdir / "curve.csv", frames))
     return made + loggers.make_loggers(config.reports.writers, logdir, config.flags())
@@ -65,6 +67,7 @@ def register_gauges(metrics: Metrics, buffer: TrajectoryBuffer, receiver: Trajec
             "receiver/stack": lambda: receiver.timer.seconds["stack"] - buffer.insert_wait_seconds,
         }
     )
+    metrics.add_totals({"core_seconds": CoreSeconds()})
     cpu_usage, host = CpuUsage(), os.uname().nodename
     # Says something about the run only if learner and actors share the cores.
     metrics.add_gauges({"host/busy": lambda: cpu_usage() if metrics.actors.all_on(host) else math.nan})

@@ -3,7 +3,7 @@
     python sandbox/case_studies/pong_overview.py
 
 Left: return against frames. Right: the same runs against wall-clock time. The legend gives the mean frames/s of each
-run, computed from its first and last report. How the runs were made: pong.md and value_learners.md.
+run, computed from its first and last report. How the runs were made: pong_recipe.md and value_learners.md.
 """
 
 from __future__ import annotations

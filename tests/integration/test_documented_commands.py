@@ -31,6 +31,7 @@ NOT_RUN = {
     "tests/integration/test_benchmarks.py runs each benchmark with small settings",
     r"run_experiment_mm_raw\.py +(check|up|status|down|dry-run) .*(workers\.csv|/data/)": "needs the hosts of a lab; "
     "tests/cluster runs every command of the frontend on hosts of its own",
+    r"^make case-studies": "writes into sandbox/; the command that it runs is run with another folder",
     r"health_check": "needs a worker's heartbeat folder; tests/integration/test_health.py runs it",
     r"^\(echo|^for ": "writes the CSV of a lab",
     r"--algorithm=a2c": "needs the file of the guide; tests/integration/test_own_code.py runs it",

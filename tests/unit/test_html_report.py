@@ -17,8 +17,6 @@ from typing import Any
 import cv2
 import pytest
 
-from mlma.envs.reference_scores import published_returns
-from mlma.evaluation.charts import draw_reference_lines, plt
 from mlma.evaluation.html_report import write_report
 from tests.support.runs import ROOT, SMALL, Process, rows
 
@@ -192,14 +190,50 @@ def test_a_report_alone_draws_no_chart(tmp_path: Path, flags: list[str], files: 
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.[ph]*")) == files
 
 
-def test_published_returns_are_drawn_unless_they_squeeze_the_curves() -> None:
-    _, axis = plt.subplots()
-    axis.plot([0, 1], [0, 30])
-    assert draw_reference_lines(axis, {"near": 40.0, "far": 800.0}) == ["far 800"]
-    assert axis.get_ylim()[1] < 50
-    assert published_returns("PongNoFrameskip-v4")["IMPALA, deep"] == 21
-    assert published_returns("atari_pong")["human"] == pytest.approx(14.6)
-    assert published_returns("tmaze") == {}
+RETURNS = "frames,seconds,frames_per_second,learner/wait,return/mean\n" + "".join(
+    f"{frames:.0f},{frames / 8000},8000,0.2,{frames / 1e5}\n" for frames in (0.5e6, 4e6, 9e6, 20e6)
+)
+
+
+@pytest.mark.parametrize(("level", "is_published"), [("ALE/Breakout-v5", True), ("catch", False)])
+def test_a_report_compares_the_run_with_published_curves_of_its_level(
+    tmp_path: Path, level: str, is_published: bool
+) -> None:
+    (tmp_path / "metrics.csv").write_text(RETURNS)
+    config = {"level_name": level, "noop_max": 30, "fire_reset": False, "life_loss_ends_return": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = write_report(tmp_path).read_text()
+    for words in (
+        "<td>RLlib IMPALA</td><td>304</td><td>6, from 239 to 330</td><td>20 M</td><td>RLlib</td>",
+        "<td>Dopamine DQN, CNN</td><td>93.4</td>",
+        "<td>IMPALA, shallow</td><td>640</td><td></td><td>200 M</td>",
+        "Dopamine: sticky actions 0.25, whole games",
+        "This run: sticky actions 0.25, a lost life ends",
+    ):
+        assert (words in text) == is_published, words  # fmt: skip
+    assert ("Gray: published" in text) == is_published
+
+
+def test_the_chart_finds_the_level_of_its_runs_and_leaves_out_what_is_published_on_request(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.csv").write_text(RETURNS)
+    pictures = {}
+    for level in ("atari_breakout", "tmaze"):
+        (run / "config.json").write_text(json.dumps({"level_name": level}))
+        for name, flags in (("with", []), ("without", ["--no-published"]), ("loss", ["--column=learner/wait"])):
+            result = plot(tmp_path, "run", "--labels=run", f"--out={name}.png", *flags)
+            assert result.returncode == 0, result.stderr
+            pictures[level, name] = (tmp_path / f"{name}.png").read_bytes()
+    assert pictures["atari_breakout", "with"] != pictures["tmaze", "with"]
+    assert pictures["atari_breakout", "without"] == pictures["tmaze", "without"] == pictures["tmaze", "with"]
+    assert pictures["atari_breakout", "loss"] == pictures["tmaze", "loss"], "only returns are compared"
+
+
+def test_a_level_that_is_named_must_have_something_published() -> None:
+    result = plot(ROOT, "sandbox/case_studies/pong_seed1.csv", "--level=tmaze")
+    assert result.returncode == 2
+    assert "--level=tmaze: nothing is published about it in " in result.stderr
 
 
 @pytest.mark.parametrize(("arguments", "message"), [(["nowhere"], "nowhere"), (["sandbox", "--report"], "metrics.csv")])
