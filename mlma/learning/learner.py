@@ -17,7 +17,7 @@ from mlma.core.config import Config
 from mlma.core.flat_weights import FlatWeights, named_variables
 from mlma.core.types import Agent, Sample
 from mlma.distributed.allreduce import Allreduce
-from mlma.learning.optimizers import clip_gradients, decayed_learning_rate, make_optimizer
+from mlma.learning.optimizers import clip_gradients, decayed_learning_rate, make_optimizer, start_slots
 from mlma.monitoring.phase_timer import Event
 from mlma.utils.tf_function import CachedGraph, tf_function, timestamp_after
 
@@ -51,13 +51,12 @@ class Learner:
         self.priorities: Any = None  # float32 [B], new priorities of the last sample
 
     def _create_slots(self) -> None:
-        """Sonnet creates the optimizer's slots at its first call; weights and slots keep their initial values."""
+        """Sonnet creates the optimizer's slots at its first call, which must change no weight."""
         zeros = [tf.zeros_like(v) for v in self.weights.variables]
         before = self.weights.read()
         self._optimizer.apply(zeros, self.weights.variables)
         self.weights.write(before.numpy().tobytes())
-        for slot in self._slots():
-            slot.assign(tf.zeros_like(slot))
+        start_slots(self._optimizer, self._slots(), self._config.optimizer)
 
     def variables(self) -> dict[str, Any]:
         """Name -> variable: all that a checkpoint must hold."""

@@ -18,6 +18,15 @@ def make_optimizer(config: OptimizerConfig, learning_rate: tf.Variable) -> Any:
     return snt.optimizers.RMSProp(learning_rate, config.decay, config.momentum, config.epsilon, centered=centered)
 
 
+def start_slots(optimizer: Any, slots: list[tf.Variable], config: OptimizerConfig) -> None:
+    """Sets the optimizer's slots to their initial values: zero, and `--initial_mean_square` for that of RMSProp."""
+    for slot in slots:
+        slot.assign(tf.zeros_like(slot))
+    if isinstance(optimizer, snt.optimizers.RMSProp):
+        for mean_square in optimizer.ms:
+            mean_square.assign(tf.constant(config.initial_mean_square, mean_square.dtype, mean_square.shape))
+
+
 def clip_gradients(gradients: list[tf.Tensor], norm: float) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Gradients scaled to a global norm of at most `norm` (-1: unchanged), and their norm before."""
     before = tf.linalg.global_norm(gradients)

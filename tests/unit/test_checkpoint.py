@@ -159,7 +159,14 @@ def run_state(config: Config, learner: Learner) -> RunState:
     return RunState(config, learner, SingleProcess())
 
 
-@pytest.mark.parametrize("optimizer", [{"optimizer": "rmsprop", "momentum": 0.5}, {"optimizer": "adam"}])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"optimizer": "rmsprop", "momentum": 0.5},
+        {"optimizer": "rmsprop", "initial_mean_square": 1.0},
+        {"optimizer": "adam"},
+    ],
+)
 def test_a_restored_learner_continues_as_if_it_had_never_stopped(tmp_path: Path, optimizer: dict[str, Any]) -> None:
     config = small_config(total_environment_frames=1000, logdir=str(tmp_path), **optimizer)
     batches = [as_tensors(random_sample(seed, config)) for seed in range(5)]

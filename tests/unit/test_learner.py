@@ -60,6 +60,52 @@ def test_making_a_learner_changes_no_weight_and_leaves_the_slots_at_zero() -> No
         assert not any(np.any(slot) for slot in slots)
 
 
+@pytest.mark.parametrize("optimizer", ["rmsprop", "rmsprop_centered"])
+def test_the_mean_square_of_rmsprop_alone_starts_where_the_flag_says(optimizer: str) -> None:
+    learner = make_learner(optimizer=optimizer, initial_mean_square=1.0)
+    values = {name: np.unique(v).tolist() for name, v in learner.variables().items() if name.startswith("optimizer/")}
+    assert len(values) == (3 if "centered" in optimizer else 2) * len(learner.weights.variables)
+    for name, value in values.items():
+        assert value == [1.0 if "/rms/" in name else 0.0], name
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+@pytest.mark.parametrize("initial", [0.0, 1.0])
+@pytest.mark.parametrize("centered", [False, True])
+def test_rmsprop_follows_the_rule_of_tensorflow_1(centered: bool, initial: float, updates: int) -> None:
+    """Epsilon is inside the root, and the learning rate is in the momentum. TensorFlow 1 itself starts at 1."""
+    decay, momentum, epsilon, rate = 0.9, 0.5, 0.1, 0.2
+    learner = make_learner(
+        optimizer="rmsprop_centered" if centered else "rmsprop", initial_mean_square=initial, decay=decay,
+        momentum=momentum, epsilon=epsilon,
+    )  # fmt: skip
+    learner._learning_rate.assign(rate)
+    weights = learner.weights.variables
+    expected = [v.numpy().astype(np.float64) for v in weights]
+    of_tensorflow = [tf.Variable(v) for v in weights]
+    reference = tf.compat.v1.train.RMSPropOptimizer(rate, decay, momentum, epsilon, centered=centered)
+    squares = [np.full(v.shape, initial) for v in weights]
+    means, steps = ([np.zeros(v.shape) for v in weights] for _ in range(2))
+    rng = np.random.default_rng(1)
+    for _ in range(updates):
+        gradients = [rng.normal(size=v.shape) for v in weights]
+        for i, gradient in enumerate(gradients):
+            squares[i] = decay * squares[i] + (1 - decay) * gradient**2
+            means[i] = decay * means[i] + (1 - decay) * gradient
+            variance = squares[i] - means[i] ** 2 if centered else squares[i]
+            steps[i] = momentum * steps[i] + rate * gradient / np.sqrt(variance + epsilon)
+            expected[i] = expected[i] - steps[i]
+        tensors = [tf.constant(gradient, tf.float32) for gradient in gradients]
+        learner._optimizer.apply(tensors, weights)
+        reference.apply_gradients(zip(tensors, of_tensorflow, strict=True))
+    for weight, by_hand, by_tensorflow in zip(weights, expected, of_tensorflow, strict=True):
+        np.testing.assert_allclose(weight, by_hand, rtol=1e-4, atol=1e-5)
+        if initial == 1:
+            np.testing.assert_allclose(weight, by_tensorflow, rtol=1e-5, atol=1e-6)
+        else:
+            assert np.abs(weight - by_tensorflow).max() > 0.01
+
+
 def test_every_sample_trains_in_one_graph() -> None:
     learner = make_learner()
     for version in range(4):

@@ -174,6 +174,12 @@ class OptimizerConfig:
     decay: float = option(
         -1.0, "decay of RMSProp's mean square; -1 is the preset of the algorithm", minimum=-1, maximum=1
     )
+    initial_mean_square: float = option(
+        0.0,
+        "RMSProp's mean square before the first update; 1 in TensorFlow 1, with which IMPALA was published",
+        minimum=0,
+        maximum=1000,
+    )
     momentum: float = option(0.0, "momentum of RMSProp, beta_1 of Adam", minimum=0, maximum=1)
     epsilon: float = option(
         0.0,
