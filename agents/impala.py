@@ -30,13 +30,7 @@ class Impala:
         """Builds the network, with a policy and a value head; Sonnet creates its variables at the first call."""
         self._config = config
         self.target_variables: list[Any] = []
-        self.network = make_network(
-            config.run.agent_name,
-            spec,
-            config.learner.num_stacked_frames,
-            popart=config.learner.popart,
-            num_shards=config.learner.gradient_shards,
-        )
+        self.network = make_network(config, spec)
         self.num_statistics = 3 * max(1, len(spec.actions_by_level)) if config.learner.popart else 0
 
     def initial_state(self, batch_size: int) -> Any:

@@ -27,14 +27,7 @@ class QLearningAgent:
         """Builds both networks, with equal variables."""
         self._config = config
         self.network, self._target_network = (
-            make_network(
-                config.run.agent_name,
-                spec,
-                config.learner.num_stacked_frames,
-                dueling=True,
-                num_shards=config.learner.gradient_shards,
-            )
-            for _ in range(2)
+            make_network(config, spec, dueling=True) for _ in range(2)
         )
         for network in (self.network, self._target_network):
             network(dummy_timestep(spec, 1, 1), network.initial_state(1))  # Sonnet creates variables at the first call

@@ -5,20 +5,19 @@ from __future__ import annotations
 import sonnet as snt
 import tensorflow as tf
 
-from agents.networks.torsos import relu_orthogonal
+from agents.networks.initializers import Initializers
 
 
 class DuelingHead(snt.Module):
     """Q-values from a state-value stream and an advantage stream: Wang et al. 2016 (arXiv 1511.06581)."""
 
-    def __init__(self, num_actions: int, width: int, name: str | None = None) -> None:
+    def __init__(self, num_actions: int, width: int, initializers: Initializers, name: str | None = None) -> None:
         """Each stream has one hidden layer of `width` units."""
         super().__init__(name=name)
-        self._state = snt.Sequential(
-            [snt.Linear(width, w_init=relu_orthogonal()), tf.nn.relu, snt.Linear(1)], name="state"
-        )
+        w_init = initializers.before_relu
+        self._state = snt.Sequential([snt.Linear(width, w_init=w_init), tf.nn.relu, snt.Linear(1)], name="state")
         self._actions = snt.Sequential(
-            [snt.Linear(width, w_init=relu_orthogonal()), tf.nn.relu, snt.Linear(num_actions)], name="actions"
+            [snt.Linear(width, w_init=w_init), tf.nn.relu, snt.Linear(num_actions)], name="actions"
         )
 
     def __call__(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

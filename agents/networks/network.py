@@ -16,14 +16,25 @@ import tree
 
 from agents.networks.frame_stack import stack_frames
 from agents.networks.heads import DuelingHead
+from agents.networks.initializers import ORTHOGONAL, Initializers
 from agents.networks.popart import PopArt
 from agents.networks.recurrent import InstructionEncoder, ResetLSTM
 from mlma.core.types import EnvSpec, NetworkState, TimeStep
 
 MASKED_LOGIT = -1e9  # logit or q-value of an action that a level does not have
-# Deviation: the papers divide pixels by 255. Here the mean of each stack of frames is subtracted and this many grey
-# levels become 1, because the value loss on Pong then falls in a quarter of the frames: docs/decisions/0005-pong.md.
-PIXEL_SCALE = 64.0
+GREY_LEVELS = 64.0  # that become 1 where pixels are centred
+
+
+def scale_pixels(observation: tf.Tensor, scaling: str) -> tf.Tensor:
+    """uint8 [T, B, H, W, C] -> float32, by `--pixel_scaling`: "unit" is pixels / 255, as in the papers.
+
+    Deviation: "centered", the default, subtracts the mean of each stack of frames, and GREY_LEVELS become 1, because
+    the value loss on Pong then falls in a quarter of the frames: docs/decisions/0005-pong.md.
+    """
+    pixels = tf.cast(observation, tf.float32)
+    if scaling == "unit":
+        return pixels / 255.0
+    return (pixels - tf.reduce_mean(pixels, axis=[2, 3, 4], keepdims=True)) / GREY_LEVELS
 
 
 class NetworkOutput(NamedTuple):
@@ -44,12 +55,16 @@ class Network(snt.Module):
         dueling: int = 0,  # width of the dueling streams; 0: a policy head and a value head
         lstm_size: int = 0,
         use_last_action_and_reward: bool = False,
+        clip_last_reward: bool = True,  # to [-1, 1], before it is an input
+        pixel_scaling: str = "centered",
+        initializers: Initializers = ORTHOGONAL,
         popart: bool = False,
         num_shards: int = 1,
         name: str | None = None,
     ) -> None:
         """Unrolls over several steps (only learners do that) are computed in `num_shards` shards of the batch."""
         super().__init__(name=name)
+        self._pixel_scaling, self._clip_last_reward = pixel_scaling, clip_last_reward
         self._spec, self._stack, self._num_shards = spec, stack, num_shards
         self._use_last_action_and_reward = use_last_action_and_reward
         # Checkpoints hold the variables' names, which come from `name`, and their order, which Sonnet takes from the
@@ -58,18 +73,17 @@ class Network(snt.Module):
         self._numbers = (
             snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.extras else None
         )
-        self._words = InstructionEncoder(name="words") if "words" in spec.extras else None
-        self._core = ResetLSTM(lstm_size, name="resetting_lstm") if lstm_size else None
+        glorot = initializers.glorot_lstm
+        self._words = InstructionEncoder(glorot, name="words") if "words" in spec.extras else None
+        self._core = ResetLSTM(lstm_size, glorot, name="resetting_lstm") if lstm_size else None
         self._action_mask = None  # float32 [levels, A]
         if spec.actions_by_level:
             self._action_mask = tf.stack(
                 [tf.reduce_max(tf.one_hot(actions, spec.num_actions), axis=0) for actions in spec.actions_by_level]
             )
-        self._dueling = DuelingHead(spec.num_actions, dueling, name="dueling") if dueling else None
+        self._dueling = DuelingHead(spec.num_actions, dueling, initializers, name="dueling") if dueling else None
         if not dueling:
-            self._policy = snt.Linear(
-                spec.num_actions, w_init=snt.initializers.TruncatedNormal(stddev=0.01), name="policy"
-            )
+            self._policy = snt.Linear(spec.num_actions, w_init=initializers.policy, name="policy")
             self.value_head = PopArt(max(1, len(spec.actions_by_level)) if popart else 0, name="value")
 
     def initial_state(self, batch_size: int) -> NetworkState:
@@ -94,17 +108,16 @@ class Network(snt.Module):
         if frames is not None:  # else there is no stack, or the observations are stacks already
             observation, frames = stack_frames(observation, timestep.is_first, frames)
         if observation.dtype == tf.uint8:
-            observation = tf.cast(observation, tf.float32)  # [T, B, H, W, C]
-            observation = (observation - tf.reduce_mean(observation, axis=[2, 3, 4], keepdims=True)) / PIXEL_SCALE
+            observation = scale_pixels(observation, self._pixel_scaling)  # [T, B, H, W, C]
         features = snt.BatchApply(self._torso)(observation)  # [T, B, F]
         if self._numbers:
             features = tf.concat([features, snt.BatchApply(self._numbers)(timestep.extras["vector"])], axis=-1)
         if self._words:
             features = tf.concat([features, snt.BatchApply(self._words)(timestep.extras["words"])], axis=-1)
         if self._use_last_action_and_reward:
-            reward = tf.clip_by_value(timestep.reward, -1, 1)[..., tf.newaxis]
+            reward = tf.clip_by_value(timestep.reward, -1, 1) if self._clip_last_reward else timestep.reward
             action = tf.one_hot(timestep.last_action, self._spec.num_actions)
-            features = tf.concat([features, reward, action], axis=-1)
+            features = tf.concat([features, reward[..., tf.newaxis], action], axis=-1)
         core = state.core
         if self._core:
             features, core = self._core(features, timestep.is_first, core)

@@ -7,17 +7,19 @@ from typing import Any
 import sonnet as snt
 import tensorflow as tf
 
+from agents.networks.initializers import glorot_for_lstm
 from mlma.core.types import WORD_BUCKETS
 
 
 class InstructionEncoder(snt.Module):
     """Encodes a text: embedding of 20, LSTM of 64, its output after the last word. Espeholt et al. 2018, figure 3."""
 
-    def __init__(self, name: str | None = None) -> None:
-        """Words are hash buckets, see mlma.core.types.WORD_BUCKETS."""
+    def __init__(self, glorot: bool = False, name: str | None = None) -> None:
+        """Words are hash buckets, see mlma.core.types.WORD_BUCKETS. `glorot`: as ResetLSTM."""
         super().__init__(name=name)
         self._embedding = snt.Embed(WORD_BUCKETS + 1, 20)
-        self._lstm = snt.LSTM(64)
+        w_init = glorot_for_lstm(20, 64) if glorot else None
+        self._lstm = snt.LSTM(64, w_i_init=w_init, w_h_init=w_init)
 
     def __call__(self, words: tf.Tensor) -> tf.Tensor:
         """int32 [N, W], padded with 0, -> [N, 64]; zeros for an empty text."""
@@ -35,10 +37,10 @@ class InstructionEncoder(snt.Module):
 class ResetLSTM(snt.Module):
     """LSTM over time whose state resets to zero where `first`. The inputs of all steps are projected in one product."""
 
-    def __init__(self, size: int, name: str | None = None) -> None:
-        """`size` units."""
+    def __init__(self, size: int, glorot: bool = False, name: str | None = None) -> None:
+        """`size` units. The weights are Glorot uniform or have Sonnet's initialisers."""
         super().__init__(name=name)
-        self._size = size
+        self._size, self._glorot = size, glorot
         self._from_input = snt.Linear(4 * size, name="from_input")
         self._from_hidden = snt.Linear(4 * size, with_bias=False, name="from_hidden")
 
@@ -49,6 +51,8 @@ class ResetLSTM(snt.Module):
 
     def __call__(self, inputs: tf.Tensor, first: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any]:
         """(outputs [T, B, N], last state) from inputs [T, B, F], first bool [T, B] and the state before step 0."""
+        if self._glorot:  # has an effect at the first call only, which creates the weights
+            self._from_input.w_init = self._from_hidden.w_init = glorot_for_lstm(inputs.shape[-1], self._size)
         hidden, cell = state  # [B, N]
         keep = 1 - tf.cast(first, tf.float32)[..., tf.newaxis]  # [T, B, 1]
         projected = snt.BatchApply(self._from_input)(inputs)  # [T, B, 4N]

@@ -7,22 +7,23 @@ from typing import Any
 import sonnet as snt
 import tensorflow as tf
 
+from agents.networks.initializers import ORTHOGONAL, Initializers
+
+SHALLOW_CONVOLUTIONS = [(16, 8, 4), (32, 4, 2)]  # Mnih et al. 2016, Espeholt et al. 2018
 NATURE_CONVOLUTIONS = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]  # Mnih et al. 2015
 
 
-def relu_orthogonal() -> snt.initializers.Initializer:
-    """Orthogonal with the gain of ReLU (Saxe et al. 2014), so that signals keep their scale through the layers."""
-    return snt.initializers.Orthogonal(2**0.5)
-
-
-def conv_torso(convolutions: list[tuple[int, int, int]], hidden: int, name: str) -> snt.Module:
+def conv_torso(
+    convolutions: list[tuple[int, int, int]], hidden: int, name: str, initializers: Initializers = ORTHOGONAL
+) -> snt.Module:
     """Convolutions (channels, kernel, stride) with VALID padding, then a linear layer if `hidden`; ReLU after each."""
     layers: list[Any] = []
+    w_init = initializers.before_relu
     for channels, kernel, stride in convolutions:
-        layers += [snt.Conv2D(channels, kernel, stride, padding="VALID", w_init=relu_orthogonal()), tf.nn.relu]
+        layers += [snt.Conv2D(channels, kernel, stride, padding="VALID", w_init=w_init), tf.nn.relu]
     layers.append(snt.Flatten())
     if hidden:
-        layers += [snt.Linear(hidden, w_init=relu_orthogonal()), tf.nn.relu]
+        layers += [snt.Linear(hidden, w_init=w_init), tf.nn.relu]
     return snt.Sequential(layers, name=name)
 
 

@@ -1,77 +1,86 @@
 """The networks of `--agent_name`, as in Espeholt et al. 2018, figure 3; Mnih et al. 2015; Kapturowski et al. 2019.
 
-Each function builds a `Network` for a level; `head` holds the arguments that the algorithm chooses. A new network is a
-function here, or in a file of its own, and an entry in mlma/core/catalog.py.
+Each function builds a `Network` for a level; `options` holds the arguments that the algorithm and the flags choose. A
+new network is a function here, or in a file of its own, and an entry in mlma/core/catalog.py.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from agents.networks.initializers import choose_initializers
 from agents.networks.network import Network
-from agents.networks.torsos import NATURE_CONVOLUTIONS, ResidualTorso, conv_torso, mlp_torso
+from agents.networks.torsos import NATURE_CONVOLUTIONS, SHALLOW_CONVOLUTIONS, ResidualTorso, conv_torso, mlp_torso
 from mlma.core.catalog import NETWORKS
+from mlma.core.config import Config
 from mlma.core.types import EnvSpec
 from mlma.utils.import_object import import_object
 
 
-def shallow(spec: EnvSpec, stack: int, **head: Any) -> Network:
-    """IMPALA's shallow network without its LSTM, as used for Atari (also Mnih et al. 2013)."""
-    return Network(conv_torso([(16, 8, 4), (32, 4, 2)], 256, "torso"), spec, stack, **head, name="shallow")
+def shallow(spec: EnvSpec, stack: int, **options: Any) -> Network:
+    """IMPALA's shallow network without its LSTM, for Atari: the feed-forward network of Mnih et al. 2016 (A3C).
+
+    Espeholt et al. (section 5.3.2) call it that, but with three convolutions; Mnih et al. have these two.
+    """
+    torso = conv_torso(SHALLOW_CONVOLUTIONS, 256, "torso", options["initializers"])
+    return Network(torso, spec, stack, **options, name="shallow")
 
 
-def simple(spec: EnvSpec, stack: int, **head: Any) -> Network:
+def resnet_lstm(spec: EnvSpec, stack: int, **options: Any) -> Network:
+    """IMPALA's deep network, for DeepMind Lab, with the instruction encoder for levels with text."""
+    return Network(
+        ResidualTorso("torso"),
+        spec,
+        stack,
+        **options,
+        lstm_size=256,
+        use_last_action_and_reward=True,
+        name="resnet_lstm",
+    )
+
+
+def simple(spec: EnvSpec, stack: int, **options: Any) -> Network:
     """The network of Mnih et al. 2015 ("Nature"), with last reward and action as inputs."""
-    return Network(
-        conv_torso(NATURE_CONVOLUTIONS, 512, "torso"),
-        spec,
-        stack,
-        **head,
-        use_last_action_and_reward=True,
-        name="simple",
-    )
+    torso = conv_torso(NATURE_CONVOLUTIONS, 512, "torso", options["initializers"])
+    return Network(torso, spec, stack, **options, use_last_action_and_reward=True, name="simple")
 
 
-def conv(spec: EnvSpec, stack: int, **head: Any) -> Network:
+def conv(spec: EnvSpec, stack: int, **options: Any) -> Network:
     """Ape-X's network: only the Nature convolutions, since dueling heads have their own hidden layer."""
-    return Network(conv_torso(NATURE_CONVOLUTIONS, 0, "torso"), spec, stack, **head, name="conv")
+    torso = conv_torso(NATURE_CONVOLUTIONS, 0, "torso", options["initializers"])
+    return Network(torso, spec, stack, **options, name="conv")
 
 
-def conv_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
+def conv_lstm(spec: EnvSpec, stack: int, **options: Any) -> Network:
     """R2D2's network: the Nature torso, last reward and action as inputs, an LSTM of 512."""
-    return Network(
-        conv_torso(NATURE_CONVOLUTIONS, 512, "torso"),
-        spec,
-        stack,
-        **head,
-        lstm_size=512,
-        use_last_action_and_reward=True,
-        name="conv_lstm",
-    )
+    torso = conv_torso(NATURE_CONVOLUTIONS, 512, "torso", options["initializers"])
+    return Network(torso, spec, stack, **options, lstm_size=512, use_last_action_and_reward=True, name="conv_lstm")
 
 
-def resnet_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
-    """IMPALA's deep network, with the instruction encoder for levels with text."""
-    return Network(
-        ResidualTorso("torso"), spec, stack, **head, lstm_size=256, use_last_action_and_reward=True, name="resnet_lstm"
-    )
-
-
-def mlp(spec: EnvSpec, stack: int, **head: Any) -> Network:
+def mlp(spec: EnvSpec, stack: int, **options: Any) -> Network:
     """Two layers of 64, for vector observations."""
-    return Network(mlp_torso(), spec, stack=1, **head, name="mlp")
+    return Network(mlp_torso(), spec, stack=1, **options, name="mlp")
 
 
-def mlp_lstm(spec: EnvSpec, stack: int, **head: Any) -> Network:
+def mlp_lstm(spec: EnvSpec, stack: int, **options: Any) -> Network:
     """Two layers of 64 and an LSTM of 64, for vector observations that do not show the full state."""
-    return Network(mlp_torso(), spec, stack=1, **head, lstm_size=64, use_last_action_and_reward=True, name="mlp_lstm")
+    return Network(
+        mlp_torso(), spec, stack=1, **options, lstm_size=64, use_last_action_and_reward=True, name="mlp_lstm"
+    )
 
 
-def make_network(
-    agent_name: str, spec: EnvSpec, stack: int, dueling: bool = False, popart: bool = False, num_shards: int = 1
-) -> Network:
-    """The network `agent_name`, with a policy and a value head, or with a dueling head."""
-    width = 512 if len(spec.observation.shape) == 3 else 64
-    build = import_object(NETWORKS[agent_name].build)
-    network: Network = build(spec, stack, dueling=width if dueling else 0, popart=popart, num_shards=num_shards)
+def make_network(config: Config, spec: EnvSpec, dueling: bool = False, clip_last_reward: bool = True) -> Network:
+    """The network of `--agent_name`, with a policy and a value head, or with a dueling head."""
+    learner, width = config.learner, 512 if len(spec.observation.shape) == 3 else 64
+    build = import_object(NETWORKS[config.run.agent_name].build)
+    network: Network = build(
+        spec,
+        learner.num_stacked_frames,
+        dueling=width if dueling else 0,
+        clip_last_reward=clip_last_reward,
+        pixel_scaling=learner.pixel_scaling,
+        initializers=choose_initializers(learner.initializers, q_values=dueling),
+        popart=learner.popart,
+        num_shards=learner.gradient_shards,
+    )
     return network

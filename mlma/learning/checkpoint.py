@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 BEST_NAME = "best.npz"
 DAMAGED_SUFFIX = ".damaged"
+BEFORE_THE_FLAG = {"pixel_scaling": "centered"}  # what the description of an older checkpoint does not say
 
 
 class LoadedCheckpoint(NamedTuple):
@@ -118,6 +119,7 @@ def check_compatible(
 
     `expected` is name -> variable of this run, `identity` what its description must contain.
     """
+    meta = BEFORE_THE_FLAG | meta
     for key, value in identity.items():
         if meta.get(key) != value:
             raise CheckpointMismatchError(

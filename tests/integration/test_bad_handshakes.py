@@ -50,6 +50,11 @@ def test_what_an_actor_calls_itself_stays_on_one_short_line(door: Door, log_line
     assert all(line.isprintable() and len(line) < 350 for line in log_lines())
 
 
+def test_an_actor_whose_network_would_see_other_pixels_is_refused(door: Door) -> None:
+    answer = door.handshake(task=1, pixel_scaling="unit")
+    assert answer["refused"] == "pixel_scaling: actor has unit, learner centered"
+
+
 def test_a_session_belongs_to_whoever_opened_it_last_and_cannot_be_guessed(door: Door) -> None:
     first, second = door.handshake(task=0)["session"], door.handshake(task=1)["session"]
     assert first != second

@@ -132,6 +132,13 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(
     check_compatible(Path("c.npz"), VARIABLES, META, VARIABLES, {"level_name": "catch"})  # its own run is accepted
 
 
+def test_a_checkpoint_that_is_older_than_the_scaling_of_pixels_was_made_with_centred_ones() -> None:
+    check_compatible(Path("c.npz"), VARIABLES, META, VARIABLES, {"pixel_scaling": "centered"})
+    with pytest.raises(CheckpointMismatchError, match="with pixel_scaling=centered, this run has pixel_scaling=unit"):
+        check_compatible(Path("c.npz"), VARIABLES, META, VARIABLES, {"pixel_scaling": "unit"})
+    check_compatible(Path("c.npz"), VARIABLES, META | {"pixel_scaling": "unit"}, VARIABLES, {"pixel_scaling": "unit"})
+
+
 def make_learner(config: Any, seed: int) -> tuple[Learner, Any]:
     """A learner and its network."""
     agent = make_impala(config, seed=seed)

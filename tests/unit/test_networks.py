@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from agents.action_selection import epsilon_greedy, sample_from_logits
 from agents.networks.frame_stack import stack_frames
-from agents.networks.network import MASKED_LOGIT, Network
+from agents.networks.network import MASKED_LOGIT, Network, scale_pixels
 from agents.networks.recurrent import InstructionEncoder, ResetLSTM
 from agents.networks.zoo import NETWORKS, make_network
 from mlma.acting.action_noise import NoiseGenerator
@@ -19,15 +19,21 @@ from mlma.core.catalog import networks_for
 from mlma.core.flat_weights import dummy_timestep
 from mlma.core.types import ActionNoise, ArraySpec, EnvSpec, NetworkState, TimeStep
 from mlma.envs.spaces import MAX_WORDS, hash_words
-from tests.support.samples import IMAGE, VECTOR, random_timesteps
+from tests.support.samples import IMAGE, VECTOR, random_timesteps, small_config
 
 ALL = sorted(NETWORKS)
+IMAGE_NETWORKS = networks_for("image")
 
 
-def make(name: str) -> Network:
+def build(name: str, spec: EnvSpec, stack: int = 1, dueling: bool = False, **flags: Any) -> Network:
+    """A network whose variables do not exist yet."""
     tf.random.set_seed(1)
-    spec = VECTOR if name in networks_for("vector") else IMAGE
-    network = make_network(name, spec, stack=1 if spec is VECTOR else 4)
+    return make_network(small_config(agent_name=name, num_stacked_frames=stack, **flags), spec, dueling)
+
+
+def make(name: str, spec: EnvSpec | None = None, **flags: Any) -> Network:
+    spec = spec or (VECTOR if name in networks_for("vector") else IMAGE)
+    network = build(name, spec, stack=4 if spec is IMAGE else 1, **flags)
     network(dummy_timestep(spec, 1, 1), network.initial_state(1))
     return network
 
@@ -150,16 +156,30 @@ def weight_shapes(network: snt.Module) -> list[tuple[int, ...]]:
     return sorted((tuple(v.shape) for v in network.trainable_variables), key=lambda shape: (len(shape), shape))
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in networks_for("vector")])
-def test_the_brightness_of_an_image_does_not_matter(name: str) -> None:
-    network = make_network(name, IMAGE, stack=1)
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
+def test_the_brightness_of_an_image_does_not_matter_if_pixels_are_centred(name: str) -> None:
     inputs = timesteps(name, 2, 3)
     dim = inputs._replace(observation=inputs.observation // 2)
     bright = dim._replace(observation=dim.observation + 90)
     dark = inputs._replace(observation=tf.zeros_like(inputs.observation))
-    (one, _), (two, _), (three, _) = (network(each, network.initial_state(3)) for each in (dim, bright, dark))
+    network = build(name, IMAGE)
+    one, two, three = (network(each, network.initial_state(3))[0] for each in (dim, bright, dark))
     assert_close(one, two)
     assert float(tf.reduce_max(tf.abs(one.value - three.value))) > 1e-2
+    network = build(name, IMAGE, pixel_scaling="unit")
+    one, two = (network(each, network.initial_state(3))[0] for each in (dim, bright))
+    assert float(tf.reduce_max(tf.abs(one.value - two.value))) > 1e-2
+
+
+def test_pixels_are_centred_by_stack_or_go_from_0_to_1() -> None:
+    pixels = np.random.default_rng(1).integers(256, size=(2, 3, 4, 5, 2)).astype(np.uint8)
+    pixels[0, 0, 0, 0] = 0, 255
+    unit = scale_pixels(tf.constant(pixels), "unit").numpy()
+    assert unit[0, 0, 0, 0].tolist() == [0.0, 1.0]
+    np.testing.assert_allclose(unit, pixels / 255, atol=1e-6)
+    centered = scale_pixels(tf.constant(pixels), "centered").numpy()
+    np.testing.assert_allclose(centered.mean(axis=(2, 3, 4)), 0, atol=1e-5)
+    np.testing.assert_allclose(centered[1, 2] * 64, pixels[1, 2] - pixels[1, 2].mean(), atol=1e-4)
 
 
 def test_the_shallow_network_has_the_shapes_of_the_paper() -> None:
@@ -208,7 +228,7 @@ def test_the_hidden_state_is_the_output_and_the_cell_is_not() -> None:
     assert not np.allclose(cell, hidden)
 
 
-@pytest.mark.parametrize("name", ["ShallowConvNetAgent", "SimpleConvNetAgent", "ResNetLSTMAgent"])
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
 def test_last_reward_and_action_are_inputs_where_the_paper_has_them_and_the_reward_is_clipped(name: str) -> None:
     network, inputs = make(name), timesteps(name, steps=1, batch=2, firsts=0.0)
 
@@ -216,7 +236,7 @@ def test_last_reward_and_action_are_inputs_where_the_paper_has_them_and_the_rewa
         changed = inputs._replace(reward=tf.fill([1, 2], reward), last_action=tf.fill([1, 2], action))
         return network(changed, network.initial_state(2))[0].logits.numpy()
 
-    has_inputs = name != "ShallowConvNetAgent"
+    has_inputs = name not in ("ShallowConvNetAgent", "ConvNetAgent")
     assert np.array_equal(logits(1.0, 2), logits(50.0, 2))
     assert np.array_equal(logits(-1.0, 2), logits(-50.0, 2))
     assert np.array_equal(logits(1.0, 2), logits(0.5, 2)) != has_inputs
@@ -226,7 +246,7 @@ def test_last_reward_and_action_are_inputs_where_the_paper_has_them_and_the_rewa
 @pytest.mark.parametrize("dueling", [False, True])
 def test_actions_that_a_level_does_not_have_are_never_chosen(dueling: bool) -> None:
     spec = VECTOR._replace(extras={"level": ArraySpec((), "int32")}, actions_by_level=((0, 2), (1, 0, 2)))
-    network = make_network("MLPAgent", spec, stack=1, dueling=dueling)
+    network = build("MLPAgent", spec, dueling=dueling)
     steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), VECTOR, 3, 4))
     steps = steps._replace(extras={"level": tf.constant([[0, 1, 0, 1]] * 3)})
     logits = network(steps, network.initial_state(4))[0].logits.numpy()
@@ -272,7 +292,7 @@ def test_an_instruction_is_encoded_by_its_words_in_their_order() -> None:
 def test_words_and_numbers_next_to_the_observation_matter(name: str) -> None:
     spec = VECTOR if name in networks_for("vector") else EnvSpec(ArraySpec((40, 40, 3), "uint8"), 4, 1)
     spec = spec._replace(extras={"vector": ArraySpec((2,), "float32"), "words": ArraySpec((MAX_WORDS,), "int32")})
-    network = make_network(name, spec, stack=1)
+    network = build(name, spec)
     steps = tf.nest.map_structure(tf.constant, random_timesteps(np.random.default_rng(2), spec, 1, 1))
 
     def logits(text: str, numbers: Any) -> Any:

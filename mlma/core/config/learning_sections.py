@@ -32,6 +32,16 @@ class LearnerConfig:
     num_stacked_frames: int = option(
         0, "frames that the network sees at once; 0 is the preset of the level", minimum=0, maximum=16
     )
+    pixel_scaling: Literal["centered", "unit"] = option(
+        "centered",
+        "how the network sees images: centered subtracts the mean of the stacked frames and divides by 64; unit divides"
+        " by 255, to between 0 and 1, as in the papers",
+    )
+    initializers: Literal["orthogonal", "released"] = option(
+        "orthogonal",
+        "initial weights: orthogonal for convolutional networks, with a policy close to uniform; released is as in the "
+        "published code of the algorithms, truncated normals everywhere",
+    )
     sample_reuse: int = option(
         0,
         "times that each trajectory is trained on; 0 is the preset of the level, 1 is the paper's value; impala",
