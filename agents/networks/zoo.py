@@ -26,6 +26,21 @@ def shallow(spec: EnvSpec, stack: int, **options: Any) -> Network:
     return Network(torso, spec, stack, **options, name="shallow")
 
 
+def shallow_lstm(spec: EnvSpec, stack: int, **options: Any) -> Network:
+    """IMPALA's shallow network, for DeepMind Lab: with last reward and action, instruction and LSTM of figure 3."""
+    torso = conv_torso(SHALLOW_CONVOLUTIONS, 256, "torso", options["initializers"])
+    return Network(torso, spec, stack, **options, lstm_size=256, use_last_action_and_reward=True, name="shallow_lstm")
+
+
+def resnet(spec: EnvSpec, stack: int, **options: Any) -> Network:
+    """IMPALA's deep network without its LSTM, for Atari (Espeholt et al. 2018, section 5.3.2 and appendix G).
+
+    The paper calls it feed-forward and names four stacked frames as its input. Last reward and action go into the LSTM
+    in figure 3, so they are left out with it; the paper does not mention them, and its code is for DeepMind Lab only.
+    """
+    return Network(ResidualTorso("torso"), spec, stack, **options, name="resnet")
+
+
 def resnet_lstm(spec: EnvSpec, stack: int, **options: Any) -> Network:
     """IMPALA's deep network, for DeepMind Lab, with the instruction encoder for levels with text."""
     return Network(

@@ -66,9 +66,11 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 NETWORKS: dict[str, NetworkEntry] = {
     "ShallowConvNetAgent": NetworkEntry("agents.networks.zoo:shallow", "image"),
+    "ShallowLSTMAgent": NetworkEntry("agents.networks.zoo:shallow_lstm", "image", recurrent=True),
     "SimpleConvNetAgent": NetworkEntry("agents.networks.zoo:simple", "image"),
     "ConvNetAgent": NetworkEntry("agents.networks.zoo:conv", "image"),
     "ConvLSTMAgent": NetworkEntry("agents.networks.zoo:conv_lstm", "image", recurrent=True),
+    "ResNetAgent": NetworkEntry("agents.networks.zoo:resnet", "image", deterministic_shards=False),
     "ResNetLSTMAgent": NetworkEntry(
         "agents.networks.zoo:resnet_lstm", "image", recurrent=True, deterministic_shards=False
     ),

@@ -59,7 +59,7 @@ def test_released_layers_are_truncated_normals_of_one_over_the_root_of_their_inp
 def test_the_lstm_of_a_released_actor_critic_is_glorot_uniform_over_both_its_matrices() -> None:
     """TensorFlow 1's LSTMBlockCell has one matrix for input and hidden state: 4 x 256 outputs."""
     inputs = 256 + 1 + 4
-    for name in ("ResNetLSTMAgent",):
+    for name in ("ShallowLSTMAgent", "ResNetLSTMAgent"):
         from_hidden, from_input = matrices(make(name, initializers="released")._core)
         assert (from_hidden.shape, from_input.shape) == ((256, 1024), (inputs, 1024))
         for matrix in (from_hidden, from_input):
@@ -95,7 +95,8 @@ def test_the_forget_bias_is_1_with_all_initialisers() -> None:
         ("ShallowConvNetAgent", 3),
         ("SimpleConvNetAgent", 4),
         ("ConvNetAgent", 3),
-        ("ResNetLSTMAgent", 0),
+        ("ShallowLSTMAgent", 3),
+        ("ResNetAgent", 0),
     ],
 )
 def test_by_default_convolutional_torsos_are_orthogonal_and_the_policy_is_small(name: str, orthogonal: int) -> None:

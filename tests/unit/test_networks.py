@@ -23,6 +23,8 @@ from tests.support.samples import IMAGE, VECTOR, random_timesteps, small_config
 
 ALL = sorted(NETWORKS)
 IMAGE_NETWORKS = networks_for("image")
+# DeepMind Lab with the actions of Espeholt et al. 2018, table D.2.
+DMLAB = EnvSpec(ArraySpec((72, 96, 3), "uint8"), 9, 4, {"words": ArraySpec((MAX_WORDS,), "int32")})
 
 
 def build(name: str, spec: EnvSpec, stack: int = 1, dueling: bool = False, **flags: Any) -> Network:
@@ -206,6 +208,31 @@ def test_the_deep_network_has_fifteen_convolutions_and_an_lstm_of_256() -> None:
     assert (256, 4 * 256) in shapes
 
 
+def test_the_deep_network_for_atari_is_the_deep_one_without_memory() -> None:
+    """Espeholt et al. 2018, appendix G: a feed-forward network."""
+    network, with_lstm = make("ResNetAgent"), make("ResNetLSTMAgent")
+    assert network.initial_state(1).core is None
+    assert weight_shapes(network._torso) == weight_shapes(with_lstm._torso)
+    heads = [(1,), (4,), (256, 1), (256, 4)]
+    assert weight_shapes(network) == sorted(
+        heads + weight_shapes(with_lstm._torso), key=lambda shape: (len(shape), shape)
+    )
+
+
+@pytest.mark.parametrize(("name", "millions"), [("ShallowLSTMAgent", 1.2), ("ResNetLSTMAgent", 1.6)])
+def test_the_networks_for_deepmind_lab_have_as_many_weights_as_figure_3_says(name: str, millions: float) -> None:
+    weights = sum(int(np.prod(shape)) for shape in weight_shapes(make(name, DMLAB)))
+    assert weights / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_the_shallow_network_for_deepmind_lab_has_the_inputs_of_figure_3() -> None:
+    """72x96 -> 17x23x16 -> 7x10x32 -> 256; LSTM with last reward, one of 9 actions, and 64 of the instruction."""
+    shapes = weight_shapes(make("ShallowLSTMAgent", DMLAB))
+    assert [shape for shape in shapes if len(shape) == 4] == [(4, 4, 16, 32), (8, 8, 3, 16)]
+    assert (7 * 10 * 32, 256) in shapes
+    assert (256 + 1 + 9 + 64, 4 * 256) in shapes
+
+
 def test_gradient_flows_back_through_time_but_not_into_the_episode_before() -> None:
     network, inputs = make("ResNetLSTMAgent"), timesteps("ResNetLSTMAgent", steps=4, batch=2)
     reward = tf.random.uniform([4, 2], -0.5, 0.5)
@@ -236,7 +263,7 @@ def test_last_reward_and_action_are_inputs_where_the_paper_has_them_and_the_rewa
         changed = inputs._replace(reward=tf.fill([1, 2], reward), last_action=tf.fill([1, 2], action))
         return network(changed, network.initial_state(2))[0].logits.numpy()
 
-    has_inputs = name not in ("ShallowConvNetAgent", "ConvNetAgent")
+    has_inputs = name not in ("ShallowConvNetAgent", "ConvNetAgent", "ResNetAgent")
     assert np.array_equal(logits(1.0, 2), logits(50.0, 2))
     assert np.array_equal(logits(-1.0, 2), logits(-50.0, 2))
     assert np.array_equal(logits(1.0, 2), logits(0.5, 2)) != has_inputs
