@@ -22,12 +22,13 @@ class QLearningAgent:
 
     batch_loss = "mean"
     num_statistics = 0
+    clip_last_reward = True  # where the last reward is an input of the network
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         """Builds both networks, with equal variables."""
         self._config = config
         self.network, self._target_network = (
-            make_network(config, spec, dueling=True) for _ in range(2)
+            make_network(config, spec, dueling=True, clip_last_reward=self.clip_last_reward) for _ in range(2)
         )
         for network in (self.network, self._target_network):
             network(dummy_timestep(spec, 1, 1), network.initial_state(1))  # Sonnet creates variables at the first call

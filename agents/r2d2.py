@@ -23,6 +23,10 @@ from mlma.core.types import EnvSpec, LossOutput, ReplayWindowSpec, Sample, TimeS
 class R2D2(QLearningAgent):
     """See mlma.core.types.Agent."""
 
+    # The LSTM receives the last reward (appendix), and rewards are not clipped (section 2.3). SEED RL has it like this
+    # too (atari/networks.py); Acme takes its hyperbolic tangent (acme/tf/networks/embedding.py).
+    clip_last_reward = False
+
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         """Builds both networks; a network without an LSTM is allowed."""
         super().__init__(config, spec)

@@ -279,6 +279,22 @@ def test_windows_of_frames_are_stacked_as_an_actor_stacks_them(algorithm: str) -
         )
 
 
+@pytest.mark.parametrize(("algorithm", "name", "clipped"), [
+    ("r2d2", "ConvLSTMAgent", False), ("r2d2", "SimpleConvNetAgent", False), ("apex", "SimpleConvNetAgent", True),
+    ("impala", "ConvLSTMAgent", True),
+])  # fmt: skip
+def test_r2d2_alone_sees_the_last_reward_as_it_is(algorithm: str, name: str, clipped: bool) -> None:
+    """Kapturowski et al. 2019: the LSTM receives the reward, and rewards are not clipped."""
+    agent: Any = make_agent(settings(algorithm, agent_name=name, num_stacked_frames=4), IMAGE)
+    steps = tf.nest.map_structure(lambda x: tf.repeat(x, 4, axis=0), dummy_timestep(IMAGE, 1))
+    steps = steps._replace(reward=tf.constant([0.5, 1.0, 7.0, -7.0]))
+    noise = ActionNoise(tf.zeros([4]), tf.zeros([4]))
+    half, one, seven, minus_seven = agent.act(steps, agent.initial_state(4), noise)[0].logits.numpy()
+    assert np.abs(half - one).max() > 1e-5
+    assert np.abs(seven - minus_seven).max() > 1e-5
+    assert (np.abs(one - seven).max() < 1e-6) == clipped
+
+
 def test_ape_x_refuses_a_network_with_memory() -> None:
     with pytest.raises(ValueError, match="--agent_name=MLPLSTMAgent: has an LSTM"):
         Apex(settings("apex", agent_name="MLPLSTMAgent"), VECTOR)
