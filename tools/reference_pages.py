@@ -18,7 +18,7 @@ from mlma.cluster.planning.workers_csv import COLUMN_DESCRIPTIONS, COLUMNS, REQU
 from mlma.core.config import flag_table  # noqa: E402
 from mlma.core.config.flags import Flag  # noqa: E402
 from mlma.core.config.flags import flag_table as table_of  # noqa: E402
-from mlma.core.presets.overview import preset_table  # noqa: E402
+from mlma.core.presets.overview import preset_tables  # noqa: E402
 from mlma.core.presets.papers import PAPER_PRESETS, PaperPreset  # noqa: E402
 from mlma.monitoring.metric_catalog import GROUPS  # noqa: E402
 
@@ -80,8 +80,7 @@ Every training flag above is a flag of the frontend, too, except those that foll
 
 def presets_page() -> str:
     """All presets side by side, then the source of each value of a paper."""
-    header, *rows = ["| " + " | ".join(cell(text) for text in row) + " |" for row in preset_table()]
-    table = "\n".join([header, "|---" * header.count(" |") + "|", *rows])
+    tables = "\n".join(f"## {names}\n\n{preset_rows(rows)}\n" for names, rows in preset_tables().items())
     sections = "\n".join(paper_section(name, preset) for name, preset in PAPER_PRESETS.items())
     return f"""{NOTE}
 # Presets
@@ -92,11 +91,14 @@ The other presets are the settings of papers. `experiment.py --preset=help` prin
 each paper is listed with the algorithm: [IMPALA](../algorithms/impala.md#deviations-from-the-paper),
 [Ape-X](../algorithms/apex.md#deviations-from-the-paper), [R2D2](../algorithms/r2d2.md#deviations-from-the-paper).
 
-## All presets for Atari
-
-{table}
-
+{tables}
 {sections}"""
+
+
+def preset_rows(rows: list[list[str]]) -> str:
+    """Presets side by side."""
+    lines = ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def paper_section(name: str, preset: PaperPreset) -> str:

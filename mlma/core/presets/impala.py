@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlma.core.presets.common import DMLAB, DOOM, PONG_NAMES, Preset, Presets
 
 # V-trace with the clip of PPO and samples that are used three times. Solves Pong in half an hour on two cores:
-# sandbox/case_studies/pong.md.
+# sandbox/case_studies/pong_recipe.md.
 # Deviation: sample reuse with policy clip, lambda and Adam are not the paper's: docs/decisions/0005-pong.md.
 IMPALA_IMAGES: Preset = dict(
     total_environment_frames=2e7,

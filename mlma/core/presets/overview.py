@@ -9,47 +9,46 @@ from mlma.core.config import flag_table
 from mlma.core.presets.papers import FAST, PAPER_PRESETS
 
 NOT_SET = "-"
+Table = list[list[str]]  # rows of text; the first one is the header
 
 
-def preset_columns() -> dict[str, dict[str, Any]]:
-    """Name -> values by flag, in the order of the flags; `fast` has a column for each algorithm."""
-    columns = {
-        f"{FAST}: {name}": {"algorithm": name, **algorithm.presets.images} for name, algorithm in ALGORITHMS.items()
-    }
-    columns |= {name: preset.flags() for name, preset in PAPER_PRESETS.items()}
-    return {title: {flag: values[flag] for flag in flag_table() if flag in values} for title, values in columns.items()}
-
-
-def preset_table() -> list[list[str]]:
-    """Rows of text: the names of the presets, then each flag that one of them sets."""
-    columns, table = preset_columns(), flag_table()
-    rows = [["flag", *columns]]
-    for name, flag in table.items():
-        values = [_shown(flag.format(values[name])) if name in values else NOT_SET for values in columns.values()]
-        if any(value != NOT_SET for value in values):
-            rows.append([name, *values])
-    return rows
+def preset_tables() -> dict[str, Table]:
+    """Algorithms -> a row for each flag that one of their presets sets, a column for each preset."""
+    with_queue = [name for name, algorithm in ALGORITHMS.items() if not algorithm.uses_replay]
+    with_replay = [name for name, algorithm in ALGORITHMS.items() if algorithm.uses_replay]
+    return {", ".join(names): _table(names) for names in (with_queue, with_replay)}
 
 
 def preset_help() -> str:
     """The text of --preset=help."""
-    rows = preset_table()
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "--preset is one of these; a flag that is given takes precedence. The values are those for Atari games.",
         "",
     ]
-    lines += [f"  {FAST}: for a few cores, by algorithm and level"]
+    lines += [f"  {FAST}: for a few cores, by algorithm and level; the default"]
     lines += [f"  {name}: {preset.title} ({preset.paper})" for name, preset in PAPER_PRESETS.items()]
-    lines += [
-        "",
-        *("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows),
-    ]
+    for rows in preset_tables().values():
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
     lines += ["", f"{NOT_SET}: not set by the preset. Sources of the papers' values: docs/reference/presets.md."]
     return "\n".join(lines)
 
 
-def _shown(value: str) -> str:
+def _table(algorithms: list[str]) -> Table:
+    columns: dict[str, dict[str, Any]] = {}
+    for algorithm in algorithms:
+        title = FAST if len(algorithms) == 1 else f"{FAST}: {algorithm}"
+        columns[title] = {"algorithm": algorithm, **ALGORITHMS[algorithm].presets.images}
+        columns |= {name: preset.flags() for name, preset in PAPER_PRESETS.items() if preset.algorithm == algorithm}
+    rows = [["flag", *columns]]
+    for name, flag in flag_table().items():
+        if any(name in values for values in columns.values()):
+            cells = [_shortest(flag.format(values[name])) if name in values else NOT_SET for values in columns.values()]
+            rows.append([name, *cells])
+    return rows
+
+
+def _shortest(value: str) -> str:
     """A number in its shortest usual form."""
     try:
         number = float(value)
