@@ -43,7 +43,7 @@ def main() -> None:
     for config in configs:
         single, sample = learner_and_sample(config, SingleProcess())
         joint, _ = learner_and_sample(config, allreduce)
-        gradients = [tf.ones_like(v) for v in single.weights.variables]
+        gradients = [tf.ones_like(v) for v in single.weights.trainable]
         reduce = tf_function(lambda gradients=gradients: allreduce.allreduce_sum(gradients, tf.zeros([5])))
         reduce_ms = 1000 * median_seconds(reduce, arguments.times, warm_up=2)
         single_ms = 1000 * median_seconds(functools.partial(single.update, sample), arguments.times, warm_up=2)

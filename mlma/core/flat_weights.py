@@ -1,5 +1,8 @@
 """The weights of a network as one flat float32 vector, the form in which learners publish them.
 
+Its first part are the variables that have gradients. Variables that are computed otherwise follow: PopArt's statistics,
+without which the values of an actor would be in other units than the learner's. Most networks have none.
+
 Actors and learner split the vector in the same way; the handshake compares `FlatWeights.signature`. Also names the
 variables of a checkpoint. Not here: the format of checkpoints (mlma/learning/checkpoint.py).
 """
@@ -34,11 +37,13 @@ def named_variables(owner: str, variables: Any) -> dict[str, tf.Variable]:
 
 
 class FlatWeights:
-    """Reads and writes the trainable variables of a network as one float32 vector."""
+    """Reads and writes the variables of a network as one float32 vector."""
 
     def __init__(self, network: Any) -> None:
         """The variables must exist: see `build_variables`."""
-        self.variables = network.trainable_variables
+        self.trainable = list(network.trainable_variables)  # what gradients and the optimizer are for
+        others = [v for v in network.variables if not v.trainable and v.dtype == tf.float32]
+        self.variables = self.trainable + others
         specs = [(v.name, tuple(v.shape), v.dtype.name) for v in self.variables]
         self.count = sum(int(np.prod(v.shape)) for v in self.variables)
         self.signature = hashlib.sha256(repr(specs).encode()).hexdigest()[:16]

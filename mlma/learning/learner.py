@@ -52,9 +52,9 @@ class Learner:
 
     def _create_slots(self) -> None:
         """Sonnet creates the optimizer's slots at its first call, which must change no weight."""
-        zeros = [tf.zeros_like(v) for v in self.weights.variables]
+        zeros = [tf.zeros_like(v) for v in self.weights.trainable]
         before = self.weights.read()
-        self._optimizer.apply(zeros, self.weights.variables)
+        self._optimizer.apply(zeros, self.weights.trainable)
         self.weights.write(before.numpy().tobytes())
         start_slots(self._optimizer, self._slots(), self._config.optimizer)
 
@@ -76,8 +76,8 @@ class Learner:
     def update(self, sample: Sample | None, stop: bool = False, report: bool = False) -> StepResult:
         """One update, made by all ranks together; a rank without a sample takes part with weight zero.
 
-        Where loss or gradient is not finite on some rank, all ranks drop their sample: weights and step stay. The
-        frames count nevertheless, since they were collected.
+        Where loss, gradient or statistics are not finite on some rank, all ranks drop their sample: weights,
+        statistics and step stay. The frames count nevertheless, since they were collected.
         """
         learning_rate = decayed_learning_rate(
             self._config.optimizer, self.frames / self._config.run.total_environment_frames, self._allreduce.size
@@ -113,12 +113,12 @@ class Learner:
     def _train_step(self, sample: Sample, local_flags: tf.Tensor) -> tuple[Any, ...]:
         with tf.GradientTape() as tape:
             loss = self._agent.loss(sample)
-        gradients = tape.gradient(loss.total, self.weights.variables)
+        gradients = tape.gradient(loss.total, self.weights.trainable)
         finite, totals, norm, stamps = self._reduce_and_apply(gradients, loss.total, local_flags, loss.statistics)
         return finite, totals, loss.metrics | {"gradient_norm": norm}, stamps, loss.priorities
 
     def _idle_step(self, local_flags: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        zeros = [tf.zeros_like(v) for v in self.weights.variables]
+        zeros = [tf.zeros_like(v) for v in self.weights.trainable]
         return self._reduce_and_apply(zeros, tf.constant(0.0), local_flags, tf.zeros([self._agent.num_statistics]))
 
     def _reduce_and_apply(
@@ -133,18 +133,18 @@ class Learner:
         ready = timestamp_after(gradients, self._timed)
         gradients, totals = self._allreduce.allreduce_sum(gradients, tf.concat(scalars, axis=0))
         reduced = timestamp_after([*gradients, totals], self._timed)
-        totals, statistics = totals[: local_flags.shape[0] + 1], totals[local_flags.shape[0] + 1 :]
-        contributors = totals[0]
+        flags, sums = totals[: local_flags.shape[0]], totals[local_flags.shape[0] :]  # sums: loss, statistics
+        contributors = flags[0]
         if self._allreduce.size > 1:
             scale = (self._allreduce.size if self._agent.batch_loss == "sum" else 1.0) / tf.maximum(contributors, 1.0)
             gradients = [gradient * scale for gradient in gradients]
         gradients, norm = clip_gradients(gradients, self._config.optimizer.gradients_clipping)
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(totals[-1])
-        tf.cond(finite & (contributors > 0), lambda: self._apply(gradients, statistics), lambda: tf.constant(0))
-        return finite, totals[:-1], norm, tf.stack([ready, reduced])
+        finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(sums))
+        tf.cond(finite & (contributors > 0), lambda: self._apply(gradients, sums[1:]), lambda: tf.constant(0))
+        return finite, flags, norm, tf.stack([ready, reduced])
 
     def _apply(self, gradients: list[tf.Tensor], statistics: tf.Tensor) -> tf.Tensor:
-        self._optimizer.apply(gradients, self.weights.variables)
+        self._optimizer.apply(gradients, self.weights.trainable)
         if self._agent.num_statistics:
             self._agent.update_statistics(statistics)
         return tf.constant(0)

@@ -38,6 +38,7 @@ class Case(NamedTuple):
     idle: int = -1  # the rank that has no sample at odd steps
     bad: int = -1  # the rank whose sample at step 2 is not finite
     algorithm: Literal["impala", "apex", "r2d2"] = "impala"
+    popart: bool = False
 
 
 CASES = {
@@ -47,6 +48,7 @@ CASES = {
     "deep-adam": Case("ResNetLSTMAgent", "adam", epsilon=0.5, learning_rate=3e-5),
     "apex": Case("MLPAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="apex"),
     "r2d2": Case("MLPLSTMAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="r2d2"),
+    "popart": Case("MLPAgent", "rmsprop", epsilon=0.1, popart=True),
     "fp16": Case("MLPAgent", "rmsprop", epsilon=0.1, compression="fp16"),
     "idle": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, idle=1),
     "bad": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, bad=1),
@@ -73,13 +75,13 @@ def share_of(sample: Sample, agent: Any, rank: int, size: int) -> Sample:
 
 
 def train(case: Case, allreduce: Allreduce) -> dict[str, Any]:
-    """The final weights by name, with frames, steps, and how far the weights moved."""
+    """The final weights by name, PopArt's statistics among them, with frames, steps, and how far the weights moved."""
     spec = VECTOR if case.agent_name in networks_for("vector") else IMAGE
     config = small_config(
         agent_name=case.agent_name, optimizer=case.optimizer, batch_size=BATCH, unroll_length=2,
         learning_rate=case.learning_rate, epsilon=case.epsilon,
         num_stacked_frames=4 if case.agent_name == "ShallowConvNetAgent" else 1,
-        algorithm=case.algorithm, n_step=2, burn_in=1, sequence_length=1, target_period=5,
+        algorithm=case.algorithm, popart=case.popart, n_step=2, burn_in=1, sequence_length=1, target_period=5,
     )  # fmt: skip
     tf.random.set_seed(1)
     agent: Any = make_impala(config, spec) if case.algorithm == "impala" else make_agent(config, spec)
