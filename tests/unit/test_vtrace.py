@@ -43,8 +43,8 @@ def reference(arrays: dict[str, Any], rho_bar: Threshold, pg_rho_bar: Threshold,
     next_values = np.concatenate([values[1:], arrays["bootstrap_value"][None]])
     deltas = clip(rhos, rho_bar) * (rewards + discounts * next_values - values)
     vs = values.copy()
-    for s in range(STEPS):
-        for t in range(s, STEPS):
+    for s in range(len(values)):
+        for t in range(s, len(values)):
             vs[s] += np.prod(discounts[s:t] * cs[s:t], axis=0) * deltas[t]  # eq. (1)
     next_vs = np.concatenate([vs[1:], arrays["bootstrap_value"][None]])
     return vs, clip(rhos, pg_rho_bar) * (rewards + discounts * next_vs - values)
@@ -139,3 +139,118 @@ def test_a_negative_threshold_is_refused_by_name(name: str) -> None:
 def test_a_bootstrap_value_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="incompatible"):
         vtrace.from_importance_weights(**tensors(inputs(0) | {"bootstrap_value": np.zeros(BATCH + 1)}))
+
+
+# The cases of the published vtrace_test.py, with its inputs and expectations.
+
+
+def published_inputs(batch: int, steps: int = 5) -> dict[str, Any]:
+    """numpy arrays, float64 among them."""
+
+    def count(*shape: int) -> Any:
+        return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+    return {
+        "discounts": np.array([[0.9 / (b + 1) for b in range(batch)]] * steps),
+        "rewards": count(steps, batch),
+        "values": count(steps, batch) / batch,
+        "bootstrap_value": count(batch) + 1.0,
+    }
+
+
+def unknown(*shape: int | None) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, tf.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_published_vtrace_of_numpy_arrays(batch: int) -> None:
+    log_rhos = 5 * (np.arange(5 * batch, dtype=np.float32).reshape(5, batch) / (5 * batch) - 0.5)  # [-2.5, 2.5)
+    arrays = published_inputs(batch) | {"log_rhos": log_rhos}
+    returns = vtrace.from_importance_weights(**arrays, clip_rho_threshold=3.7, clip_pg_rho_threshold=np.float64(2.2))
+    expected = reference(arrays, 3.7, 2.2, 1.0)
+    for ours, theirs in zip(returns, expected, strict=True):
+        assert ours.dtype == tf.float32
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_published_log_probs_of_numpy_arrays(batch: int) -> None:
+    logits = np.arange(7 * batch * 3, dtype=np.float64).reshape(7, batch, 3) + 10
+    actions = np.random.default_rng(0).integers(3, size=(7, batch))
+    expected = np.array([0.0, 1.0, 2.0])[actions] - np.log(1 + np.e + np.e**2)
+    for kind in (np.int64, np.int32, np.uint8):
+        log_probs = vtrace.log_probs_from_logits_and_actions(logits, actions.astype(kind))
+        np.testing.assert_allclose(log_probs, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_published_vtrace_from_logits_whose_sizes_the_graph_does_not_know(batch: int) -> None:
+    arrays, rng = published_inputs(batch), np.random.default_rng(1)
+    behaviour, target = rng.normal(size=(2, 5, batch, 3)).astype(np.float32)
+    actions = rng.integers(3, size=(5, batch)).astype(np.int32)
+    given: dict[str, Any] = {"clip_rho_threshold": None, "clip_pg_rho_threshold": None}
+    graph = tf.function(
+        lambda *inputs: vtrace.from_logits(*inputs, **given),
+        input_signature=[
+            *[unknown(None, None, None)] * 2, tf.TensorSpec([None, None], tf.int32),
+            *[unknown(None, None)] * 3, unknown(None),
+        ],
+        autograph=False,
+    )  # fmt: skip
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    returns = graph(behaviour, target, actions, *arrays.values())
+    log_probs = [vtrace.log_probs_from_logits_and_actions(logits, actions) for logits in (target, behaviour)]
+    expected = reference(arrays | {"log_rhos": (log_probs[0] - log_probs[1]).numpy()}, None, None, 1.0)
+    np.testing.assert_allclose(returns.vs, expected[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(returns.pg_advantages, expected[1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(returns.log_rhos, log_probs[0] - log_probs[1], rtol=1e-5, atol=1e-6)
+    known = vtrace.from_logits(behaviour, target, actions, **arrays, **given)
+    for one, two in zip(returns, known, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-6)
+
+
+HIGHER_RANK = [unknown(None, None, 1), unknown(None, None, 1), unknown(None, None, 42), unknown(None, None, 42)]
+
+
+def test_published_higher_rank_inputs_for_importance_weights() -> None:
+    graph = tf.function(
+        vtrace.from_importance_weights, input_signature=[*HIGHER_RANK, unknown(None, 42)], autograph=False
+    )
+    assert graph.get_concrete_function().structured_outputs.vs.shape[-1] == 42
+    arrays = {name: array.astype(np.float32) for name, array in inputs(10, 42).items()}
+    arrays |= {name: arrays[name][..., :1] for name in ("log_rhos", "discounts")}
+    expected = reference(arrays, 1.0, 1.0, 1.0)
+    for returns in (graph(*arrays.values()), vtrace.from_importance_weights(**arrays)):
+        np.testing.assert_allclose(returns.vs, expected[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(returns.pg_advantages, expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_published_inconsistent_rank_inputs_for_importance_weights() -> None:
+    graph = tf.function(vtrace.from_importance_weights, input_signature=[*HIGHER_RANK, unknown(None)], autograph=False)
+    with pytest.raises(ValueError, match="must have rank 2"):
+        graph.get_concrete_function()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("log_rhos", (STEPS, BATCH, 1)),
+        ("discounts", ()),
+        ("discounts", (STEPS,)),
+        ("discounts", (1, BATCH)),  # a step too few is an error, not a broadcast over time
+        ("rewards", (STEPS, BATCH + 1)),
+        ("values", (STEPS, 1)),
+        ("bootstrap_value", (BATCH, 1)),
+    ],
+)
+def test_shapes_that_do_not_broadcast_to_the_values_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"rank|ncompatible|steps"):
+        vtrace.from_importance_weights(**inputs(0) | {name: np.zeros(shape)})
+
+
+def test_a_time_loop_runs_in_the_graph_only_where_the_number_of_steps_is_unknown() -> None:
+    for steps, loops in ((STEPS, False), (None, True)):
+        specs = [unknown(steps, BATCH)] * 4 + [unknown(BATCH)]
+        graph = tf.function(vtrace.from_importance_weights, input_signature=specs, autograph=False)
+        operations = {operation.type for operation in graph.get_concrete_function().graph.get_operations()}
+        assert any("While" in operation for operation in operations) == loops
