@@ -75,7 +75,8 @@ class Impala:
         # Section 4.2.
         level = timesteps.extras["level"][:-1] if "level" in timesteps.extras else None
         scale = self.network.value_head.scale(level)  # the unit of both losses; 1 without PopArt
-        advantages = self._clip_policy_moves(returns.pg_advantages / scale * valid_mask, returns.log_rhos)
+        unclipped = returns.pg_advantages / scale * valid_mask
+        advantages = self._clip_policy_moves(unclipped, returns.log_rhos)
         policy_loss = -tf.reduce_sum(returns.target_action_log_probs * advantages)
         value_loss = 0.5 * tf.reduce_sum(tf.square((returns.vs - values) / scale) * valid_mask)
         entropy_loss = -tf.reduce_sum(entropy * valid_mask)
@@ -88,6 +89,7 @@ class Impala:
             "loss/policy": policy_loss / num_steps,
             "loss/value": value_loss / num_steps,
             "policy/entropy": -entropy_loss / num_steps,
+            "policy/clipped": tf.math.divide_no_nan(_sum_of_sizes(unclipped - advantages), _sum_of_sizes(unclipped)),
             "vtrace/rho_mean": tf.reduce_sum(rhos * valid_mask) / num_steps,
             "vtrace/rho_clipped": tf.reduce_sum(_as_float(rhos > config.clip_rho_threshold) * valid_mask) / num_steps,
             "value/mean": tf.reduce_sum(values * valid_mask) / num_steps,
@@ -130,3 +132,7 @@ class Impala:
 
 def _as_float(condition: tf.Tensor) -> tf.Tensor:
     return tf.cast(condition, tf.float32)
+
+
+def _sum_of_sizes(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.abs(tensor))

@@ -69,6 +69,7 @@ GROUPS = (
             "loss/policy": "policy gradient loss per step; IMPALA",
             "loss/value": "value loss per step, before `baseline_cost`; IMPALA",
             "policy/entropy": "entropy of the policy in nats, before `entropy_cost`; IMPALA",
+            "policy/clipped": "share of the sum of absolute advantages that `policy_clip` set to zero; IMPALA",
             "policy/p_action_1": "mean probability of action 1, for levels with two actions; IMPALA",
             "value/mean": "mean value estimate; IMPALA",
             "q/mean": "mean q-value of the actions taken; Ape-X and R2D2",

@@ -203,6 +203,32 @@ def test_the_policy_clip_removes_the_gradient_of_actions_that_have_moved_far_eno
     assert abs(float(unclipped) - expected) > 1e-3
 
 
+def test_a_metric_says_which_share_of_the_policy_gradient_the_clip_removed() -> None:
+    """With discount 0 and a network of zeros, values are 0 and an advantage is min(1, pi / mu) times the reward."""
+    rewards = [0.8, 0.4, -0.6, -0.5, 0.7, 0.9]
+    ratios = [2.0, 1.0, 0.5, 2.0, 0.5, 2.0]  # pi / mu of the action taken; pi is 1/3
+    sample = changed(changed(one_episode(), "action", slice(None), 0), "discount", slice(None), 0.0)
+    sample = changed(sample, "reward", slice(1, None), np.array(rewards, np.float32)[:, None])
+    sample = changed(sample, "is_first", STEPS, True)  # masks the last transition
+    mu = 1 / (3 * np.array(ratios, np.float32))
+    behaviour = np.log(np.stack([mu, (1 - mu) / 2, (1 - mu) / 2], axis=-1))
+    sample = as_tensors(changed(sample, "logits", slice(STEPS), behaviour[:, None]))
+    shares = {}
+    for clip in (0.0, 0.5, 1.5):
+        agent = make_impala(config(policy_clip=clip))
+        for variable in agent.network.variables:
+            variable.assign(tf.zeros_like(variable))
+        shares[clip] = float(agent.loss(sample).metrics["policy/clipped"])
+    assert shares[0.0] == shares[1.5] == 0  # no clip, and one that no ratio reaches
+    removed, kept = 0.8 + 0.3, 0.4 + 0.5 + 0.35  # steps 0 and 2 moved with their advantage, step 3 against it
+    assert shares[0.5] == pytest.approx(removed / (removed + kept), rel=1e-5)
+
+
+def test_without_any_advantage_the_share_that_the_clip_removed_is_zero() -> None:
+    sample = changed(one_episode(), "is_first", slice(None), True)
+    assert float(make_impala(config(policy_clip=0.5)).loss(as_tensors(sample)).metrics["policy/clipped"]) == 0
+
+
 def test_rewards_are_clipped_as_in_the_released_code() -> None:
     rewards = tf.constant([-10.0, -1.0, -0.5, 0.0, 0.5, 1.0, 10.0])
     np.testing.assert_allclose(clip_rewards(rewards, "abs_one"), [-1, -1, -0.5, 0, 0.5, 1, 1])
