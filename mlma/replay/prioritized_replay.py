@@ -36,6 +36,7 @@ from mlma.replay.trajectory_links import TrajectoryLinks
 from mlma.replay.trajectory_store import TrajectoryStore
 
 MIN_PRIORITY = 1e-6  # added to each priority, so that a window with TD error 0 can still be sampled
+MAX_LEAF = 1e100  # of the sum tree, so that its sums stay finite
 
 
 class SampledWindows(NamedTuple):
@@ -61,7 +62,14 @@ class PrioritizedReplay:
         seed: int = 0,
         compress: bool = False,
     ) -> None:
-        """`compress`: whether to store frames compressed, which is slower."""
+        """`compress`: whether to store frames compressed, which is slower.
+
+        ValueError if a size is not positive or an exponent is none of Schaul et al.
+        """
+        if capacity < 1 or batch_size < 1:
+            raise ValueError(f"a replay of {capacity} steps with samples of {batch_size}: both must be at least 1")
+        if not (0 <= exponents[0] < np.inf and 0 <= exponents[1] <= 1):
+            raise ValueError(f"exponents {exponents}: that of priorities is at least 0, that of weights in [0, 1]")
         self._layout, self._windows, self._rate_limiter = layout, windows, rate_limiter
         self._batch_size, (self._alpha, self._beta) = batch_size, exponents
         self._sequence_priorities = sequence_priorities
@@ -135,7 +143,9 @@ class PrioritizedReplay:
     def _set_priorities(self, leaves: Any, priorities: Any) -> None:
         """Sets the priorities of windows; a window whose priority is not a finite number of at least 0 is removed."""
         valid = np.isfinite(priorities) & (priorities >= 0)
-        values = np.where(valid, (np.where(valid, priorities, 0.0) + MIN_PRIORITY) ** self._alpha, 0.0)
+        with np.errstate(over="ignore"):
+            values = (np.where(valid, priorities, 0.0) + MIN_PRIORITY) ** self._alpha
+        values = np.where(valid & (values <= MAX_LEAF), values, 0.0)
         leaves, first = np.unique(leaves, return_index=True)
         before = np.count_nonzero(self._tree.get(leaves))
         self._tree.set(leaves, values[first])
@@ -214,16 +224,23 @@ class PrioritizedReplay:
         return tensors._replace(weights_version=trajectory.weights_version)
 
     def update_priorities(self, keys: Any, priorities: Any) -> None:
-        """Sets the priorities of windows; those that were overwritten meanwhile are ignored.
+        """Sets the priorities of windows; those that were overwritten or removed meanwhile are ignored.
 
-        A window whose priority is not a finite number of at least 0 is removed.
+        A window whose priority is not a finite number of at least 0 is removed. IndexError for a key that no sample can
+        have had.
         """
-        keys, priorities = np.asarray(keys), np.asarray(priorities, np.float64)
+        keys, priorities = np.asarray(keys, np.int64), np.asarray(priorities, np.float64)
+        if keys.shape != priorities.shape:
+            raise ValueError(f"{keys.size} windows have {priorities.size} priorities")
         with self._lock:
+            known = self._links.num_inserted * self._length
+            if not ((keys >= 0) & (keys < known)).all():
+                raise IndexError(f"the keys of windows are 0 to {known - 1} so far")
             serials = keys // self._length
             alive = self._links.alive(serials)
             leaves = serials[alive] % self._slots * self._length + keys[alive] % self._length
-            self._set_priorities(leaves, priorities[alive])
+            sampled = self._tree.get(leaves) > 0  # a window, which is drawn in proportion to this
+            self._set_priorities(leaves[sampled], priorities[alive][sampled])
 
     def discard(self, sample: Sample, priorities: Any) -> None:
         """See TrajectoryBuffer: removes the windows whose priorities are not finite, or all if that tells nothing."""

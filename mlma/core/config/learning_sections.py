@@ -132,7 +132,7 @@ class ReplayConfig:
         -1.0,
         "beta, the exponent of importance weights in the loss; -1 is the preset of the level",
         minimum=-1,
-        maximum=100,
+        maximum=1,
     )
     priority_eta: float = option(
         0.9,
