@@ -44,13 +44,13 @@ def test_the_presets_for_vectors_fit_eight_gigabytes(algorithm: str) -> None:
 
 
 @pytest.mark.usefixtures("gigabytes")
-@pytest.mark.parametrize("algorithm", ["impala", "apex"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_presets_for_pong_fit_eight_gigabytes(algorithm: str) -> None:
     check_fits_machine(resolved(ATARI, f"--algorithm={algorithm}"), ATARI, "learner")
 
 
 @pytest.mark.usefixtures("gigabytes")
-@pytest.mark.parametrize("flags", [["--algorithm=r2d2"], ["--algorithm=apex", "--level_name=atari_breakout"]])
+@pytest.mark.parametrize("flags", [["--preset=r2d2"], ["--preset=apex", "--level_name=atari_breakout"]])
 def test_a_replay_as_in_the_papers_is_refused_with_the_size_that_fits(flags: list[str]) -> None:
     with pytest.raises(
         ValueError, match=r"--replay_capacity=\d+: the replay would need at least [\d.]+ GB, "

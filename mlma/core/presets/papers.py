@@ -103,9 +103,9 @@ IMPALA_DMLAB30 = PaperPreset(
         **_VTRACE,
         **_sourced("pixels / 255: released code", pixel_scaling="unit"),
         **_sourced(
-            "table D.1", width=96, height=72, color_mode="rgb", num_action_repeats=4, unroll_length=100, batch_size=32
+            "table D.3", width=96, height=72, color_mode="rgb", num_action_repeats=4, unroll_length=100, batch_size=32
         ),
-        **_sourced("table D.1", discounting=0.99, baseline_cost=0.5, optimizer="rmsprop", momentum=0.0),
+        **_sourced("table D.3", discounting=0.99, baseline_cost=0.5, optimizer="rmsprop", momentum=0.0),
         **_sourced("released code: one frame", num_stacked_frames=1),
         **_sourced("released code; the figure in the paper differs", reward_clipping="soft_asymmetric"),
         **_sourced("table D.1 has a range; the released example", entropy_cost=0.0033391318945337044),
