@@ -58,7 +58,10 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         output = cluster.call("up", "--lines=3")
         assert "already running: learners, actor-0" in output
         assert "started" not in output.partition("\n")[0]
-        assert {host.name: sorted(host.pids()) for host in hosts} == processes
+        # The second `up` started nothing; a short-lived child of a worker may have ended since.
+        assert {host.name: set(host.pids()) - set(processes[host.name]) for host in hosts} == {
+            h.name: set() for h in hosts
+        }
         wait_for(lambda: "reached the learner" in cluster.call("logs", "actor-3"), 20, lambda: cluster.call("logs"))
         output = cluster.call("down")
         assert "4 hosts left clean" in output, output
