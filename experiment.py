@@ -16,10 +16,10 @@ import traceback
 from typing import NoReturn
 
 from mlma.core.config import Config, parse_or_exit
-from mlma.core.config.flags import print_mistake
+from mlma.core.config.flags import HELP, print_mistake
 from mlma.core.presets.overview import preset_help
 from mlma.core.types import EnvSpec
-from mlma.envs.registry import HELP, level_help
+from mlma.envs.registry import level_help
 from mlma.roles.preparation import prepare, role_of
 from mlma.utils.child_process import EXIT_USAGE, setup_child_process
 from mlma.utils.console_streams import install_forgiving_streams

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mlma.core.config import EnvironmentConfig
+from mlma.core.config.flags import HELP
 from mlma.core.types import EnvSpec, VectorEnv
 from mlma.envs.level_syntax import train_to_test_levels
 from mlma.envs.suites import atari, dmlab, doom
@@ -56,7 +57,6 @@ SUITE_MODULES = {
 }
 SUITES: dict[str, Any] = {name: importlib.import_module(module) for name, module in SUITE_MODULES.items()}  # Suite each
 LEVEL_SETS = {"atari57": atari.atari57(), "dmlab30": list(train_to_test_levels())}
-HELP = "help"
 
 
 def level_names(level_name: str) -> list[str]:

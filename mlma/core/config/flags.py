@@ -23,6 +23,7 @@ from mlma.utils.user_text import check_text, printable, shown
 Parsed = TypeVar("Parsed")
 TextCheck = Callable[[str], object]  # raises ValueError that says what is allowed
 TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+HELP = "help"  # the value of some flags that prints what they may be
 MAX_TEXT_CHARACTERS = 8192  # of a flag, unless it says otherwise
 
 

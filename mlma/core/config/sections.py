@@ -13,7 +13,7 @@ import dataclasses
 from typing import Literal
 
 from mlma.core.catalog import ALGORITHMS, NETWORKS
-from mlma.core.config.flags import option
+from mlma.core.config.flags import HELP, option
 from mlma.core.config.limits import (
     A_WEEK,
     A_YEAR,
@@ -24,7 +24,7 @@ from mlma.core.config.limits import (
     MAX_LEARNERS,
     MAX_THREADS,
 )
-from mlma.core.presets.papers import FAST, HELP, PAPER_PRESETS
+from mlma.core.presets.papers import FAST, PAPER_PRESETS
 
 
 @dataclasses.dataclass(frozen=True)

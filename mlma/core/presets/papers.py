@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-FAST, HELP = "fast", "help"  # the values of --preset that are no paper's
+FAST = "fast"  # the value of --preset that is no paper's
 
 
 class Sourced(NamedTuple):
