@@ -17,7 +17,7 @@ from agents.networks.zoo import NETWORKS, make_network
 from mlma.acting.action_noise import NoiseGenerator
 from mlma.core.catalog import networks_for
 from mlma.core.flat_weights import dummy_timestep
-from mlma.core.types import ActionNoise, ArraySpec, EnvSpec, NetworkState, TimeStep
+from mlma.core.types import ArraySpec, EnvSpec, NetworkState, TimeStep
 from mlma.envs.spaces import MAX_WORDS, hash_words
 from tests.support.samples import IMAGE, VECTOR, random_timesteps, small_config
 
@@ -287,16 +287,6 @@ def test_actions_that_a_level_does_not_have_are_never_chosen(dueling: bool) -> N
         np.stack([sample_from_logits(tf.constant(logits[0] / 100), each.uniform) for each in noise]),
     ):
         assert [sorted(set(drawn[:, i].tolist())) for i in range(4)] == [[0, 2], [0, 1, 2]] * 2
-
-
-def test_the_largest_and_smallest_random_numbers_give_actions_that_a_level_has() -> None:
-    logits = tf.constant([[MASKED_LOGIT, 0.0, -1.0, MASKED_LOGIT]] * 2)
-    ends = tf.constant([0.0, np.nextafter(np.float32(1), np.float32(0))])
-    assert sample_from_logits(logits, ends).numpy().tolist() == [1, 2]
-    assert epsilon_greedy(logits, ActionNoise(ends, tf.ones([2]))).numpy().tolist() == [1, 2]
-    many = tf.random.stateless_normal([2, 500], [1, 2])
-    assert sample_from_logits(many, ends).numpy().tolist() == [0, 499]
-    assert epsilon_greedy(many, ActionNoise(ends * 0.3, tf.fill([2], 0.3))).numpy().tolist() == [0, 499]
 
 
 def words(*texts: str) -> Any:
