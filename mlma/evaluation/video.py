@@ -147,7 +147,9 @@ class TrainingVideoRecorder:
 
         A video that cannot be written, e.g. on a full disk, is given up; the next one is a new attempt.
         """
-        starts = timestep.is_first[0] and self._episodes % self._config.reports.video_every_episodes == 0
+        # An episode has several first steps where FIRE is pressed after lost lives.
+        is_due = self._episodes % self._config.reports.video_every_episodes == 0
+        starts = not self._writer and timestep.is_first[0] and is_due
         ends = not np.isnan(timestep.episode_return[0])
         if (starts or self._writer) and not self._task(self._record, env, timestep, output, starts, ends):
             self._writer = None

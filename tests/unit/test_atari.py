@@ -64,6 +64,35 @@ def test_fire_is_pressed_for_the_agent_only_with_the_flag() -> None:
     assert not still(fire_reset=True)
 
 
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_fire_is_pressed_after_each_lost_life_as_if_a_new_episode_began(evaluation: bool) -> None:
+    """The reference presses FIRE by itself in the same steps and never touches the flag."""
+    level, lives = "BreakoutNoFrameskip-v4", 5
+    env = make_env(level, 3, 5, EnvironmentConfig(fire_reset=True), evaluation)
+    assert env.spec.action_names
+    fire = env.spec.action_names.index("FIRE")
+    actions = random_actions(env, 500)
+    actions[actions == fire] = 0
+    steps = run(env, actions)
+    ends = np.isfinite(steps.episode_return)
+    assert ends.sum() >= 3
+    pressed = steps.last_action[1:] == fire
+    assert pressed[0].all()  # after the reset
+    assert pressed[1:][ends[:-2]].all()  # and after those that follow
+    assert pressed.sum() >= lives * ends.sum()
+    np.testing.assert_array_equal(steps.is_first[1:], pressed | ends[:-1])
+    return_ends = steps.discount == 0
+    if evaluation:
+        np.testing.assert_array_equal(return_ends, ends)
+    else:
+        np.testing.assert_array_equal(pressed[1:], (return_ends & ~ends)[1:-1] | ends[:-2])
+    reference = run(make_env(level, 3, 5, EnvironmentConfig(), evaluation), np.where(pressed, fire, actions))
+    np.testing.assert_array_equal(steps.observation, reference.observation)
+    np.testing.assert_array_equal(steps.reward, reference.reward)
+    np.testing.assert_array_equal(steps.episode_return, reference.episode_return)
+    np.testing.assert_array_equal(steps.episode_frames, reference.episode_frames)
+
+
 def test_rewards_are_raw_and_the_episode_return_is_their_sum() -> None:
     env = make_env("SpaceInvadersNoFrameskip-v4", 2, 5, EnvironmentConfig())
     steps = run(env, random_actions(env, 600))

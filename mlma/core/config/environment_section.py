@@ -72,8 +72,8 @@ class EnvironmentConfig:
     )
     fire_reset: bool = option(
         False,
-        "press FIRE for the agent at the start of an episode, in games that wait for it; Atari only; off in published"
-        " protocols",
+        "press FIRE for the agent at the start of an episode and after each lost life, where its observations start"
+        " anew: the protocol of OpenAI Baselines' wrappers; Atari only",
     )
     life_loss_ends_return: bool = option(
         True, "the return that is learned ends when a life is lost; the episode goes on; never with r2d2"

@@ -118,9 +118,11 @@ class Atari:
             episodic_life=False,
             life_loss_info=False,
             reward_clipping=False,
-            use_fire_reset=settings.fire_reset,
+            use_fire_reset=False,  # which presses FIRE before the no-ops, and no-ops cost lives
         )
         self._life_loss = life_loss
+        # As the wrappers of OpenAI Baselines: after the no-ops of a reset and after each lost life.
+        self._fire = actions.index("FIRE") if settings.fire_reset and "FIRE" in actions else None
         assert self._env.single_action_space.n == len(actions)
         # For steps in which no episode ends: nearly all. Reused, since the next inference waits for this Python code.
         self._no_return, self._no_frames = np.full(num_envs, np.nan, np.float32), np.zeros(num_envs, np.int32)
@@ -130,6 +132,7 @@ class Atari:
         observation, info = self._env.reset(seed=self._seed)
         self._lives = info["lives"]
         self._episode_over = np.zeros(self.num_envs, bool)
+        self._presses_fire = np.full(self.num_envs, self._fire is not None)
         self._return = np.zeros(self.num_envs, np.float32)
         self._steps = np.zeros(self.num_envs, np.int32)
         zeros = np.zeros(self.num_envs, np.float32)
@@ -140,19 +143,27 @@ class Atari:
     def step(self, action: Any) -> TimeStep:
         """See mlma.core.types.VectorEnv."""
         action = np.asarray(action, np.int32)
+        fired = self._presses_fire  # instead of the action: the agent begins after this step
+        if fired.any():
+            action = np.where(fired, self._fire, action).astype(np.int32)
         observation, reward, terminated, truncated, info = self._env.step(action)
         first = self._episode_over
         self._return += reward
         self._steps += 1
         self._episode_over = terminated | truncated
         return_over = terminated
+        life_lost = (info["lives"] < self._lives) & ~first
+        self._lives = info["lives"]
         if self._life_loss:
-            return_over = terminated | ((info["lives"] < self._lives) & ~first)
-            self._lives = info["lives"]
+            return_over = terminated | life_lost
+        if self._fire is not None:
+            self._presses_fire = first | (life_lost & ~self._episode_over)
         if first.any():
             self._return[first], self._steps[first] = 0, 0
             action = np.where(first, 0, action).astype(np.int32)
-        return self._timestep(observation, reward.astype(np.float32), (~return_over).astype(np.float32), first, action)
+        return self._timestep(
+            observation, reward.astype(np.float32), (~return_over).astype(np.float32), first | fired, action
+        )
 
     def render(self, i: int) -> Any:
         """The last observation of environment i, uint8 [H, W, C]."""
