@@ -8,6 +8,7 @@ algorithm chooses the head: a policy and a value, or dueling q-values. Not here:
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import sonnet as snt
@@ -60,10 +61,17 @@ class Network(snt.Module):
         initializers: Initializers = ORTHOGONAL,
         popart: bool = False,
         num_shards: int = 1,
+        acting_type: tf.DType = tf.float32,
+        learning_type: tf.DType = tf.float32,
         name: str | None = None,
     ) -> None:
-        """Unrolls over several steps (only learners do that) are computed in `num_shards` shards of the batch."""
+        """Unrolls over several steps (only learners do that) are computed in `num_shards` shards of the batch.
+
+        For images, the torso and hidden layers of heads compute in `acting_type`, or in `learning_type` in unrolls over
+        several steps; all else is computed in float32.
+        """
         super().__init__(name=name)
+        self._acting_type, self._learning_type = acting_type, learning_type
         self._pixel_scaling, self._clip_last_reward = pixel_scaling, clip_last_reward
         self._spec, self._stack, self._num_shards = spec, stack, num_shards
         self._use_last_action_and_reward = use_last_action_and_reward
@@ -109,7 +117,10 @@ class Network(snt.Module):
             observation, frames = stack_frames(observation, timestep.is_first, frames)
         if observation.dtype == tf.uint8:
             observation = scale_pixels(observation, self._pixel_scaling)  # [T, B, H, W, C]
-        features = snt.BatchApply(self._torso)(observation)  # [T, B, F]
+            dtype = self._acting_type if timestep.is_first.shape[0] == 1 else self._learning_type
+        else:
+            dtype = tf.float32
+        features = tf.cast(snt.BatchApply(self._torso)(tf.cast(observation, dtype)), tf.float32)  # [T, B, F]
         if self._numbers:
             features = tf.concat([features, snt.BatchApply(self._numbers)(timestep.extras["vector"])], axis=-1)
         if self._words:
@@ -122,7 +133,8 @@ class Network(snt.Module):
         if self._core:
             features, core = self._core(features, timestep.is_first, core)
         if self._dueling:
-            logits, value = snt.BatchApply(self._dueling)(features)  # [T, B, A], [T, B]
+            head = functools.partial(self._dueling, hidden_type=dtype)
+            logits, value = snt.BatchApply(head)(features)  # [T, B, A], [T, B]
         else:
             logits = snt.BatchApply(self._policy)(features)  # [T, B, A]
             value = self.value_head.values(features, timestep.extras.get("level"))  # [T, B]

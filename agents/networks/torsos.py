@@ -1,4 +1,7 @@
-"""Torsos: convolutional stacks, the deep residual torso (Espeholt et al. 2018, figure 3) and an MLP."""
+"""Torsos: convolutional stacks, the deep residual torso (Espeholt et al. 2018, figure 3) and an MLP.
+
+Those for images compute in the type of their input: agents/networks/precision.py.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from agents.networks.initializers import ORTHOGONAL, Initializers
+from agents.networks.precision import Bias, Conv2D, Linear
 
 SHALLOW_CONVOLUTIONS = [(16, 8, 4), (32, 4, 2)]  # Mnih et al. 2016, Espeholt et al. 2018
 NATURE_CONVOLUTIONS = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]  # Mnih et al. 2015
@@ -20,10 +24,10 @@ def conv_torso(
     layers: list[Any] = []
     w_init = initializers.before_relu
     for channels, kernel, stride in convolutions:
-        layers += [snt.Conv2D(channels, kernel, stride, padding="VALID", w_init=w_init), tf.nn.relu]
+        layers += [Conv2D(channels, kernel, stride, padding="VALID", w_init=w_init), tf.nn.relu]
     layers.append(snt.Flatten())
     if hidden:
-        layers += [snt.Linear(hidden, w_init=w_init), tf.nn.relu]
+        layers += [Linear(hidden, w_init=w_init), tf.nn.relu]
     return snt.Sequential(layers, name=name)
 
 
@@ -33,14 +37,12 @@ class ResidualTorso(snt.Module):
     def __init__(self, name: str | None = None) -> None:
         """The sections have 16, 32 and 32 channels."""
         super().__init__(name=name)
-        self._sections = [
-            (snt.Conv2D(channels, 3), [self._block(channels) for _ in range(2)]) for channels in (16, 32, 32)
-        ]
-        self._out = snt.Sequential([tf.nn.relu, snt.Flatten(), snt.Linear(256), tf.nn.relu])
+        self._sections = [(Conv2D(channels, 3), [self._block(channels) for _ in range(2)]) for channels in (16, 32, 32)]
+        self._out = snt.Sequential([tf.nn.relu, snt.Flatten(), Linear(256), tf.nn.relu])
 
     @staticmethod
     def _block(channels: int) -> tuple[snt.Module, ...]:
-        return snt.Conv2D(channels, 3), snt.Conv2D(channels, 3, with_bias=False), snt.Bias(bias_dims=[-1])
+        return Conv2D(channels, 3), Conv2D(channels, 3, with_bias=False), Bias(bias_dims=[-1])
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """[N, H, W, C] -> [N, 256]."""

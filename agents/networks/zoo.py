@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
+
 from agents.networks.initializers import choose_initializers
 from agents.networks.network import Network
 from agents.networks.torsos import NATURE_CONVOLUTIONS, SHALLOW_CONVOLUTIONS, ResidualTorso, conv_torso, mlp_torso
@@ -97,5 +99,12 @@ def make_network(config: Config, spec: EnvSpec, dueling: bool = False, clip_last
         initializers=choose_initializers(learner.initializers, q_values=dueling),
         popart=learner.popart,
         num_shards=learner.gradient_shards,
+        acting_type=_float_type(config.actor.acting_precision),
+        learning_type=_float_type(learner.precision),
     )
     return network
+
+
+def _float_type(precision: str) -> tf.DType:
+    """The type of `--precision`. "auto" is decided by the roles that train and act; elsewhere it is float32."""
+    return tf.bfloat16 if precision == "bfloat16" else tf.float32

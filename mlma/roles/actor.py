@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mlma.acting.environment_loop import ActorDependencies, StepObserver, run_environment_loop
 from mlma.core.config import Config
+from mlma.core.precision import with_precision
 from mlma.core.types import EnvSpec, MakeAgent
 from mlma.envs.registry import make_for_levels
 from mlma.monitoring.heartbeat import Heartbeat
@@ -40,6 +41,7 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         tf.config.experimental.enable_op_determinism()
         # Required to create variables, although actors never use their initial values.
         tf.random.set_seed(config.run.seed)
+    make_agent = with_precision(make_agent, config)
     identity = {"task": config.run.task, "host": os.uname().nodename, "envs": config.actor.envs_per_actor}
     num_levels = len(spec.actions_by_level) or 1
     dependencies = ActorDependencies(

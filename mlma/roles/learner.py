@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from mlma.core.config import Config
+from mlma.core.precision import with_precision
 from mlma.core.types import EnvSpec, MakeAgent
 from mlma.distributed.allreduce import Allreduce, connect_learners
 from mlma.distributed.devices import use_own_gpu
@@ -25,6 +26,7 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     if use_own_gpu():
         config = config.replace(gradient_shards=1)
     set_tensorflow_threads(config.learner.learner_threads, config.learner.gradient_shards)
+    make_agent = with_precision(make_agent, config)
     distributed = config.distributed
     token = read_token(distributed.token_file)
     allreduce = connect_learners(distributed)

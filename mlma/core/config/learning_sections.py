@@ -77,6 +77,11 @@ class LearnerConfig:
         maximum=MAX_WEIGHT,
     )
     popart: bool = option(False, "PopArt: normalise values and advantages for each level; impala")
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto",
+        "type in which the learner computes convolutions and dense layers of images; weights, losses and all else stay "
+        "float32; auto is bfloat16 where the processor or GPU has it and a short test at the start is faster with it",
+    )
     learner_threads: int = option(
         0, "TensorFlow threads of the learner; 0 is all cores", minimum=0, maximum=MAX_THREADS
     )

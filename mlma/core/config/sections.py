@@ -94,6 +94,9 @@ class ActorConfig:
         minimum=0,
         maximum=MAX_ENVS_PER_ACTOR,
     )
+    acting_precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "type in which actors, and a learner that acts for them, compute convolutions: see precision"
+    )
     actor_threads: int = option(1, "TensorFlow threads of one actor", minimum=1, maximum=MAX_THREADS)
     exploration_base: float = option(
         0.4,

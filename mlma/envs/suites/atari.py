@@ -145,7 +145,8 @@ class Atari:
         action = np.asarray(action, np.int32)
         fired = self._presses_fire  # instead of the action: the agent begins after this step
         if fired.any():
-            action = np.where(fired, self._fire, action).astype(np.int32)
+            action = action.copy()
+            action[fired] = self._fire
         observation, reward, terminated, truncated, info = self._env.step(action)
         first = self._episode_over
         self._return += reward
