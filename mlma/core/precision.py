@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mlma.core.catalog import NETWORKS
 from mlma.core.config import Config
-from mlma.core.types import MakeAgent
+from mlma.core.types import Agent, EnvSpec, MakeAgent
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +28,18 @@ def with_precision(make_agent: MakeAgent, config: Config) -> MakeAgent:
     """
     given = {"precision": config.learner.precision, "acting_precision": config.actor.acting_precision}
     undecided = [name for name, precision in given.items() if precision == "auto"]
-    chosen = "float32"
+    chosen, gain = "float32", 0.0
     is_image = NETWORKS[config.run.agent_name].observations == "image"
     if undecided and is_image and not config.run.deterministic and _has_bfloat16():
         gain = measure_gain()
         chosen = "bfloat16" if gain >= MIN_GAIN else "float32"
-        logger.info("computes in %s (--precision=auto): bfloat16 is %.2f times as fast in a short test", chosen, gain)
-    flags = dict.fromkeys(undecided, chosen)
-    return lambda config, spec: make_agent(config.replace(**flags), spec)
+
+    def make(config: Config, spec: EnvSpec) -> Agent:
+        if gain:  # here, since the log of a learner begins with its session
+            logger.info("computes in %s (--precision=auto): bfloat16 is %.2f times as fast in a test", chosen, gain)
+        return make_agent(config.replace(**dict.fromkeys(undecided, chosen)), spec)
+
+    return make
 
 
 def measure_gain(repetitions: int = 5) -> float:

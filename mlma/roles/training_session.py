@@ -48,9 +48,9 @@ class TrainingSession:
         """Builds everything, restores the run if there is a checkpoint, and starts to serve actors."""
         self.config, self.allreduce, self.listening = config, allreduce, listening
         self.is_first = allreduce.rank == 0
+        learner_telemetry.start_logging(config, allreduce, display)
         agent: Agent = make_agent(config, spec)
         self.learner = build_learner(config, spec, agent, allreduce)
-        learner_telemetry.start_logging(config, allreduce, display)
         self.state = RunState(config, self.learner, allreduce)
         self.state.resume()
         self.stop = StopSignal()
