@@ -1,7 +1,7 @@
 # The project's commands. `make` lists them. Every target first sets up what it needs (tools/setup.sh).
 LEVEL ?= PongNoFrameskip-v4
 comma := ,
-LOGDIR ?= logdir/$(subst :,-,$(subst $(comma),-,$(subst /,-,$(LEVEL))))
+LOGDIR ?= logdir/$(patsubst .-%,%,$(subst :,-,$(subst $(comma),-,$(subst /,-,$(LEVEL)))))
 LEARNERS ?= 1
 ARGS =
 PY = .venv/bin/python

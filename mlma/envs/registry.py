@@ -6,7 +6,6 @@ environment (mlma/envs/vector/multi_level.py), which environments get which leve
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import textwrap
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 from mlma.core.config import EnvironmentConfig
 from mlma.core.config.flags import HELP
 from mlma.core.types import EnvSpec, VectorEnv
-from mlma.envs.level_syntax import train_to_test_levels
+from mlma.envs.level_syntax import nearest_levels, train_to_test_levels
 from mlma.envs.suites import atari, dmlab, doom
 from mlma.envs.vector.multi_level import MultiLevelVectorEnv, merge_specs
 
@@ -25,7 +24,9 @@ class Suite(Protocol):
 
     Optional: `make_for_video(level_name, num_envs, seed, settings)` makes environments that run the same episodes as
     `make_env` with `evaluation`, but can render images for videos. An environment that can render has `render(i)`: the
-    image of environment i, uint8 [H, W, 3], or None.
+    image of environment i, uint8 [H, W, 3], or None. `takes_arguments(level_name)`: whether --env_args is for this
+    level. `needs_trial(level_name)`: whether its code may fail here, so that `make_single` is tried in a process of its
+    own before training (mlma/envs/trial.py).
     """
 
     def level_names(self) -> list[str]:
@@ -87,6 +88,8 @@ def env_spec(settings: EnvironmentConfig) -> EnvSpec:
 def _level_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec:
     for suite in SUITES.values():
         if (spec := suite.env_spec(level_name, settings)) is not None:
+            if settings.env_args and not hasattr(suite, "takes_arguments"):
+                raise ValueError(f"--env_args={settings.env_args}: {level_name} takes no arguments")
             return spec
     raise _unknown_level(level_name)
 
@@ -128,7 +131,7 @@ def make_for_video(level_name: str, num_envs: int, seed: int, settings: Environm
 
 def _unknown_level(level_name: str) -> ValueError:
     known_names = {*LEVEL_SETS, *(name for suite in SUITES.values() for name in suite.level_names())}
-    nearest = difflib.get_close_matches(level_name, sorted(known_names), n=4, cutoff=0.5)
+    nearest = nearest_levels(level_name, known_names)
     hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
     return ValueError(f"--level_name={level_name}: no such level{hint}; --level_name={HELP} lists them")
 
@@ -144,7 +147,9 @@ def level_help() -> str:
     )
     for title, names in _names_by_suite().items():
         lines += ["", f"{title}:", *wrap.wrap(", ".join(names))]
-    lines += ["", "any other gymnasium id:", "  module:Id imports a module that registers it"]
+    lines += ["", "any other gymnasium environment, with arguments by --env_args:"]
+    lines += ["  module:Id imports a module that registers it", "  module:NAME makes it with a class or a function"]
+    lines += ["  ./file.py:NAME is the same for a file"]
     return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
 """Converts gymnasium spaces to what networks take: one image or vector, extra numbers and words, and a list of actions.
 
 Dict and Tuple spaces are flattened: images are concatenated along their channels, all other numbers form one vector
-(Discrete as one-hot), and texts are joined. MultiDiscrete, MultiBinary, Tuple and Dict actions become the list of their
-combinations. Not here: stepping (mlma/envs/suites/gym.py).
+(Discrete as one-hot), and texts are joined. Values that do not fit their space are refused: numpy would repeat, cut or
+rearrange them without a word. MultiDiscrete, MultiBinary, Tuple and Dict actions become the list of their
+combinations. Not here: what is an image (mlma/envs/image_spaces.py), stepping (mlma/envs/suites/gym.py).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 from gymnasium import spaces
 
 from mlma.core.types import WORD_BUCKETS, ArraySpec
+from mlma.envs.failures import WrongResultError
+from mlma.envs.image_spaces import ImageFormat, check_shape, image_format, to_image
 
 MAX_WORDS = 24  # longer texts are truncated
-MIN_IMAGE_SIDE = 20  # pixels; a smaller uint8 array is a board and becomes numbers
 MAX_ACTIONS = 1024
 ObservationParts = dict[str, Any]  # "observation", and the entries of TimeStep.extras that the level has
 
@@ -39,13 +41,14 @@ class ObservationConverter:
         """ValueError for an unsupported space; the caller adds the name of the level to the message."""
         self._space = space
         leaves = list(_leaves(space))
-        images = [shape for leaf in leaves if (shape := _image_shape(leaf))]
+        self._formats: dict[int, ImageFormat | None] = {id(leaf): image_format(leaf) for leaf in leaves}
+        images = [image.shape for leaf in leaves if (image := self._formats[id(leaf)])]
         if len({shape[:2] for shape in images}) > 1:
             raise ValueError(
                 f"has images of different sizes: {', '.join('x'.join(map(str, shape)) for shape in images)}"
             )
         self._has_text = any(_is_text(leaf) for leaf in leaves)
-        num_numbers = sum(_flat_size(leaf) for leaf in leaves)
+        num_numbers = sum(_flat_size(leaf) for leaf in leaves if not self._formats[id(leaf)])
         vector = ArraySpec((max(1, num_numbers),), "float32")  # a constant if the space is only text
         self._has_image, self._has_numbers = bool(images), num_numbers > 0
         self.observation = vector
@@ -58,11 +61,11 @@ class ObservationConverter:
             self.extras["words"] = ArraySpec((MAX_WORDS,), "int32")
 
     def convert(self, value: Any) -> ObservationParts:
-        """The parts of one observation."""
+        """The parts of one observation. WrongResultError if it does not fit the space."""
         images, numbers, texts = [], [], []
         for leaf, leaf_value in _leaf_values(self._space, value):
-            if shape := _image_shape(leaf):
-                images.append(np.asarray(leaf_value).reshape(shape))
+            if image := self._formats[id(leaf)]:
+                images.append(to_image(leaf_value, leaf, image))
             elif _is_text(leaf):
                 texts.append(str(leaf_value))
             else:
@@ -97,8 +100,14 @@ def _leaf_values(space: Any, value: Any) -> Iterator[tuple[Any, Any]]:
     """Leaves in the order of `_leaves`, each with its value."""
     if isinstance(space, spaces.Dict):
         for name, part in space.spaces.items():
-            yield from _leaf_values(part, value[name])
+            try:
+                entry = value[name]
+            except (KeyError, IndexError, TypeError):
+                raise WrongResultError(f"returned an observation without the entry {name!r} of its space") from None
+            yield from _leaf_values(part, entry)
     elif isinstance(space, spaces.Tuple):
+        if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
+            raise WrongResultError(f"returned an observation that is no tuple of {len(space.spaces)} entries")
         for part, inner in zip(space.spaces, value, strict=True):
             yield from _leaf_values(part, inner)
     else:
@@ -109,18 +118,8 @@ def _is_text(space: Any) -> bool:
     return space.dtype is not None and space.dtype.kind == "U"
 
 
-def _image_shape(space: Any) -> tuple[int, int, int] | None:
-    """(H, W, C) of a space of images, or None for any other space."""
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
-        return None
-    if min(space.shape[:2]) < MIN_IMAGE_SIDE:
-        return None
-    height, width, *channels = space.shape
-    return height, width, channels[0] if channels else 1
-
-
 def _flat_size(space: Any) -> int:
-    if _is_text(space) or _image_shape(space):
+    if _is_text(space):
         return 0
     if isinstance(space, spaces.Discrete):
         return int(space.n)
@@ -132,11 +131,18 @@ def _flat_size(space: Any) -> int:
 def _flatten(space: Any, value: Any) -> Any:
     """Numbers [N] of a leaf; a choice among n is one-hot."""
     if isinstance(space, spaces.Discrete):
-        return np.arange(space.n) == value - space.start
+        return _one_hot(space.n, value, space.start)
     if isinstance(space, spaces.MultiDiscrete):
-        chosen = (np.asarray(value) - space.start).ravel()
-        return np.concatenate([np.arange(n) == i for n, i in zip(space.nvec.ravel(), chosen, strict=True)])
-    return np.asarray(value, np.float32).ravel()
+        chosen, start = check_shape(np.asarray(value), space).ravel(), space.start.ravel()
+        return np.concatenate([_one_hot(*each) for each in zip(space.nvec.ravel(), chosen, start, strict=True)])
+    return check_shape(np.asarray(value, np.float32), space).ravel()
+
+
+def _one_hot(count: Any, value: Any, start: Any) -> Any:
+    chosen = np.arange(start, start + count) == value
+    if chosen.shape != (count,) or not chosen.any():
+        raise WrongResultError(f"returned {value!r} where its space has {start} to {start + count - 1}")
+    return chosen
 
 
 def list_actions(space: Any) -> list[Any]:

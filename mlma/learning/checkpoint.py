@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 BEST_NAME = "best.npz"
 DAMAGED_SUFFIX = ".damaged"
-BEFORE_THE_FLAG = {"pixel_scaling": "centered"}  # what the description of an older checkpoint does not say
+BEFORE_THE_FLAG = {
+    "pixel_scaling": "centered",
+    "env_args": "",
+}  # what the description of an older checkpoint does not say
 
 
 class LoadedCheckpoint(NamedTuple):

@@ -22,7 +22,7 @@ from mlma.utils.side_task import describe
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_FLAGS = ("level_name", "algorithm", "agent_name", "num_stacked_frames", "pixel_scaling")
+IDENTITY_FLAGS = ("level_name", "env_args", "algorithm", "agent_name", "num_stacked_frames", "pixel_scaling")
 
 
 def run_identity(config: Config) -> dict[str, Any]:

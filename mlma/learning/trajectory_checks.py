@@ -7,8 +7,10 @@ a few numpy calls over all trajectories of a message. Not here: the fields that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from mlma.core.record_checks import check_inputs, check_magnitude, check_outcomes, check_range
 from mlma.core.record_layout import RecordLayout
@@ -23,6 +25,7 @@ MAX_STREAM_ID = 2**32  # seeds are below 2**31
 MAX_SEQUENCE_NUMBER = 2**53
 MAX_OUTPUT = 1e9  # of logits, q-values and values
 MAX_STATE = 1e6  # of an LSTM's hidden state and cell
+MAX_LISTED = 3  # environments or levels in a message
 MAX_PRIORITY = 1e12  # TD errors of a sane network are far smaller
 
 
@@ -53,8 +56,16 @@ def read_put_header(header: dict[str, Any], max_parts: int) -> PutHeader:
 class TrajectoryChecks:
     """Refuses trajectories that would crash, poison or distort training."""
 
-    def __init__(self, layout: RecordLayout, spec: EnvSpec, latest_version: Callable[[], float]) -> None:
-        """`latest_version` is the newest version of the weights that an actor can have."""
+    def __init__(
+        self,
+        layout: RecordLayout,
+        spec: EnvSpec,
+        latest_version: Callable[[], float],
+        level_names: Sequence[str] = (),
+    ) -> None:
+        """`latest_version` is the newest version of the weights that an actor can have; `level_names` are those of the
+        run."""
+        self._level_names = level_names
         self._layout, self._spec, self._latest_version = layout, spec, latest_version
 
     def __call__(self, task: int, trajectories: Trajectory) -> None:
@@ -62,8 +73,11 @@ class TrajectoryChecks:
         if not len(trajectories.actor_id):
             raise RefusedError("header", "no trajectories")
         steps, acted = trajectories.timesteps, trajectories.act_outputs
-        check_inputs(steps, self._spec)
-        check_outcomes(steps)
+        try:
+            check_inputs(steps, self._spec)
+            check_outcomes(steps)
+        except RefusedError as error:
+            raise RefusedError(error.reason, f"{error}{self._origin(trajectories)}") from None
         check_range("action", acted.action, 0, self._spec.num_actions - 1)
         check_magnitude("logits", acted.logits, MAX_OUTPUT)
         check_magnitude("value", acted.value, MAX_OUTPUT)
@@ -76,6 +90,20 @@ class TrajectoryChecks:
         check_range("sequence_number", trajectories.sequence_number, 0, MAX_SEQUENCE_NUMBER)
         if trajectories.initial_priorities is not None:
             check_range("initial_priorities", trajectories.initial_priorities, 0, MAX_PRIORITY)
+
+    def _origin(self, trajectories: Trajectory) -> str:
+        """Which environments numbers come from that are not finite, for a message; of which level, if that is known."""
+        steps = trajectories.timesteps
+        bad = np.zeros(len(trajectories.env_index), bool)
+        for array in (steps.observation, steps.reward, *steps.extras.values()):
+            if array.dtype.kind == "f":
+                bad |= ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        indices = trajectories.env_index[bad].tolist()
+        levels = dict.fromkeys(self._level_names[i % len(self._level_names)] for i in indices if self._level_names)
+        names = list(levels) or (list(self._level_names) if len(self._level_names) == 1 else [])
+        level = f" of {', '.join(names[:MAX_LISTED])}" if names else ""
+        which = f" in environment {', '.join(map(str, indices[:MAX_LISTED]))}" if indices else ""
+        return f"{which}{level}"
 
 
 def _arrays(nest: Any) -> list[Any]:

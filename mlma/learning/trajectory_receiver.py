@@ -7,7 +7,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,14 +41,16 @@ class TrajectoryReceiver:
         lockstep_round_size: int = 0,
         latest_version: Callable[[], float] = lambda: math.inf,
         num_actors: int = 1,
+        level_names: Sequence[str] = (),
     ) -> None:
         """Environments with an index of at least `first_greedy_env` have a small epsilon: their returns are also
         reported separately. With `lockstep_round_size`, the number of trajectories that all actors collect with one
-        version of the weights, these are inserted together, ordered by actor. `num_actors` are expected to send."""
+        version of the weights, these are inserted together, ordered by actor. `num_actors` are expected to send.
+        `level_names` are those of the run, for messages."""
         self._receive, self._insert, self._layout = receive, insert, layout
         self._metrics, self._on_failure = metrics, on_failure
         self._first_greedy_env, self._round_size = first_greedy_env, lockstep_round_size
-        self._check = TrajectoryChecks(layout, spec, latest_version)
+        self._check = TrajectoryChecks(layout, spec, latest_version, level_names)
         self._round: dict[int, list[Any]] = {}  # actor -> its records in this round
         self.parts = MessageParts(layout.dtype.itemsize, num_actors)
         self.timer = PhaseTimer("wait", "stack")
@@ -72,7 +74,9 @@ class TrajectoryReceiver:
         lines = []
         for actor in actors:
             if actor not in last_seen:
-                lines.append(f"actor {actor} never came")
+                refused, reason = self._metrics.refusals.of_actor(actor)
+                came = f": all of its {refused:,} messages were refused, the last one because {reason}"
+                lines.append(f"actor {actor}{came if refused else ' never came'}")
             elif (silence := now - last_seen[actor]) > within:
                 lines.append(f"actor {actor} silent for {silence:.0f} s")
         shown = "".join(f"; {line}" for line in lines[:MAX_LISTED_ACTORS])

@@ -39,6 +39,7 @@ class Refusals:
         # (actor, reason) -> when it was logged last, and how often it has happened since.
         self._kinds: dict[tuple[int | None, str], tuple[float, int]] = {}
         self._period_began, self._lines = 0.0, 0  # of the limit on all lines
+        self._last: dict[int, tuple[int, str]] = {}  # actor -> how many were refused, and why the last one
 
     def add(self, error: BaseException, actor: int | None = None, what: str = "a message of ") -> None:
         """Counts a refusal, and logs the first of its kind, then at most one line in REPEAT_SECONDS.
@@ -48,14 +49,21 @@ class Refusals:
         reason = reason_of(error)
         self._count_fault("messages_refused")
         self._count_fault(f"refused_{reason}")
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         with self._lock:
+            if actor is not None and (actor in self._last or len(self._last) < MAX_KINDS):
+                self._last[actor] = (self._last.get(actor, (0, ""))[0] + 1, shown(text, MAX_SHOWN_CHARACTERS))
             actor, unlogged = self._note(actor, reason)
         if unlogged is None:
             return
         sender = "an unknown actor" if actor is None else f"actor {actor}"
-        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         more = f"; {unlogged} more since the last such line" if unlogged else ""
         logger.warning("refused %s%s: %s (%s%s)", what, sender, shown(text, MAX_SHOWN_CHARACTERS), reason, more)
+
+    def of_actor(self, actor: int) -> tuple[int, str]:
+        """How many messages of this actor were refused, and why the last one was."""
+        with self._lock:
+            return self._last.get(actor, (0, ""))
 
     def _note(self, actor: int | None, reason: str) -> tuple[int | None, int | None]:
         """The actor to name, and the number of refusals since the last line; None if no line is due."""

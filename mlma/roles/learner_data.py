@@ -12,6 +12,7 @@ from mlma.core.record_layout import RecordLayout
 from mlma.core.types import Agent, EnvSpec
 from mlma.distributed.allreduce import Allreduce
 from mlma.distributed.world import World
+from mlma.envs.registry import level_names
 from mlma.learning.trajectory_receiver import TrajectoryReceiver
 from mlma.monitoring.metrics import Metrics
 from mlma.replay.base import TrajectoryBuffer
@@ -69,4 +70,5 @@ def start_receiver(
         lockstep_round_size=num_envs if config.run.deterministic else 0,
         latest_version=latest_version,
         num_actors=config.actor.num_actors,
+        level_names=level_names(config.environment.level_name),
     )

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlma.core.config import Config, to_argv
-from mlma.utils.child_process import PARENT_PID_ENV
+from mlma.envs.failures import FailureCounter, LoggedFailure, find_failure
+from mlma.utils.child_process import EXIT_USAGE, PARENT_PID_ENV
 from mlma.utils.own_files import make_own_folder, open_own
 from mlma.utils.side_task import SideTask
 
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 RESTART_BACKOFF_SECONDS = (1.0, 60.0)  # before a crashed actor is restarted: first, longest
 HEALTHY_SECONDS = 60.0  # of running, after which the next restart is quick again
-LAST_LINE_BYTES = 4096  # of an actor's log, in which its last line is looked for
+LOG_END_BYTES = 32_768  # of an actor's log, in which its last words are looked for
+LAST_LINE = "; its last line: "
 TERMINATE_SECONDS = 5.0  # for an actor to end before it is killed
 
 
@@ -42,7 +44,11 @@ class LocalActors:
         on_restart: Callable[[], None],
         is_stopping: Callable[[], bool],
         on_failure: Callable[[BaseException], None],
+        max_env_errors: int = 0,
     ) -> None:
+        """`on_failure` is also called after `max_env_errors` equal errors of environments; 0 is no limit."""
+        self._failures = FailureCounter(max_env_errors)
+        self._log_starts: dict[int, int] = {}  # actor -> size of its log when it was started
         self._command, self._count, self._log_folder = command, count, log_folder
         self._on_restart, self._is_stopping, self._on_failure = on_restart, is_stopping, on_failure
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -82,9 +88,12 @@ class LocalActors:
                 if now - started[task] > HEALTHY_SECONDS:
                     pause[task] = RESTART_BACKOFF_SECONDS[0]
                 self._on_restart()
-                last_line = self._last_line(task)
+                log = self._log_end(task)
+                if now - started[task] < HEALTHY_SECONDS and (problem := self._too_many(log, code)):
+                    self._on_failure(problem)
+                    continue
                 logger.warning(
-                    "actor %d ended with code %d; restarting it in %.0f s%s", task, code, pause[task], last_line
+                    "actor %d ended with code %d; restarting it in %.0f s%s", task, code, pause[task], last_line(log)
                 )
                 due[task], pause[task] = now + pause[task], min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])
             for task in [t for t, when in due.items() if when <= now]:
@@ -120,16 +129,32 @@ class LocalActors:
 
     def _open_log(self, task: int) -> BinaryIO:
         make_own_folder(self._log_folder)
-        return open_own(self._log(task), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = open_own(self._log(task), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._log_starts[task] = os.fstat(log.fileno()).st_size
+        return log
 
-    def _last_line(self, task: int) -> str:
+    def _log_end(self, task: int) -> str:
+        """The end of what the actor has written to its log."""
         try:
             with open_own(self._log(task), os.O_RDONLY) as log:
-                log.seek(max(0, os.fstat(log.fileno()).st_size - LAST_LINE_BYTES))
-                lines = log.read().decode(errors="replace").strip().splitlines()
+                size = os.fstat(log.fileno()).st_size
+                log.seek(max(0, self._log_starts.get(task, 0), size - LOG_END_BYTES))
+                return log.read().decode(errors="replace")
         except OSError:
             return ""
-        return f"; its last line: {lines[-1]}" if lines else ""
+
+    def _too_many(self, log: str, code: int) -> BaseException | None:
+        """What ends the run, if an actor has ended once too often for the same reason."""
+        failure = find_failure(log)
+        if failure is None and code == EXIT_USAGE:  # its environment cannot be opened, for example
+            failure = LoggedFailure(last_line(log).removeprefix(LAST_LINE), "")
+        return self._failures.add(failure) if failure else None
+
+
+def last_line(log: str) -> str:
+    """The last line of a log, for the end of a message."""
+    lines = log.strip().splitlines()
+    return f"{LAST_LINE}{lines[-1]}" if lines else ""
 
 
 def start_local_actors(
@@ -150,4 +175,5 @@ def start_local_actors(
         on_restart,
         is_stopping,
         on_failure,
+        config.environment.max_env_errors,
     )

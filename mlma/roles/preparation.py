@@ -12,10 +12,11 @@ from mlma.core.machine_fit import check_fits_machine
 from mlma.core.presets.resolve import resolve
 from mlma.core.types import EnvSpec
 from mlma.envs.registry import env_spec
+from mlma.envs.trial import try_levels
 from mlma.transport.addresses import parse_address
 from mlma.transport.auth import read_token
 from mlma.utils.atomic_file import check_writable
-from mlma.utils.child_process import available_cores
+from mlma.utils.child_process import available_cores, started_by_mpirun
 from mlma.utils.own_files import check_own_folder
 
 
@@ -31,7 +32,10 @@ def prepare(given: Config) -> tuple[Config, EnvSpec]:
 
     A learner has its logdir for itself from now on, unless this process only launches learners.
     """
-    role, spec = role_of(given), env_spec(given.environment)
+    role = role_of(given)
+    if role == "learner" and given.run.task < 0 and not started_by_mpirun():  # those are tried by their launcher
+        try_levels(given.environment)
+    spec = env_spec(given.environment)
     config = resolve(given, spec, available_cores())
     distributed = config.distributed
     if role != "evaluator" and distributed.learner_host != "auto":  # again later, when it is used

@@ -16,6 +16,7 @@ from typing import Any
 from mlma.core.config import flags
 from mlma.core.config.environment_section import EnvironmentConfig
 from mlma.core.config.flags import Flag, did_you_mean
+from mlma.core.config.json_object import json_object
 from mlma.core.config.learning_sections import LearnerConfig, OptimizerConfig, ReplayConfig
 from mlma.core.config.sections import (
     ActorConfig,
@@ -124,7 +125,7 @@ def with_logdir(config: Config) -> Config:
     if config.run.logdir != AUTO_LOGDIR:
         return config
     name = re.sub(r"[^\w.+=@-]", "-", config.environment.level_name.strip())[:MAX_FOLDER_NAME]
-    return config.replace(logdir=f"{LOGDIRS}/{name.lstrip('.') or 'run'}")
+    return config.replace(logdir=f"{LOGDIRS}/{name.lstrip('.-') or 'run'}")
 
 
 def _check(config: Config) -> None:
@@ -190,6 +191,8 @@ def load(path: str) -> dict[str, Any]:
             raise ValueError(f"--config={file}: {shown(given)}: no such flag{did_you_mean(given, flag_table())}")
         flag = flag_table()[name]
         try:
+            if isinstance(value, dict) and flag.check is json_object:
+                value = json.dumps(value)
             if not isinstance(value, str | int | float):
                 raise ValueError(f"--{name}: must be {flag.allowed}")
             parsed[name] = flag.parse(flag.format(value))

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from mlma.core.config.flags import option
+from mlma.core.config.json_object import json_object
 from mlma.core.config.limits import A_WEEK, MAX_PIXELS, MAX_THREADS
 
 
@@ -16,8 +17,21 @@ class EnvironmentConfig:
     level_name: str = option(
         "PongNoFrameskip-v4",
         "level to train on: atari_pong, PongNoFrameskip-v4, ALE/Pong-v5 (sticky actions), doom_basic, a DeepMind Lab "
-        "level, any gymnasium id, module:Id, catch, corridor, tmaze; several separated by commas; the sets atari57 "
-        "and dmlab30; help lists all names",
+        "level, any gymnasium id, module:NAME or ./file.py:NAME for your own environment, catch, corridor, tmaze; "
+        "several separated by commas; the sets atari57 and dmlab30; help lists all names",
+    )
+    env_args: str = option(
+        "",
+        'arguments of the environment as a JSON object, such as {"size": 8}: keyword arguments of gymnasium.make, or '
+        "of the function or class that level_name names; gymnasium only",
+        check=json_object,
+    )
+    max_env_errors: int = option(
+        5,
+        "equal errors in the code of the environments, in actors that ran for less than a minute, after which local "
+        "training ends; 0 is never",
+        minimum=0,
+        maximum=1_000_000,
     )
     env_threads: int = option(
         1, "threads that step the environments of one actor; Atari only", minimum=1, maximum=MAX_THREADS

@@ -54,8 +54,8 @@ class LearnerConfig:
     reward_clipping: str = option(
         "auto",
         "how rewards are clipped before learning: abs_one, soft_asymmetric or none; one for each level, separated by "
-        "commas; metrics show raw rewards; auto is none for r2d2 and VizDoom, soft_asymmetric for DeepMind Lab, else "
-        "abs_one",
+        "commas; metrics show raw rewards; auto is abs_one for Atari, soft_asymmetric for DeepMind Lab, none for all "
+        "others and for r2d2",
     )
     discounting: float = option(-1.0, "discount factor gamma; -1 is the preset of the algorithm", minimum=-1, maximum=1)
     entropy_cost: float = option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlma.core.presets.common import DMLAB, DOOM, PONG_NAMES, Preset, Presets
+from mlma.core.presets.common import ATARI, DMLAB, DOOM, PONG_NAMES, Preset, Presets
 
 # For a night on two cores: a smaller network than the paper's (papers.py), smaller batches, and a higher replay ratio.
 APEX_IMAGES: Preset = dict(
@@ -26,7 +26,7 @@ APEX_IMAGES: Preset = dict(
     epsilon=1e-5,
     gradients_clipping=40.0,
     discounting=0.99,
-    reward_clipping="abs_one",
+    reward_clipping="none",
 )
 APEX_VECTORS: Preset = dict(
     APEX_IMAGES,
@@ -50,7 +50,7 @@ APEX_VECTORS: Preset = dict(
 APEX = Presets(
     APEX_IMAGES,
     APEX_VECTORS,
-    suites={"doom": DOOM, "dmlab": DMLAB},
+    suites={"atari": ATARI, "doom": DOOM, "dmlab": DMLAB},
     levels={
         "tmaze": dict(total_environment_frames=2e5),
         **{name: dict(total_environment_frames=1e7) for name in PONG_NAMES},

@@ -18,8 +18,10 @@ class Presets(NamedTuple):
 
 
 PONG_NAMES = ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")
+# Games differ in the scale of their scores; all other rewards are learned as they are, unless a preset says otherwise.
+ATARI: Preset = dict(reward_clipping="abs_one")
 # mlma/envs/suites/doom.py scales rewards to about 1, and a single frame shows everything that is visible.
-DOOM: Preset = dict(num_stacked_frames=1, reward_clipping="none", total_environment_frames=1e7)
+DOOM: Preset = dict(num_stacked_frames=1, total_environment_frames=1e7)
 # Settings for DeepMind Lab that are the same for all algorithms.
 DMLAB: Preset = dict(
     num_stacked_frames=1, reward_clipping="soft_asymmetric", total_environment_frames=1e9, envs_per_actor=4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlma.core.presets.common import DMLAB, DOOM, PONG_NAMES, Preset, Presets
+from mlma.core.presets.common import ATARI, DMLAB, DOOM, PONG_NAMES, Preset, Presets
 
 # V-trace with the clip of PPO and samples that are used three times. The shallow network stops at half the score on
 # Breakout that the one of Mnih et al. 2015 reaches: benchmarks/log/2026-11-26.md.
@@ -26,7 +26,7 @@ IMPALA_IMAGES: Preset = dict(
     epsilon=1e-5,
     gradients_clipping=128.0,
     discounting=0.99,
-    reward_clipping="abs_one",
+    reward_clipping="none",
 )
 # The value loss has a small weight, since value and policy share layers and the value errors of these levels reach the
 # hundreds.
@@ -49,7 +49,7 @@ IMPALA_VECTORS: Preset = dict(
     epsilon=1e-5,
     gradients_clipping=-1.0,
     discounting=0.99,
-    reward_clipping="abs_one",
+    reward_clipping="none",
 )
 # As in the paper, but without an entropy bonus, since the optimal policy of the corridor is known for the plain return.
 # All observations are the same, so values must not bootstrap: trajectories are longer than episodes.
@@ -93,7 +93,7 @@ IMPALA_DMLAB: Preset = dict(
 IMPALA = Presets(
     IMPALA_IMAGES,
     IMPALA_VECTORS,
-    suites={"doom": IMPALA_DOOM, "dmlab": IMPALA_DMLAB},
+    suites={"atari": ATARI, "doom": IMPALA_DOOM, "dmlab": IMPALA_DMLAB},
     levels={
         "corridor": IMPALA_CORRIDOR,
         "tmaze": IMPALA_TMAZE,

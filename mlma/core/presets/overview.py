@@ -9,6 +9,7 @@ from mlma.core.config import flag_table
 from mlma.core.presets.papers import FAST, PAPER_PRESETS
 
 NOT_SET = "-"
+SUITE = "atari"  # whose values are shown
 Table = list[list[str]]  # rows of text; the first one is the header
 
 
@@ -38,7 +39,8 @@ def _table(algorithms: list[str]) -> Table:
     columns: dict[str, dict[str, Any]] = {}
     for algorithm in algorithms:
         title = FAST if len(algorithms) == 1 else f"{FAST}: {algorithm}"
-        columns[title] = {"algorithm": algorithm, **ALGORITHMS[algorithm].presets.images}
+        presets = ALGORITHMS[algorithm].presets
+        columns[title] = {"algorithm": algorithm, **presets.images, **presets.suites.get(SUITE, {})}
         columns |= {name: preset.flags() for name, preset in PAPER_PRESETS.items() if preset.algorithm == algorithm}
     rows = [["flag", *columns]]
     for name, flag in flag_table().items():

@@ -21,7 +21,6 @@ R2D2_IMAGES: Preset = dict(
     target_period=400,
     epsilon=1e-4,
     discounting=0.997,
-    reward_clipping="none",
 )
 R2D2_VECTORS: Preset = dict(
     R2D2_IMAGES,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mlma.core.catalog import ALGORITHMS, NETWORKS, networks_for
 from mlma.core.config import Config, with_logdir
+from mlma.core.config.json_object import canonical_json
 from mlma.core.config.limits import MAX_RECURRENT_STEPS
 from mlma.core.types import EnvSpec
 
@@ -39,6 +40,7 @@ def resolve(config: Config, spec: EnvSpec, cores: int) -> Config:
         queue_capacity=config.learner.queue_capacity or batch_size,
         inference_batch=config.actor.inference_batch or min(MAX_INFERENCE_BATCH, num_envs),
         num_action_repeats=spec.action_repeats,
+        env_args=canonical_json(config.environment.env_args),
         gradient_shards=shards or _gradient_shards(config),
     )
 

@@ -59,6 +59,11 @@ def level_script(level_name: str, evaluation: bool) -> str | None:
     return level_name.removeprefix(PREFIX) if level_name.startswith((PREFIX, DMLAB30_FOLDER)) else None
 
 
+def needs_trial(level_name: str) -> bool:
+    """See mlma.envs.registry.Suite."""
+    return level_script(level_name, False) is not None and not missing_package_note()
+
+
 def env_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec | None:
     """See mlma.envs.registry.Suite. ValueError if the module is not installed."""
     if level_script(level_name, False) is None:

@@ -90,6 +90,11 @@ def level_names() -> list[str]:
     return list(SCENARIOS)
 
 
+def needs_trial(level_name: str) -> bool:
+    """See mlma.envs.registry.Suite."""
+    return level_name in SCENARIOS
+
+
 def env_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec | None:
     """See mlma.envs.registry.Suite. ValueError if VizDoom or the scenario is not installed."""
     if level_name not in SCENARIOS:

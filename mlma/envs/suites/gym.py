@@ -1,12 +1,12 @@
-"""Any registered gymnasium id with discrete actions, and `module:Id`, which first imports the module that registers it.
+"""Any gymnasium environment with discrete actions, by its id or from a module or file of the user.
 
-Not here: supported observation and action spaces (mlma/envs/spaces.py), stepping one after the other
-(mlma/envs/vector/sequential.py) or in worker processes (mlma/envs/vector/multiprocess.py).
+Not here: how names become environments (mlma/envs/own_levels.py), supported observation and action spaces
+(mlma/envs/spaces.py), stepping one after the other (mlma/envs/vector/sequential.py) or in worker processes
+(mlma/envs/vector/multiprocess.py).
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import cv2
@@ -15,14 +15,27 @@ import numpy as np
 
 from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, VectorEnv
+from mlma.envs import own_levels
+from mlma.envs.failures import WrongResultError
 from mlma.envs.spaces import ObservationConverter, ObservationParts, list_actions
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv
 from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv
+from mlma.utils.user_text import shown
 
 
 def level_names() -> list[str]:
     """See mlma.envs.registry.Suite."""
-    return [name for name, spec in gymnasium.registry.items() if spec.namespace != "ALE" and "NoFrameskip" not in name]
+    return [name for name in gymnasium.registry if not own_levels.is_raw_atari(name)]
+
+
+def takes_arguments(level_name: str) -> bool:
+    """See mlma.envs.registry.Suite."""
+    return True
+
+
+def needs_trial(level_name: str) -> bool:
+    """See mlma.envs.registry.Suite."""
+    return own_levels.is_foreign(level_name)
 
 
 def make_env(
@@ -45,6 +58,8 @@ def env_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec | None:
     """See mlma.envs.registry.Suite. Makes an environment to read its spaces."""
     if not _is_registered(level_name):
         return None
+    if own_levels.is_raw_atari(level_name):
+        own_levels.print_raw_atari_note(level_name)
     env = make_single(level_name, settings, evaluation=False)
     env.close()
     return env.spec
@@ -54,35 +69,27 @@ def make_for_video(level_name: str, num_envs: int, seed: int, settings: Environm
     """Same episodes as `make_env`, with rendering; None if the environment cannot render."""
     if not _is_registered(level_name):
         return None
-    envs: list[SingleEnv] = [GymSingle(level_name, settings, render_mode="rgb_array") for _ in range(num_envs)]
-    env = SyncVectorEnv(envs, seed, max(0.0, settings.sticky_actions))
+    env = None
     try:
+        envs: list[SingleEnv] = [GymSingle(level_name, settings, render=True) for _ in range(num_envs)]
+        env = SyncVectorEnv(envs, seed, max(0.0, settings.sticky_actions))
         env.reset()
         env.render(0)
-    except (gymnasium.error.Error, AttributeError):
-        env.close()
+    except Exception:  # one that takes no render mode, or cannot render, or has no display
+        if env is not None:
+            env.close()
         return None
     return env
 
 
 def make_single(level_name: str, settings: EnvironmentConfig, evaluation: bool) -> GymSingle:
     """One environment; also called by worker processes."""
-    _is_registered(level_name)  # imports its module, which a worker process has not done yet
     return GymSingle(level_name, settings)
 
 
 def _is_registered(level_name: str) -> bool:
-    """Whether gymnasium has this id. Imports the module of `module:Id`; ValueError if that does not register it."""
-    module, colon, name = level_name.rpartition(":")
-    if not colon:
-        return level_name in gymnasium.registry
-    try:
-        __import__(module)
-    except ImportError as error:
-        raise ValueError(f"--level_name={level_name}: cannot import {module}: {error}") from None
-    if name not in gymnasium.registry:
-        raise ValueError(f"--level_name={level_name}: {module} registers no {name}")
-    return True
+    """Whether gymnasium or the user's module has this level. ValueError if that module lacks it or fails."""
+    return own_levels.find_source(level_name) is not None
 
 
 class GymSingle:
@@ -90,13 +97,9 @@ class GymSingle:
 
     reward_scale = 1.0
 
-    def __init__(self, level_name: str, settings: EnvironmentConfig, **options: Any) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # gymnasium warns about ids that have a newer version
-                self._env = gymnasium.make(level_name.rpartition(":")[2], **options)
-        except (gymnasium.error.Error, ImportError) as error:  # many ids need an optional package
-            raise ValueError(f"--level_name={level_name}: {' '.join(str(error).split())}") from None
+    def __init__(self, level_name: str, settings: EnvironmentConfig, render: bool = False) -> None:
+        self.level_name = level_name
+        self._env = own_levels.open_env(level_name, settings.env_args, render)
         try:
             self._converter = ObservationConverter(self._env.observation_space)
             self._actions = list_actions(self._env.action_space)
@@ -114,15 +117,22 @@ class GymSingle:
 
     def reset(self, seed: int | None) -> ObservationParts:
         """See SingleEnv."""
-        observation, _ = self._env.reset(seed=seed)
-        return self._parts(observation)
+        result = self._env.reset(seed=seed)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise WrongResultError("returned something else than (observation, info)")
+        return self._parts(result[0])
 
     def step(self, action: int) -> tuple[ObservationParts, float, bool, bool]:
         """See SingleEnv. Sums rewards over repeated actions; stops repeating when the episode ends."""
         total = 0.0
         for _ in range(self._repeats):
-            observation, reward, terminated, truncated, _ = self._env.step(self._actions[action])
-            total += float(reward)
+            result = self._env.step(self._actions[action])
+            if not isinstance(result, tuple) or len(result) != 5:
+                raise WrongResultError(
+                    "returned something else than (observation, reward, terminated, truncated, info)"
+                )
+            observation, reward, terminated, truncated, _ = result
+            total += _number(reward)
             if terminated or truncated:
                 break
         return self._parts(observation), total, bool(terminated), bool(truncated)
@@ -135,11 +145,18 @@ class GymSingle:
 
     def render(self) -> Any:
         """uint8 [H, W, 3], or None without a render mode."""
-        return None if self._env.render_mode is None else np.asarray(self._env.render())
+        return None if getattr(self._env, "render_mode", None) is None else np.asarray(self._env.render())
 
     def close(self) -> None:
         """See SingleEnv."""
         self._env.close()
+
+
+def _number(reward: Any) -> float:
+    try:
+        return float(reward)
+    except (TypeError, ValueError):
+        raise WrongResultError(f"returned the reward {shown(repr(reward))}, which is no number") from None
 
 
 def fit_image(image: Any, size: tuple[int, int], grey: bool) -> Any:

@@ -14,11 +14,12 @@ import numpy as np
 
 from mlma.core.record_layout import RecordLayout, timestep_spec
 from mlma.core.types import EnvSpec, TimeStep
+from mlma.envs.failures import EnvironmentFailedError, WrongResultError
 from mlma.envs.spaces import ObservationParts
 
 
 class SingleEnv(Protocol):
-    """One environment. Optional: `render()`, uint8 [H, W, 3], or None if it cannot render."""
+    """One environment. Optional: `render()`, uint8 [H, W, 3], or None if it cannot; `level_name`, for messages."""
 
     spec: EnvSpec
     reward_scale: float  # of TimeStep.reward; TimeStep.episode_return is not scaled
@@ -57,13 +58,13 @@ class SyncVectorEnv:
         self._return, self._steps = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
 
     def reset(self) -> TimeStep:
-        """See mlma.core.types.VectorEnv."""
+        """See mlma.core.types.VectorEnv. EnvironmentFailedError for whatever an environment raises."""
         for i in range(self.num_envs):
             self._restart(i, self._seed + i)
         return copy_timestep(self._timestep)
 
     def step(self, action: Any) -> TimeStep:
-        """See mlma.core.types.VectorEnv."""
+        """See mlma.core.types.VectorEnv. EnvironmentFailedError for whatever an environment raises."""
         action = np.asarray(action, np.int32)
         if self._sticky > 0:
             repeat = self._rng.random(self.num_envs) < self._sticky
@@ -79,18 +80,32 @@ class SyncVectorEnv:
 
     def _restart(self, i: int, seed: int | None) -> None:
         self._over[i], self._return[i], self._steps[i], self._executed[i] = False, 0.0, 0, 0
-        self._write(i, self._singles[i].reset(seed), reward=0.0, discount=1.0, is_first=True, last_action=0)
+        try:
+            parts = self._singles[i].reset(seed)
+            self._write(i, parts, reward=0.0, discount=1.0, is_first=True, last_action=0)
+        except Exception as error:
+            raise EnvironmentFailedError(self._level_name(i), "reset", error) from None
 
     def _step(self, i: int, action: int) -> None:
-        parts, reward, terminated, truncated = self._singles[i].step(int(self._executed[i]))
-        self._over[i] = terminated or truncated
-        self._return[i] += reward
-        self._steps[i] += 1
-        scaled = reward * self._singles[i].reward_scale
-        self._write(i, parts, reward=scaled, discount=0.0 if terminated else 1.0, is_first=False, last_action=action)
+        try:
+            parts, reward, terminated, truncated = self._singles[i].step(int(self._executed[i]))
+            self._over[i] = terminated or truncated
+            self._return[i] += reward
+            self._steps[i] += 1
+            scaled = reward * self._singles[i].reward_scale
+            discount = 0.0 if terminated else 1.0
+            self._write(i, parts, reward=scaled, discount=discount, is_first=False, last_action=action)
+        except Exception as error:
+            raise EnvironmentFailedError(self._level_name(i), "step", error) from None
+
+    def _level_name(self, i: int) -> str:
+        return getattr(self._singles[i], "level_name", "")
 
     def _write(self, i: int, parts: ObservationParts, **fields: float) -> None:
         timestep = self._timestep
+        if (shape := np.shape(parts["observation"])) != self.spec.observation.shape:  # numpy would repeat it
+            expected = self.spec.observation.shape
+            raise WrongResultError(f"returned an observation of shape {shape}; the level has {expected}")
         timestep.observation[i] = parts["observation"]
         for name, array in timestep.extras.items():
             array[i] = parts[name]

@@ -1,0 +1,90 @@
+"""Errors in the code of environments: what is said about them, and how equal ones are recognised in an actor's log.
+
+Not here: what a learner does about them (mlma/roles/local_actors.py), the trial before training (mlma/envs/trial.py).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+from mlma.utils.user_module import in_one_line
+
+MLMA = f"{Path(__file__).parents[1]}/"
+MAX_FRAMES, MAX_CHARACTERS = 20, 6000  # of a traceback
+WINDOW_SECONDS = 600.0  # within which equal errors are counted
+
+
+class WrongResultError(ValueError):
+    """The environment returned something that does not fit its spaces; the text follows "reset" or "step"."""
+
+
+class EnvironmentFailedError(RuntimeError):
+    """`reset` or `step` of an environment raised. Its text is one line, and the environment's own traceback below."""
+
+    def __init__(self, level_name: str, method: str, error: Exception) -> None:
+        if isinstance(error, WrongResultError):
+            line, self.details = f"{method} {error}", ""
+        else:
+            line, self.details = f"{method} raised {in_one_line(error)}", _own_traceback(error)
+        self.line = f"{level_name}: {line}" if level_name else line
+        super().__init__(f"{self.line}\n{self.details}".rstrip())
+
+
+def _own_traceback(error: Exception) -> str:
+    """The traceback without the frames of this package that led to the environment."""
+    trace = error.__traceback__
+    while trace and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(MLMA):
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace, limit=-MAX_FRAMES))
+    return text[-MAX_CHARACTERS:].rstrip()
+
+
+class LoggedFailure(NamedTuple):
+    """An `EnvironmentFailedError` as it stands at the end of a log."""
+
+    line: str
+    details: str
+
+    @property
+    def kind(self) -> str:
+        """What equal errors share: the method, the type and the place, but not the text."""
+        match = re.match(r"(.*? raised \S+ at \S+:\d+)(: |$)", self.line)
+        return match[1] if match else self.line
+
+
+def find_failure(log: str) -> LoggedFailure | None:
+    """The last failure of an environment in a log; None if there is none."""
+    _, marker, text = log.rpartition(f"{EnvironmentFailedError.__name__}: ")
+    if not marker:
+        return None
+    line, _, details = text.partition("\n")
+    return LoggedFailure(line, details.rstrip())
+
+
+class RepeatedFailureError(RuntimeError):
+    """The environments failed again and again with the same error."""
+
+
+class FailureCounter:
+    """Counts equal failures."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit` equal ones within WINDOW_SECONDS are too many; 0 is no limit."""
+        self._limit = limit
+        self._times: dict[str, list[float]] = {}
+
+    def add(self, failure: LoggedFailure) -> RepeatedFailureError | None:
+        """Counts one; the error that ends the run, with the environment's traceback, if it is one too many."""
+        now = time.monotonic()
+        times = [when for when in self._times.get(failure.kind, []) if now - when < WINDOW_SECONDS]
+        self._times[failure.kind] = times = [*times, now]
+        if not self._limit or len(times) < self._limit:
+            return None
+        problem = RepeatedFailureError(f"{len(times)} equal errors of environments (--max_env_errors): {failure.line}")
+        if failure.details:
+            problem.add_note(failure.details)
+        return problem
