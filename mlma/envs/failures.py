@@ -16,6 +16,7 @@ from mlma.utils.user_module import in_one_line
 MLMA = f"{Path(__file__).parents[1]}/"
 MAX_FRAMES, MAX_CHARACTERS = 20, 6000  # of a traceback
 WINDOW_SECONDS = 600.0  # within which equal errors are counted
+YOUNG_SECONDS = 60.0  # of stepping, after which an error is not counted: restarts keep such a run going
 
 
 class WrongResultError(ValueError):
@@ -25,13 +26,14 @@ class WrongResultError(ValueError):
 class EnvironmentFailedError(RuntimeError):
     """`reset` or `step` of an environment raised. Its text is one line, and the environment's own traceback below."""
 
-    def __init__(self, level_name: str, method: str, error: Exception) -> None:
+    def __init__(self, level_name: str, method: str, error: Exception, steps: int, seconds: float) -> None:
+        """`steps` and `seconds` are since the environments were reset for the first time."""
         if isinstance(error, WrongResultError):
             line, self.details = f"{method} {error}", ""
         else:
             line, self.details = f"{method} raised {in_one_line(error)}", _own_traceback(error)
         self.line = f"{level_name}: {line}" if level_name else line
-        super().__init__(f"{self.line}\n{self.details}".rstrip())
+        super().__init__(f"{self.line} (after {steps} steps in {seconds:.1f} s)\n{self.details}".rstrip())
 
 
 def _own_traceback(error: Exception) -> str:
@@ -50,19 +52,24 @@ class LoggedFailure(NamedTuple):
     details: str
 
     @property
+    def is_young(self) -> bool:
+        """Whether the environments had not worked for long."""
+        match = re.search(r"\(after \d+ steps in ([\d.]+) s\)$", self.line)
+        return match is None or float(match[1]) < YOUNG_SECONDS
+
+    @property
     def kind(self) -> str:
         """What equal errors share: the method, the type and the place, but not the text."""
-        match = re.match(r"(.*? raised \S+ at \S+:\d+)(: |$)", self.line)
-        return match[1] if match else self.line
+        line = re.sub(r" \(after \d+ steps in [\d.]+ s\)$", "", self.line)
+        match = re.match(r"(.*? raised \S+ at .*?:\d+)(: |$)", line)
+        return match[1] if match else line
 
 
-def find_failure(log: str) -> LoggedFailure | None:
-    """The last failure of an environment in a log; None if there is none."""
-    _, marker, text = log.rpartition(f"{EnvironmentFailedError.__name__}: ")
-    if not marker:
-        return None
-    line, _, details = text.partition("\n")
-    return LoggedFailure(line, details.rstrip())
+def find_failures(log: str) -> list[LoggedFailure]:
+    """The failures of environments in a log: one, or one of each worker process that failed."""
+    _, *texts = log.split(f"{EnvironmentFailedError.__name__}: ")
+    parts = [text.partition("\n") for text in texts]
+    return [LoggedFailure(line, details[:MAX_CHARACTERS].rstrip()) for line, _, details in parts]
 
 
 class RepeatedFailureError(RuntimeError):
@@ -73,12 +80,15 @@ class FailureCounter:
     """Counts equal failures."""
 
     def __init__(self, limit: int) -> None:
-        """`limit` equal ones within WINDOW_SECONDS are too many; 0 is no limit."""
+        """`limit` equal ones within WINDOW_SECONDS, of environments that had just started, are too many; 0 is no
+        limit."""
         self._limit = limit
         self._times: dict[str, list[float]] = {}
 
     def add(self, failure: LoggedFailure) -> RepeatedFailureError | None:
         """Counts one; the error that ends the run, with the environment's traceback, if it is one too many."""
+        if not failure.is_young:
+            return None
         now = time.monotonic()
         times = [when for when in self._times.get(failure.kind, []) if now - when < WINDOW_SECONDS]
         self._times[failure.kind] = times = [*times, now]

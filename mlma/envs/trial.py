@@ -90,7 +90,7 @@ def _try(level_name: str, suite: str, settings: EnvironmentConfig) -> str:
         return str(json.loads(answer)["problem"])
     code = child.returncode
     reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-    return f"{flag}: its process ended with {reason} when it was opened for a trial{_last_line(log)}"
+    return f"{flag}: its process ended with {reason} while it was tried before training{_last_line(log)}"
 
 
 def _last_line(log: bytes) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlma.core.config import Config, to_argv
-from mlma.envs.failures import FailureCounter, LoggedFailure, find_failure
+from mlma.envs.failures import FailureCounter, LoggedFailure, find_failures
 from mlma.utils.child_process import EXIT_USAGE, PARENT_PID_ENV
 from mlma.utils.own_files import make_own_folder, open_own
 from mlma.utils.side_task import SideTask
@@ -89,7 +89,7 @@ class LocalActors:
                     pause[task] = RESTART_BACKOFF_SECONDS[0]
                 self._on_restart()
                 log = self._log_end(task)
-                if now - started[task] < HEALTHY_SECONDS and (problem := self._too_many(log, code)):
+                if problem := self._too_many(log, code):
                     self._on_failure(problem)
                     continue
                 logger.warning(
@@ -145,10 +145,11 @@ class LocalActors:
 
     def _too_many(self, log: str, code: int) -> BaseException | None:
         """What ends the run, if an actor has ended once too often for the same reason."""
-        failure = find_failure(log)
-        if failure is None and code == EXIT_USAGE:  # its environment cannot be opened, for example
-            failure = LoggedFailure(last_line(log).removeprefix(LAST_LINE), "")
-        return self._failures.add(failure) if failure else None
+        failures = find_failures(log)
+        if not failures and code == EXIT_USAGE:  # its environment cannot be opened, for example
+            failures = [LoggedFailure(last_line(log).removeprefix(LAST_LINE), "")]
+        problems = [self._failures.add(failure) for failure in failures]
+        return next((problem for problem in problems if problem), None)
 
 
 def last_line(log: str) -> str:

@@ -125,6 +125,7 @@ def test_levels_with_unsupported_actions_are_refused() -> None:
         ("ALE/Pnog-v5", "ALE/Pong-v5"),
         ("CartPol-v1", "CartPole-v1"),
         ("coridor", "corridor"),
+        ("CARTPOLE-V1", "CartPole-v1"),
     ],
 )
 def test_an_unknown_level_is_answered_with_the_nearest(misspelled: str, nearest: str) -> None:
@@ -133,6 +134,24 @@ def test_an_unknown_level_is_answered_with_the_nearest(misspelled: str, nearest:
     assert nearest in str(caught.value)
     assert misspelled in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("Pong", "atari_pong"),
+        ("pong", "atari_pong"),
+        ("ATARI_PONG", "atari_pong"),
+        ("Pong-v7", "atari_pong"),
+        ("SpaceInvaders", "atari_space_invaders"),
+        ("space-invaders", "atari_space_invaders"),
+        ("SpaceInvadersDeterministic-v9", "atari_space_invaders"),
+    ],
+)
+def test_the_name_of_a_game_is_answered_with_its_atari_level_first(name: str, level: str) -> None:
+    with pytest.raises(ValueError, match=f"nearest: {level}, ") as caught:
+        make_env(name, 1, 0, EnvironmentConfig())
+    assert "Pong-v4," not in str(caught.value).replace("NoFrameskip-v4,", "")
 
 
 # -- Small levels with a known optimum

@@ -154,3 +154,20 @@ def test_help_prints_the_presets_side_by_side_without_loading_tensorflow() -> No
     assert by_replay["flag"] == ["fast: apex", "apex", "fast: r2d2", "r2d2"]
     assert by_queue["entropy_cost"] == ["0.0015", "0.01", "0.01", "0.0033391", "0.05"]
     assert by_replay["replay_capacity"] == ["4e5", "2e6", "4e5", "4e6"]
+
+
+@pytest.mark.parametrize(
+    ("level", "algorithm", "clipping"),
+    [
+        ("atari_pong", "impala", "abs_one"),
+        ("ALE/Breakout-v5", "apex", "abs_one"),
+        ("atari_pong", "r2d2", "none"),
+        ("CartPole-v1", "impala", "none"),
+        ("CartPole-v1", "apex", "none"),
+        ("catch", "impala", "none"),
+        ("tests.support.levels:Dark-v0", "impala", "none"),
+    ],
+)
+def test_rewards_are_clipped_in_atari_only(level: str, algorithm: str, clipping: str) -> None:
+    config = resolved(f"--level_name={level}", f"--algorithm={algorithm}")
+    assert config.learner.reward_clipping == clipping

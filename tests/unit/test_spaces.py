@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 
 from mlma.core.types import WORD_BUCKETS
+from mlma.envs.failures import WrongResultError
 from mlma.envs.spaces import MAX_WORDS, ObservationConverter, hash_words, list_actions
 
 
@@ -55,6 +56,82 @@ def test_grey_images_without_channels_get_one() -> None:
     converter = ObservationConverter(spaces.Box(0, 255, (30, 40), np.uint8))
     assert converter.observation == ((30, 40, 1), "uint8")
     assert converter.convert(np.zeros((30, 40), np.uint8))["observation"].shape == (30, 40, 1)
+
+
+def box(*shape: int, low: float = 0, high: float = 255, dtype: Any = np.uint8) -> spaces.Box:
+    return spaces.Box(low, high, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("space", "shape"),
+    [
+        (box(3, 48, 40), (48, 40, 3)),
+        (box(48, 40, 3, high=1, dtype=np.float32), (48, 40, 3)),
+        (box(48, 40, 3, dtype=np.float64), (48, 40, 3)),
+        (box(1, 48, 40, high=1, dtype=np.float32), (48, 40, 1)),
+        (box(48, 40, 3, dtype=np.int64), (48, 40, 3)),
+        (box(32, 48, 48), (48, 48, 32)),
+        (box(48, 48, 32), (48, 48, 32)),
+        (box(48, 40, dtype=np.float32), (48, 40, 1)),
+    ],
+)
+def test_images_are_recognised_with_channels_first_and_as_floats(space: spaces.Box, shape: tuple[int, ...]) -> None:
+    converter = ObservationConverter(space)
+    assert converter.observation == (shape, "uint8")
+    value = np.zeros(space.shape, space.dtype)
+    bright = (0, 5, 7) if space.shape[0] < 33 else (5, 7, 0)[: len(space.shape)]
+    value[bright] = space.high.max()
+    image = converter.convert(value)["observation"]
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert np.argwhere(image).tolist() == [[5, 7, 0]]
+    assert image.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("space", "problem"),
+    [
+        (box(30, 40, 50), "which axis has the channels"),
+        (box(40, 40, 40), "which axis has the channels"),
+        (box(48, 3, 48), "which axis has the channels"),
+        (box(4, 48, 48, 3), "stacked images"),
+        (box(48, 40, high=1, dtype=np.float32), "images or numbers"),
+        (box(48, 40, 3, low=-1, high=1, dtype=np.float32), "images or numbers"),
+    ],
+)
+def test_what_may_be_an_image_is_refused_instead_of_flattened(space: spaces.Box, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        ObservationConverter(space)
+
+
+def test_numbers_stay_numbers() -> None:
+    for space in (box(19, 19, 17), box(30, 40, low=-1, high=1, dtype=np.float32), box(30, 40, high=9, dtype=np.int64)):
+        assert ObservationConverter(space).observation == ((int(np.prod(space.shape)),), "float32")
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "problem"),
+    [
+        (box(4, dtype=np.float32), np.zeros(1), r"shape \(1,\); its space has \(4,\)"),
+        (box(48, 40, 3), np.zeros((40, 48, 3), np.uint8), "shape"),
+        (box(48, 40, 3), np.zeros((48, 40, 3), np.float32), "float32; its space has uint8"),
+        (box(48, 40, 3, high=1, dtype=np.float32), np.full((48, 40, 3), 7.0), "from 7 to 7"),
+        (box(48, 40, 3, high=1, dtype=np.float32), np.full((48, 40, 3), np.nan), "from nan to nan"),
+        (spaces.Discrete(3), 3, "returned 3 where its space has 0 to 2"),
+        (spaces.MultiDiscrete([2, 3]), np.array([0, 3]), "where its space has 0 to 2"),
+        (spaces.MultiDiscrete([2, 3]), np.array([0]), "shape"),
+        (spaces.Dict(a=spaces.Discrete(2)), {"b": 0}, "without the entry 'a'"),
+        (spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2))), (0,), "no tuple of 2 entries"),
+    ],
+)
+def test_values_that_do_not_fit_their_space_are_refused(space: Any, value: Any, problem: str) -> None:
+    with pytest.raises(WrongResultError, match=problem):
+        ObservationConverter(space).convert(value)
+
+
+def test_the_same_space_may_occur_twice() -> None:
+    converter = ObservationConverter(spaces.Dict(a=(space := image_space()), b=space))
+    assert converter.observation == ((30, 40, 6), "uint8")
 
 
 def test_a_text_alone_gets_a_constant_observation() -> None:

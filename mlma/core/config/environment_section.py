@@ -28,8 +28,8 @@ class EnvironmentConfig:
     )
     max_env_errors: int = option(
         5,
-        "equal errors in the code of the environments, in actors that ran for less than a minute, after which local "
-        "training ends; 0 is never",
+        "equal errors of environments, each within a minute of their first reset, after which local training ends; 0 is "
+        "never",
         minimum=0,
         maximum=1_000_000,
     )

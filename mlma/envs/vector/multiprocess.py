@@ -17,12 +17,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
 
 from mlma.core.config import EnvironmentConfig
 from mlma.core.types import EnvSpec, TimeStep
+from mlma.envs.failures import WINDOW_SECONDS
 from mlma.envs.vector.sequential import copy_timestep, timestep_layout
 from mlma.utils.child_process import PARENT_PID_ENV
 
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 RESET, STEP, DONE = b"r", b"s", b"d"
 MAX_START_ATTEMPTS = 3  # workers in a row that fail before this process gives up
 EXIT_SECONDS = 5.0  # for a worker that closed its socket to exit, so that its exit code is known
+EXIT_ERROR = 1  # exit code of a worker whose environment raised
 CLOSE_SECONDS = 0.5  # for a worker to end before it is killed
 
 
@@ -56,6 +59,7 @@ class SubprocessVectorEnv:
         """`suite` is the name of the module that has `make_single`."""
         self.spec, self.num_envs = spec, num_envs
         self.crashed = np.zeros(num_envs, bool)
+        self._max_errors, self._errors = settings.max_env_errors, list[float]()  # when workers ended with an error
         self._timeout = settings.env_timeout_seconds
         layout = timestep_layout(spec)
         size = num_envs * (layout.dtype.itemsize + 4)
@@ -101,8 +105,18 @@ class SubprocessVectorEnv:
             except WorkerLostError as error:
                 logger.warning("environment %s: %s; starting a new worker", worker.env_range(), error)
                 self.crashed[worker.rows] = True
+                self._count_error(worker)
                 self._replace(worker)
         return copy_timestep(self._timestep)
+
+    def _count_error(self, worker: WorkerProcess) -> None:
+        """RuntimeError if workers have ended too often with an error of Python's, which their log shows."""
+        if worker.process.poll() != EXIT_ERROR or not self._max_errors:
+            return
+        now = time.monotonic()
+        self._errors = [when for when in self._errors if now - when < WINDOW_SECONDS] + [now]
+        if len(self._errors) >= self._max_errors:
+            raise RuntimeError(f"{len(self._errors)} errors of environments (--max_env_errors)")
 
     def _replace(self, worker: WorkerProcess) -> None:
         for attempt in range(MAX_START_ATTEMPTS):

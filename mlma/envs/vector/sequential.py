@@ -7,6 +7,7 @@ resets, sticky actions, episode statistics and the layout in memory are added he
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -59,6 +60,7 @@ class SyncVectorEnv:
 
     def reset(self) -> TimeStep:
         """See mlma.core.types.VectorEnv. EnvironmentFailedError for whatever an environment raises."""
+        self._began, self._total_steps = time.monotonic(), 0
         for i in range(self.num_envs):
             self._restart(i, self._seed + i)
         return copy_timestep(self._timestep)
@@ -66,6 +68,7 @@ class SyncVectorEnv:
     def step(self, action: Any) -> TimeStep:
         """See mlma.core.types.VectorEnv. EnvironmentFailedError for whatever an environment raises."""
         action = np.asarray(action, np.int32)
+        self._total_steps += 1
         if self._sticky > 0:
             repeat = self._rng.random(self.num_envs) < self._sticky
             self._executed = np.where(repeat, self._executed, action)
@@ -84,7 +87,7 @@ class SyncVectorEnv:
             parts = self._singles[i].reset(seed)
             self._write(i, parts, reward=0.0, discount=1.0, is_first=True, last_action=0)
         except Exception as error:
-            raise EnvironmentFailedError(self._level_name(i), "reset", error) from None
+            raise self._failure(i, "reset", error) from None
 
     def _step(self, i: int, action: int) -> None:
         try:
@@ -96,10 +99,11 @@ class SyncVectorEnv:
             discount = 0.0 if terminated else 1.0
             self._write(i, parts, reward=scaled, discount=discount, is_first=False, last_action=action)
         except Exception as error:
-            raise EnvironmentFailedError(self._level_name(i), "step", error) from None
+            raise self._failure(i, "step", error) from None
 
-    def _level_name(self, i: int) -> str:
-        return getattr(self._singles[i], "level_name", "")
+    def _failure(self, i: int, method: str, error: Exception) -> EnvironmentFailedError:
+        level_name, seconds = getattr(self._singles[i], "level_name", ""), time.monotonic() - self._began
+        return EnvironmentFailedError(level_name, method, error, self._total_steps, seconds)
 
     def _write(self, i: int, parts: ObservationParts, **fields: float) -> None:
         timestep = self._timestep

@@ -13,7 +13,7 @@ import traceback
 from typing import Any
 
 from mlma.core.config import EnvironmentConfig
-from mlma.envs.vector.multiprocess import DONE, RESET, shared_arrays
+from mlma.envs.vector.multiprocess import DONE, EXIT_ERROR, RESET, shared_arrays
 from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv, map_timestep, timestep_layout
 from mlma.utils.child_process import setup_child_process
 
@@ -46,7 +46,7 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(EXIT_ERROR)
     os._exit(0)
 
 
