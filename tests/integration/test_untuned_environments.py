@@ -25,6 +25,7 @@ from mlma.envs.registry import env_spec, make_env
 from mlma.envs.trial import try_levels
 from mlma.learning.trajectory_checks import TrajectoryChecks
 from mlma.replay.trajectory_queue import TrajectoryQueue
+from tests.support.env_steps import run
 from tests.support.runs import ROOT, Process, rows
 
 FILE = "./tests/support/untuned.py"
@@ -138,9 +139,7 @@ def test_gymnasiums_own_levels_need_no_trial(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_failure_names_the_environment_and_has_its_traceback(args: str, line: str) -> None:
     env = make_env(f"{FILE}:Untuned", 1, 1, EnvironmentConfig(env_args=args))
     with pytest.raises(EnvironmentFailedError, match=line) as caught:
-        env.reset()
-        for _ in range(5):
-            env.step(np.zeros(1, np.int32))
+        run(env, np.zeros((5, 1), np.int32))
     assert str(caught.value).startswith(f"{FILE}:Untuned: ")
     assert ("in step\n" in str(caught.value)) == ("raised" in str(caught.value))
     assert "mlma/envs" not in str(caught.value)
@@ -148,9 +147,11 @@ def test_a_failure_names_the_environment_and_has_its_traceback(args: str, line: 
 
 def test_a_run_ends_after_equal_errors_with_the_environments_traceback(tmp_path: Path) -> None:
     flags = [f"--level_name={FILE}:Untuned", '--env_args={"fail": "step", "after": 100}', f"--logdir={tmp_path}/run"]
-    with Process(tmp_path, "run", *flags, "--num_actors=2", "--max_env_errors=2", "--report_every_seconds=1") as run:
-        assert run.wait(240) == 1, run.text()
-        text = run.text()
+    with Process(
+        tmp_path, "run", *flags, "--num_actors=2", "--max_env_errors=2", "--report_every_seconds=1"
+    ) as process:
+        assert process.wait(240) == 1, process.text()
+        text = process.text()
     assert "2 equal errors of environments (--max_env_errors): ./tests/support/untuned.py:Untuned: step raised" in text
     assert 'raise RuntimeError(f"out of fuel at {self._total}")' in text
     assert rows(tmp_path / "run")[-1]["frames"] > 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,7 +81,7 @@ def test_a_refusal_names_the_environment_and_its_level() -> None:
     records = valid_records()
     LAYOUT.view(records).timesteps.observation[1, 2, 0] = np.nan
     check = TrajectoryChecks(LAYOUT, SPEC, lambda: VERSION, ["my_env:Room", "my_env:Hall"])
-    with pytest.raises(RefusedError, match="^observation is not finite in environment 1 of my_env:Hall$") as caught:
+    with pytest.raises(RefusedError, match=r"^observation is not finite in environment 1 of my_env:Hall$") as caught:
         check(3, LAYOUT.view(records))
     assert caught.value.reason == "not_finite"
 
@@ -117,6 +119,15 @@ def test_env_args_are_a_json_object(text: str, problem: str) -> None:
         parse([f"--env_args={text}"])
     assert str(caught.value).startswith("--env_args=")
     assert "\n" not in str(caught.value)
+
+
+def test_env_args_are_an_object_or_its_text_in_a_file_of_flags(tmp_path: Path) -> None:
+    for name, value in (("object", {"size": 8}), ("text", '{"size": 8}')):
+        (tmp_path / name).write_text(json.dumps({"env_args": value}))
+        assert parse([f"--config={tmp_path / name}"]).environment.env_args == '{"size": 8}'
+    (tmp_path / "bad").write_text(json.dumps({"level_name": {"size": 8}}))
+    with pytest.raises(ValueError, match="--level_name: must be text"):
+        parse([f"--config={tmp_path / 'bad'}"])
 
 
 def test_env_args_survive_a_command_line_in_one_form() -> None:

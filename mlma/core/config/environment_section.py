@@ -28,7 +28,7 @@ class EnvironmentConfig:
     )
     max_env_errors: int = option(
         5,
-        "equal errors of environments, each within a minute of their first reset, after which local training ends; 0 is "
+        "equal errors of environments, each within a minute of the first reset, after which local training ends; 0 is "
         "never",
         minimum=0,
         maximum=1_000_000,
