@@ -43,7 +43,8 @@ def train(level: str, env_args: str) -> tuple[Any, list[float]]:
     check, queue = TrajectoryChecks(layout, spec, lambda: math.inf), TrajectoryQueue(layout, NUM_ENVS, NUM_ENVS)
     writer = TrajectoryWriter(layout, NUM_ENVS, UNROLL, 0, np.arange(NUM_ENVS))
     env = make_env(level, NUM_ENVS, 1, config.environment)
-    timestep, state, losses = env.reset(), agent.initial_state(NUM_ENVS), []
+    timestep, state = env.reset(), agent.initial_state(NUM_ENVS)
+    losses: list[float] = []
     noise = ActionNoise(np.full(NUM_ENVS, 0.5, np.float32), np.zeros(NUM_ENVS, np.float32))
     while len(losses) < STEPS:
         inputs = tf.nest.map_structure(lambda x: None if x is None else tf.constant(x), timestep.policy_inputs())
@@ -52,8 +53,10 @@ def train(level: str, env_args: str) -> tuple[Any, list[float]]:
             records = layout.from_bytes(b"".join(writer.messages()))
             check(0, layout.view(records))
             queue.insert(records)
+            sample = queue.sample(1.0)
+            assert sample is not None
             with tf.GradientTape() as tape:
-                loss = agent.loss(queue.sample(1.0)).total
+                loss = agent.loss(sample).total
             variables = agent.network.trainable_variables
             for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
                 variable.assign_sub(1e-4 * gradient)

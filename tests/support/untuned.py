@@ -110,4 +110,4 @@ def wrapped(size: int) -> gymnasium.Env:
     return gymnasium.wrappers.TimeLimit(Sized(size), 5)
 
 
-gymnasium.register("Untuned-v0", Untuned)
+gymnasium.register("Untuned-v0", f"{__name__}:Untuned")
