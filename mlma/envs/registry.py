@@ -15,6 +15,7 @@ from mlma.core.config import EnvironmentConfig
 from mlma.core.config.flags import HELP
 from mlma.core.types import EnvSpec, VectorEnv
 from mlma.envs.level_syntax import nearest_levels, train_to_test_levels
+from mlma.envs.raw_level import RawLevel
 from mlma.envs.suites import atari, dmlab, doom
 from mlma.envs.vector.multi_level import MultiLevelVectorEnv, merge_specs
 
@@ -27,6 +28,7 @@ class Suite(Protocol):
     image of environment i, uint8 [H, W, 3], or None. `takes_arguments(level_name)`: whether --env_args is for this
     level. `needs_trial(level_name)`: whether its code may fail here, so that `make_single` is tried in a process of its
     own before training (mlma/envs/trial.py).
+    `raw_level(level_name, settings)`: what an environment of one of its levels gives and takes by itself.
     """
 
     def level_names(self) -> list[str]:
@@ -127,6 +129,12 @@ def make_for_video(level_name: str, num_envs: int, seed: int, settings: Environm
         ):
             return env
     return make_env(level_name, num_envs, seed, settings, evaluation=True)
+
+
+def raw_level(level_name: str, settings: EnvironmentConfig) -> RawLevel | None:
+    """What a level's own environment gives and takes, without anything of ours; None if its suite has no such thing."""
+    suite = next(each for each in SUITES.values() if each.env_spec(level_name, settings) is not None)
+    return suite.raw_level(level_name, settings) if hasattr(suite, "raw_level") else None
 
 
 def _unknown_level(level_name: str) -> ValueError:

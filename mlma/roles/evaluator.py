@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from mlma.core.config import Config
-from mlma.core.flat_weights import build_variables, named_variables
-from mlma.core.types import Agent, EnvSpec, MakeAgent
+from mlma.core.types import EnvSpec, MakeAgent
 from mlma.envs.registry import level_names
 from mlma.evaluation.evaluation import (
     Episode,
@@ -20,9 +18,8 @@ from mlma.evaluation.evaluation import (
     summarize,
     summarize_levels,
 )
-from mlma.learning.checkpoint import Checkpoints, LoadedCheckpoint, check_compatible
-from mlma.learning.checkpoint_file import CheckpointMismatchError
-from mlma.learning.run_state import run_identity
+from mlma.evaluation.saved_policy import restore_network
+from mlma.learning.checkpoint import Checkpoints
 from mlma.monitoring.run_log import print_line, setup_logging
 from mlma.utils.child_process import available_cores
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
@@ -39,7 +36,7 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     set_tensorflow_threads(cores)
     config = config.replace(env_threads=max(config.environment.env_threads, cores))
     agent = make_agent(config, spec)
-    meta = _restore_network(agent, spec, loaded, config)
+    meta = restore_network(agent, spec, loaded, config)
     names = level_names(config.environment.level_name)
     several, count = len(names) > 1, config.run.test_num_episodes
     frames = f"{meta['frames']:,} frames of {config.environment.level_name}"
@@ -70,17 +67,3 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         folder = Path(config.run.logdir) / "videos" / record.stem / (name.replace("/", "-") if several else "")
         render_episodes(config.replace(level_name=name), evaluation_seed(config), recording, returns, folder)
     return 0
-
-
-def _restore_network(agent: Agent, spec: EnvSpec, loaded: LoadedCheckpoint, config: Config) -> dict[str, Any]:
-    """Sets the network's variables; returns the checkpoint's description. CheckpointMismatchError if they differ."""
-    build_variables(agent, spec)
-    path, variables, meta, _ = loaded
-    if "frames" not in meta:
-        raise CheckpointMismatchError(f"{path}: its description lacks frames")
-    expected = named_variables("network", agent.network.variables)
-    network = {name: value for name, value in variables.items() if name.startswith("network/")}
-    check_compatible(path, network, meta, expected, run_identity(config))
-    for name, variable in expected.items():
-        variable.assign(network[name])
-    return meta

@@ -51,6 +51,10 @@ class CachedGraph:
         tensors = [unread[i] if i in unread else _to_tensor(leaf) for i, leaf in enumerate(flat)]
         return self._build_output(self._concrete._call_flat(tensors, self._concrete.captured_inputs))
 
+    def reads(self, leaf: int) -> bool:
+        """Whether the graph reads this one of its arguments' leaves; it must have been called."""
+        return leaf not in self._unread
+
     def _trace(self, arguments: Any, tensors: list[tf.Tensor]) -> None:
         def flat_function(*tensors: tf.Tensor) -> list[tf.Tensor]:
             output = self._function(*nest_builder(leaf_mask(arguments))(tensors))
@@ -60,12 +64,12 @@ class CachedGraph:
         specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tensors]
         self.traces += 1
         self._concrete = tf_function(flat_function).get_concrete_function(*specs)
-        read = _operations_read(self._concrete.graph)
+        read = operations_read(self._concrete.graph)
         inputs = self._concrete.inputs[: len(tensors)]  # the captured ones follow
         self._unread = {i: tensors[i] for i, placeholder in enumerate(inputs) if placeholder.op not in read}
 
 
-def _operations_read(graph: Any) -> set[Any]:
+def operations_read(graph: Any) -> set[Any]:
     """The operations that an output or a side effect of the graph depends on."""
     read: set[Any] = set()
     pending = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)

@@ -17,6 +17,7 @@ from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, VectorEnv
 from mlma.envs import own_levels
 from mlma.envs.failures import WrongResultError
+from mlma.envs.raw_level import RawLevel
 from mlma.envs.spaces import ObservationConverter, ObservationParts, list_actions
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv
 from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv
@@ -80,6 +81,13 @@ def make_for_video(level_name: str, num_envs: int, seed: int, settings: Environm
             env.close()
         return None
     return env
+
+
+def raw_level(level_name: str, settings: EnvironmentConfig) -> RawLevel:
+    """See mlma.envs.registry.Suite. Makes an environment to read its spaces."""
+    single = make_single(level_name, settings, evaluation=True)
+    single.close()
+    return RawLevel(single._env.observation_space, single._parts, lambda action: single._actions[action])
 
 
 def make_single(level_name: str, settings: EnvironmentConfig, evaluation: bool) -> GymSingle:
