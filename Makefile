@@ -7,7 +7,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom train evaluate case-studies test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs clean
+.PHONY: help install install-actor install-learner install-vizdoom install-export train evaluate case-studies test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs clean
 
 help:  ## print this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -25,6 +25,9 @@ install-learner:
 install-vizdoom:  ## set up VizDoom and its maps for the levels doom_*; needed on hosts with actors
 	@tools/setup.sh vizdoom
 
+install-export:  ## set up what exports to ONNX and LiteRT need; SavedModels need nothing
+	@tools/setup.sh export
+
 train: install-$(if $(filter 1,$(LEARNERS)),actor,learner)  ## train on LEVEL with LEARNERS learners; resumes a run found in LOGDIR; ARGS: flags of experiment.py
 	$(PY) experiment.py '--level_name=$(LEVEL)' '--logdir=$(LOGDIR)' $(if $(filter 1,$(LEARNERS)),,--num_learners=$(LEARNERS)) $(ARGS)
 
@@ -40,7 +43,7 @@ test: install  ## run the default tests; ARGS: arguments of pytest
 test-levels: install install-vizdoom  ## run every game of Atari-57 for 1,000 steps, then learn all at once: minutes
 	$(PY) -m pytest -m levels $(ARGS)
 
-test-commands: install install-vizdoom  ## run the commands of the documentation and the benchmarks: minutes
+test-commands: install install-vizdoom install-export  ## run the commands of the documentation and the benchmarks: minutes
 	$(PY) -m pytest -m commands $(ARGS)
 
 test-hosts: install  ## run the commands of docker/compose.yaml unchanged, outside containers

@@ -43,11 +43,12 @@ def read_observations(raw: RawLevel, value: Any) -> tuple[ObservationParts, bool
 def _batch_size(space: Any, value: Any) -> int | None:
     """The number of observations, from the first leaf; None for a single one."""
     while isinstance(space, spaces.Dict | spaces.Tuple):
+        name: Any = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
+        parts: Any = space.spaces
         try:
-            name = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
-            space, value = space[name], value[name]
+            space, value = parts[name], value[name]
         except (KeyError, TypeError, IndexError):
-            raise ValueError(f"the observation has no {name!r}; must be one of {space}, or a batch") from None
+            raise ValueError(f"the observation has no {name!r}; must be one of {space}, or a batch of them") from None
     if isinstance(space, spaces.Text):
         return None if isinstance(value, str) else len(value)
     shape, given = space.shape or (), np.shape(value)
@@ -55,7 +56,7 @@ def _batch_size(space: Any, value: Any) -> int | None:
         return None
     if given[1:] == shape and given[0] > 0:
         return int(given[0])
-    raise ValueError(f"the observation has the shape {given}; must be {shape}, or (B, {str(shape)[1:]} for a batch")
+    raise ValueError(f"the observation has the shape {given}; must be {shape}, or a batch of them")
 
 
 def read_parts(spec: EnvSpec, value: Any) -> tuple[ObservationParts, bool]:

@@ -18,6 +18,7 @@ from mlma.learning.checkpoint_file import CheckpointMismatchError
 from mlma.learning.run_state import run_identity
 from mlma.utils.child_process import available_cores
 
+MAKE_AGENT = "agents:make_agent"  # for those who start without one; by name, since the system imports no algorithm
 CONFIG_NAME, CHECKPOINTS_NAME = "config.json", "checkpoints"
 
 

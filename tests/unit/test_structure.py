@@ -18,9 +18,11 @@ from mlma.cluster.remote.host_pool import HELPERS
 from mlma.core.catalog import ALGORITHMS
 
 ROOT = Path(__file__).parents[2]
-LAYERS = (  # of mlma/, lowest first
+# Of mlma/, lowest first. What takes a policy away (export) and what `import mlma` offers (api) use evaluation, and
+# start training as a user does; nothing in the system knows them.
+LAYERS = (
     "utils", "core", "envs", "transport", "replay", "distributed", "monitoring", "acting", "learning", "evaluation",
-    "roles", "cluster",
+    "roles", "cluster", "export", "api",
 )  # fmt: skip
 MAX_OWN_IMPORTS, MAX_FILES_PER_FOLDER, MAX_FILE_LINES, MAX_FUNCTION_LINES = 15, 15, 320, 60
 OWN = ("mlma", "agents", "benchmarks", "experiment", "tests")
