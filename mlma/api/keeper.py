@@ -7,6 +7,7 @@ unseen. Imports nothing heavy.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def _prepare_child() -> None:
 
 
 def _stop_when_alone(child: subprocess.Popen[bytes]) -> None:
-    while sys.stdin.buffer.read(1):
+    while os.read(0, 1):  # not sys.stdin, whose lock Python wants at its end
         pass
     child.terminate()
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).parents[2] / "experiment.py"
 KEPT_LINES = 1000  # of the output
 SHOWN_LINES = 20  # of it, in an error
+COLOR_VARIABLES = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
 OF_OTHER_PROCESSES = ("mode", "job_name", "task")  # flags that would start something else
 
 
@@ -62,7 +63,7 @@ class TrainingRun:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": _import_path()},
+            env=_environment(),
             start_new_session=True,  # a notebook's interrupt, or Ctrl-C, is for this process alone
         )
         self._reader = threading.Thread(target=self._read, name="mlma-train", daemon=True)
@@ -128,6 +129,12 @@ class TrainingRun:
             self._lines.append(text)
             self._progress.add(text)
         self._progress.close()
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what a notebook sets so that programs in its cells write colors into pipes."""
+    environment = {name: value for name, value in os.environ.items() if name not in COLOR_VARIABLES}
+    return environment | {"TERM": "dumb", "PYTHONPATH": _import_path()}
 
 
 def _import_path() -> str:
