@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlma.envs.spaces import MAX_WORDS
 from mlma.evaluation.evaluation import evaluate, evaluation_seed
 from mlma.evaluation.saved_policy import load_saved_policy
 from mlma.utils.tf_function import CachedGraph
+from tests.support.runs import ROOT
 from tests.support.saved_runs import write_run
 
 EPISODES = 3
@@ -145,13 +147,26 @@ def test_dicts_and_texts_of_a_suite_are_read() -> None:
 
 def test_what_is_no_policy_is_one_line(cartpole: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((cartpole / "config.json").read_text())
-    for source, options, line in (
+    cases: list[tuple[Path, dict[str, Any], str]] = [
         (tmp_path / "none", {}, "does not exist; allowed: a logdir"),
         (tmp_path, {}, "there is no checkpoint last in .*; allowed: last, best, or a file"),
         (cartpole, {"checkpoint": "best"}, "there is no checkpoint best"),
         (cartpole / "config.json", {}, "is not a checkpoint; allowed"),
         (cartpole, {"actions": "random"}, "must be sampled or greedy"),
         (cartpole, {"level": "catch"}, "level='catch': must be one of CartPole-v1"),
-    ):
+    ]
+    for source, options, line in cases:
         with pytest.raises(ValueError, match=line):
             mlma.load_policy(source, **options)
+
+
+def test_the_listings_of_the_guide_run(cartpole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (ROOT / "docs" / "guides" / "python_api.md").read_text()
+    listings = [code for code in re.findall(r"```python\n(.*?)```", guide, flags=re.S) if "env" in code]
+    assert len(listings) == 2
+    (tmp_path / "logdir").mkdir()
+    (tmp_path / "logdir" / "CartPole-v1").symlink_to(cartpole)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("\n".join(listings).replace("range(1000)", "range(40)"), names)
+    assert names["observations"].shape == (8, 4) and names["policy"].outputs.action.shape == (8,)
