@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import numpy as np
 import sonnet as snt
 import tensorflow as tf
 import tree
@@ -84,11 +85,10 @@ class Network(snt.Module):
         glorot = initializers.glorot_lstm
         self._words = InstructionEncoder(glorot, name="words") if "words" in spec.extras else None
         self._core = ResetLSTM(lstm_size, glorot, name="resetting_lstm") if lstm_size else None
-        self._action_mask = None  # float32 [levels, A]
+        self._action_mask: Any = None  # float32 [levels, A]
         if spec.actions_by_level:
-            self._action_mask = tf.stack(
-                [tf.reduce_max(tf.one_hot(actions, spec.num_actions), axis=0) for actions in spec.actions_by_level]
-            )
+            levels = [np.isin(np.arange(spec.num_actions), actions) for actions in spec.actions_by_level]
+            self._action_mask = np.stack(levels).astype(np.float32)  # not a tensor, which a graph could not contain
         self._dueling = DuelingHead(spec.num_actions, dueling, initializers, name="dueling") if dueling else None
         if not dueling:
             self._policy = snt.Linear(spec.num_actions, w_init=initializers.policy, name="policy")

@@ -19,6 +19,7 @@ from mlma.learning.run_state import run_identity
 from mlma.utils.child_process import available_cores
 
 MAKE_AGENT = "agents:make_agent"  # for those who start without one; by name, since the system imports no algorithm
+FULL_PRECISION = {"precision": "float32", "acting_precision": "float32"}  # the same results on every machine
 CONFIG_NAME, CHECKPOINTS_NAME = "config.json", "checkpoints"
 
 
@@ -43,7 +44,7 @@ def load_saved_policy(source: Path, which: str, make_agent: MakeAgent) -> SavedP
     loaded = Checkpoints(logdir / CHECKPOINTS_NAME, config.reports.keep_checkpoints).load(which)
     spec = env_spec(config.environment)
     config = resolve(config, spec, available_cores())
-    agent = make_agent(config, spec)
+    agent = make_agent(config.replace(**FULL_PRECISION), spec)
     meta = restore_network(agent, spec, loaded, config)
     return SavedPolicy(config, spec, agent, logdir, loaded.path, meta)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from mlma.core.config.flags import print_mistake
 from mlma.utils.atomic_file import check_writable
 from mlma.utils.child_process import EXIT_USAGE
+from mlma.utils.failure import running
 from mlma.utils.import_object import import_object
 from mlma.utils.tensorflow_setup import import_tensorflow
 
@@ -72,7 +73,8 @@ def export(
     write_description(folder, description)
     for each in formats:
         path = write_format(each, function, folder)
-        description.differences[each] = found = difference(each, saved, folder)
+        with running():
+            description.differences[each] = found = difference(each, saved, folder)
         print(f"{path}: logits differ by at most {found:.1e} from those of {saved.checkpoint.name}", flush=True)
     write_description(folder, description)
     print(write_card(folder, saved, description, formats, licence, name), flush=True)

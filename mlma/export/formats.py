@@ -54,6 +54,12 @@ def _write_onnx(function: PolicyFunction, path: Path) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     import tf2onnx
 
+    captured = function.act.get_concrete_function().captured_inputs
+    if tensors := [tensor for tensor in captured if tensor.dtype != tf.resource]:
+        raise ValueError(
+            f"--format=onnx: the network uses {len(tensors)} tensors that are no variables, such as "
+            f"{tensors[0].dtype.name} {tuple(tensors[0].shape)}; make them numpy arrays"
+        )
     model, _ = tf2onnx.convert.from_function(function.act, [function.inputs], opset=ONNX_OPSET)
     path.write_bytes(model.SerializeToString())
 

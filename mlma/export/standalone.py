@@ -45,7 +45,7 @@ class Policy:
             self._start(len(given["observation"]))
         zeros, first = np.zeros(self._count, np.float32), self._is_first
         given["reward"] = np.where(first, 0, zeros if rewards is None else rewards)
-        given["last_action"] = np.where(first, 0, self._last_action)
+        given["last_action"] = np.where(first.reshape([-1, *[1] * (self._last_action.ndim - 1)]), 0, self._last_action)
         inputs = {
             name: np.asarray((given | self._state | {"is_first": first})[name], spec["dtype"])
             for name, spec in self.about["inputs"].items()
@@ -65,7 +65,8 @@ class Policy:
 
     def _start(self, count: int) -> None:
         self._count, self._is_first = count, np.ones(count, bool)
-        self._last_action = np.zeros(count, np.int32)
+        last_action = self.about["inputs"].get("last_action", {"dtype": "int32", "shape": []})
+        self._last_action = np.zeros([count, *last_action["shape"]], last_action["dtype"])
         specs = {name: self.about["inputs"][name] for name in self.about["state"]}
         self._state = {name: np.zeros([count, *spec["shape"]], spec["dtype"]) for name, spec in specs.items()}
 
