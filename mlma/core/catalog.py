@@ -75,6 +75,7 @@ NETWORKS: dict[str, NetworkEntry] = {
         "agents.networks.zoo:resnet_lstm", "image", recurrent=True, deterministic_shards=False
     ),
     "MLPAgent": NetworkEntry("agents.networks.zoo:mlp", "vector"),
+    "SeparateMLPAgent": NetworkEntry("agents.networks.zoo:separate_mlp", "vector"),
     "MLPLSTMAgent": NetworkEntry("agents.networks.zoo:mlp_lstm", "vector", recurrent=True),
 }
 

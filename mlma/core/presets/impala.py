@@ -90,6 +90,32 @@ IMPALA_DMLAB: Preset = dict(
     gradients_clipping=-1.0,
 )
 
+# Real-valued actions: the recipe of PPO (Schulman et al. 2017) for them, with V-trace instead of its advantages.
+# Rewards are not clipped, since there is no common scale; values and losses have the unit of the returns' spread.
+IMPALA_REAL_ACTIONS: Preset = dict(
+    sample_reuse=6,
+    vtrace_lambda=0.95,
+    policy_clip=0.2,
+    entropy_cost=0.0,
+    baseline_cost=0.5,
+    optimizer="adam",
+    learning_rate=0.0003,
+    end_learning_rate=0.0,
+    epsilon=1e-5,
+    gradients_clipping=-1.0,
+    discounting=0.99,
+    reward_clipping="none",
+    normalize_returns="on",
+)
+IMPALA_REAL_VECTORS: Preset = dict(
+    total_environment_frames=1e6,
+    agent_name="SeparateMLPAgent",
+    envs_per_actor=16,
+    batch_size=8,
+    unroll_length=32,
+    normalize_observations="on",
+)
+
 IMPALA = Presets(
     IMPALA_IMAGES,
     IMPALA_VECTORS,
@@ -99,4 +125,6 @@ IMPALA = Presets(
         "tmaze": IMPALA_TMAZE,
         **dict.fromkeys(PONG_NAMES, IMPALA_PONG),
     },
+    real_actions=IMPALA_REAL_ACTIONS,
+    real_vectors=IMPALA_REAL_VECTORS,
 )
