@@ -27,7 +27,7 @@ class Normalizer(snt.Module):
 
     def __call__(self, numbers: tf.Tensor) -> tf.Tensor:
         """[..., D] -> [..., D]."""
-        normalized = (numbers - self._mean) * tf.math.rsqrt(self._variance + MIN_VARIANCE)
+        normalized = (numbers - self._mean) * tf.math.rsqrt(tf.maximum(self._variance, MIN_VARIANCE))
         return tf.clip_by_value(normalized, -MAX_NORMALIZED, MAX_NORMALIZED)
 
     def batch_statistics(self, numbers: tf.Tensor) -> tf.Tensor:

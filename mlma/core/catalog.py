@@ -27,7 +27,8 @@ class Algorithm:
     learns_sequences: bool = False  # the replay holds sequences of burn_in + sequence_length steps
     has_epsilon_ladder: bool = False  # each environment has its own epsilon
     supports_deterministic: bool = True
-    supports_popart: bool = False
+    supports_popart: bool = False  # and other statistics: --normalize_returns, --normalize_observations
+    supports_real_actions: bool = False  # actions that are vectors of real numbers
     supports_gradient_shards: bool = True  # computing a batch in shards is faster
     supports_life_loss: bool = True  # a return may end at the loss of a life
 
@@ -43,7 +44,7 @@ class NetworkEntry:
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "impala": Algorithm("agents.impala:Impala", IMPALA, supports_popart=True),
+    "impala": Algorithm("agents.impala:Impala", IMPALA, supports_popart=True, supports_real_actions=True),
     "apex": Algorithm(
         "agents.apex:Apex",
         APEX,

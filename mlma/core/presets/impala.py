@@ -90,10 +90,10 @@ IMPALA_DMLAB: Preset = dict(
     gradients_clipping=-1.0,
 )
 
-# Real-valued actions: the recipe of PPO (Schulman et al. 2017) for them, with V-trace instead of its advantages.
-# Rewards are not clipped, since there is no common scale; values and losses have the unit of the returns' spread.
+# Real-valued actions. Samples are used ten times, as PPO does (Schulman et al. 2017, table 3), with its clip. Rewards
+# are not clipped, since they have no common scale; values and losses have the unit of the returns' spread.
 IMPALA_REAL_ACTIONS: Preset = dict(
-    sample_reuse=6,
+    sample_reuse=10,
     vtrace_lambda=0.95,
     policy_clip=0.2,
     entropy_cost=0.0,
@@ -115,6 +115,8 @@ IMPALA_REAL_VECTORS: Preset = dict(
     unroll_length=32,
     normalize_observations="on",
 )
+# A short horizon, since the pole is upright within a second or two.
+IMPALA_PENDULUM: Preset = dict(total_environment_frames=3e5, learning_rate=0.001, discounting=0.9)
 
 IMPALA = Presets(
     IMPALA_IMAGES,
@@ -123,6 +125,7 @@ IMPALA = Presets(
     levels={
         "corridor": IMPALA_CORRIDOR,
         "tmaze": IMPALA_TMAZE,
+        "Pendulum-v1": IMPALA_PENDULUM,
         **dict.fromkeys(PONG_NAMES, IMPALA_PONG),
     },
     real_actions=IMPALA_REAL_ACTIONS,

@@ -100,11 +100,11 @@ def _check_levels(config: Config, spec: EnvSpec) -> None:
 def _check_algorithm(config: Config, spec: EnvSpec) -> None:
     """ValueError for what the algorithm does not support."""
     algorithm, learner = ALGORITHMS[config.run.algorithm], config.learner
-    with_policy = [name for name, other in ALGORITHMS.items() if other.head == "policy"]
-    if spec.action_parts and algorithm.head != "policy":
+    with_real_actions = [name for name, other in ALGORITHMS.items() if other.supports_real_actions]
+    if spec.action_parts and not algorithm.supports_real_actions:
         raise ValueError(
             f"--algorithm={config.run.algorithm}: {config.environment.level_name} has actions of real numbers; "
-            f"allowed: {', '.join(with_policy)}"
+            f"allowed: {', '.join(with_real_actions)}"
         )
     given = {
         "--popart": learner.popart,
