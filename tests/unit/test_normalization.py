@@ -148,6 +148,6 @@ def test_numbers_next_to_an_image_are_normalised_and_the_image_is_not() -> None:
     spec = EnvSpec(ArraySpec((40, 40, 3), "uint8"), 3, 1, {"vector": ArraySpec((2,), "float32")})
     config = small_config(agent_name="ShallowConvNetAgent", normalize_observations="on")
     network = make_impala(config, spec).network
-    assert network.normalizer._mean.shape == [2]
+    assert network.normalizer and network.normalizer._mean.shape == [2]
     assert make_impala(config, IMAGE).network.normalizer is None, "no numbers"
     assert make_impala(small_config(), REAL).network.normalizer is None, "off"

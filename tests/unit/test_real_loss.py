@@ -149,6 +149,7 @@ def test_the_spread_stays_within_what_a_learner_accepts() -> None:
 
 def test_policy_and_value_have_networks_of_their_own() -> None:
     agent = make(baseline_cost=1.0)
+    assert agent.network._value_torso
     steps = as_tensors(sample_of(ONE)).trajectory.timesteps
     with tf.GradientTape(persistent=True) as tape:
         output, _ = agent.network(steps, agent.initial_state(1))
