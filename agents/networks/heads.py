@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from agents.networks.initializers import Initializers
 from agents.networks.precision import Linear
-
-
 from mlma.core.actions import MAX_LOG_SPREAD, MIN_LOG_SPREAD
 from mlma.core.types import ActionPart, BoxPart
 

@@ -15,7 +15,7 @@ from mlma.core.presets.resolve import resolve
 from mlma.core.record_checks import check_actions, check_spreads
 from mlma.core.record_layout import timestep_spec, trajectory_spec
 from mlma.core.refusal import RefusedError
-from mlma.core.types import ArraySpec, BoxPart, ChoicePart, EnvSpec
+from mlma.core.types import ActionPart, ArraySpec, BoxPart, ChoicePart, EnvSpec
 from mlma.envs.action_spaces import make_action_converter
 from mlma.envs.registry import env_spec, make_env
 from mlma.envs.vector.multi_level import merge_specs
@@ -32,7 +32,7 @@ MIXED = spaces.Dict(
     mode=spaces.MultiDiscrete([2, 3], start=[0, 5]),
     pixels=spaces.Box(0, 255, (2,), np.uint8),
 )
-MIXED_PARTS = (
+MIXED_PARTS: tuple[ActionPart, ...] = (
     BoxPart((True, True, True, False)),
     *(ChoicePart(n) for n in (3, 2, 2, 2, 3)),
     BoxPart((True, True)),
