@@ -7,7 +7,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom install-export train evaluate case-studies test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs clean
+.PHONY: help install install-actor install-learner install-vizdoom install-mujoco install-box2d install-export train evaluate case-studies test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs clean
 
 help:  ## print this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -24,6 +24,12 @@ install-learner:
 
 install-vizdoom:  ## set up VizDoom and its maps for the levels doom_*; needed on hosts with actors
 	@tools/setup.sh vizdoom
+
+install-mujoco:  ## set up MuJoCo for gymnasium's HalfCheetah-v5, Hopper-v5, Humanoid-v5, ...; needed on hosts with actors
+	@tools/setup.sh mujoco
+
+install-box2d:  ## set up Box2D for LunarLander-v3, BipedalWalker-v3, CarRacing-v3; needed on hosts with actors
+	@tools/setup.sh box2d
 
 install-export:  ## set up what exports to ONNX and LiteRT need; SavedModels need nothing
 	@tools/setup.sh export

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from agents.action_selection import sample_from_logits
+from agents.action_distributions import make_distribution
+from agents.networks.network import numbers_of
 from agents.networks.zoo import make_network
 from agents.ops import vtrace
 from agents.reward_clipping import clip_rewards
@@ -31,7 +32,13 @@ class Impala:
         self._config = config
         self.target_variables: list[Any] = []
         self.network = make_network(config, spec)
-        self.num_statistics = 3 * max(1, len(spec.actions_by_level)) if config.learner.popart else 0
+        self._distribution = make_distribution(spec, config.environment.action_bounds)
+        normalizer = self.network.normalizer
+        self._statistics_sizes = [
+            self.network.value_head.num_statistics,
+            normalizer.num_statistics if normalizer else 0,
+        ]
+        self.num_statistics = sum(self._statistics_sizes)
 
     def initial_state(self, batch_size: int) -> Any:
         """See mlma.core.types.Agent."""
@@ -42,7 +49,7 @@ class Impala:
         one_step = tf.nest.map_structure(lambda x: None if x is None else x[tf.newaxis], timestep)  # [1, E, ...]
         output, agent_state = self.network(one_step, agent_state)
         logits = output.logits[0]  # [E, A]
-        return ActOutput(sample_from_logits(logits, noise.uniform), logits, output.value[0]), agent_state
+        return ActOutput(self._distribution.sample(logits, noise.uniform), logits, output.value[0]), agent_state
 
     def loss(self, sample: Sample) -> LossOutput:
         """Policy gradient, value loss and entropy bonus of section 4.2, on V-trace targets."""
@@ -58,10 +65,11 @@ class Impala:
         # The step into a new episode is not a transition. With discount 0 and its value as the reward, its delta and
         # advantage are 0 and its target is V(x), from which a truncated episode bootstraps.
         valid_mask = _as_float(tf.logical_not(timesteps.is_first[1:]))  # [T, B]
-        returns = vtrace.from_logits(
-            behaviour_policy_logits=behaviour_logits,
-            target_policy_logits=logits,
-            actions=actions,
+        behaviour_log_probs = self._distribution.log_prob(behaviour_logits, actions)
+        log_probs = self._distribution.log_prob(logits, actions)  # [T, B]
+        log_rhos = log_probs - behaviour_log_probs
+        returns = vtrace.from_importance_weights(
+            log_rhos=log_rhos,
             discounts=discounts * valid_mask,
             rewards=rewards * valid_mask + tf.stop_gradient(values) * (1 - valid_mask),
             values=values,
@@ -70,20 +78,19 @@ class Impala:
             clip_pg_rho_threshold=config.clip_pg_rho_threshold,
             lambda_=config.vtrace_lambda,
         )
-        log_pi = tf.nn.log_softmax(logits)
-        entropy = -tf.reduce_sum(tf.exp(log_pi) * log_pi, axis=-1)  # [T, B]
+        entropy = self._distribution.entropy(logits)  # [T, B]
         # Section 4.2.
         level = timesteps.extras["level"][:-1] if "level" in timesteps.extras else None
         scale = self.network.value_head.scale(level)  # the unit of both losses; 1 without PopArt
         unclipped = returns.pg_advantages / scale * valid_mask
-        advantages = self._clip_policy_moves(unclipped, returns.log_rhos)
-        policy_loss = -tf.reduce_sum(returns.target_action_log_probs * advantages)
+        advantages = self._clip_policy_moves(unclipped, log_rhos)
+        policy_loss = -tf.reduce_sum(log_probs * advantages)
         value_loss = 0.5 * tf.reduce_sum(tf.square((returns.vs - values) / scale) * valid_mask)
         entropy_loss = -tf.reduce_sum(entropy * valid_mask)
         total = policy_loss + config.baseline_cost * value_loss + config.entropy_cost * entropy_loss
 
         num_steps = tf.maximum(tf.reduce_sum(valid_mask), 1.0)
-        rhos = tf.exp(returns.log_rhos)
+        rhos = tf.exp(log_rhos)
         metrics = {
             "loss/total": total / num_steps,
             "loss/policy": policy_loss / num_steps,
@@ -94,12 +101,14 @@ class Impala:
             "vtrace/rho_clipped": tf.reduce_sum(_as_float(rhos > config.clip_rho_threshold) * valid_mask) / num_steps,
             "value/mean": tf.reduce_sum(values * valid_mask) / num_steps,
         }
-        if logits.shape[-1] == 2:
-            metrics["policy/p_action_1"] = tf.reduce_sum(tf.exp(log_pi[..., 1]) * valid_mask) / num_steps
+        for name, values_of_metric in self._distribution.metrics(logits).items():
+            metrics[name] = tf.reduce_sum(values_of_metric * valid_mask) / num_steps
         priorities = tf.reduce_sum(tf.abs(returns.vs - values), axis=0)
-        return LossOutput(
-            total, priorities, metrics, self.network.value_head.batch_statistics(returns.vs, valid_mask, level)
-        )
+        statistics = self.network.value_head.batch_statistics(returns.vs, valid_mask, level)
+        if normalizer := self.network.normalizer:
+            # Step T is step 0 of the next trajectory, and counts there.
+            statistics = tf.concat([statistics, normalizer.batch_statistics(numbers_of(timesteps)[:-1])], axis=0)
+        return LossOutput(total, priorities, metrics, statistics)
 
     def _clip_policy_moves(self, advantages: tf.Tensor, log_rhos: tf.Tensor) -> tf.Tensor:
         """The advantages [T, B], with zeros where `--policy_clip` stops the policy gradient.
@@ -113,8 +122,12 @@ class Impala:
         return tf.where(log_moves < tf.math.log1p(self._config.learner.policy_clip), advantages, 0.0)
 
     def update_statistics(self, statistics: Any) -> None:
-        """Updates PopArt's statistics of the returns."""
-        self.network.value_head.update(statistics)
+        """Updates PopArt's statistics of the returns, and those of the observations."""
+        of_returns, of_observations = tf.split(statistics, self._statistics_sizes)
+        if self._statistics_sizes[0]:
+            self.network.value_head.update(of_returns)
+        if self.network.normalizer:
+            self.network.normalizer.update(of_observations)
 
     def exploration_epsilons(self, env_indices: Any, num_envs: int) -> Any:
         """Zeros: a stochastic policy explores by itself."""

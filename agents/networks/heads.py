@@ -1,12 +1,17 @@
-"""Output heads: dueling q-values. Not here: the value head with PopArt (agents/networks/popart.py)."""
+"""Output heads: dueling q-values, and policies over actions with real numbers. Not here: the value head with PopArt
+(agents/networks/popart.py)."""
 
 from __future__ import annotations
+
+import math
 
 import sonnet as snt
 import tensorflow as tf
 
 from agents.networks.initializers import Initializers
 from agents.networks.precision import Linear
+from mlma.core.actions import MAX_LOG_SPREAD, MIN_LOG_SPREAD
+from mlma.core.types import ActionPart, BoxPart
 
 
 class DuelingHead(snt.Module):
@@ -30,3 +35,47 @@ class DuelingHead(snt.Module):
 
 def _to_float32(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(x, tf.float32)
+
+
+class RealPolicyHead(snt.Module):
+    """The parameters of a policy over actions with real numbers, in the order of mlma/core/actions.py.
+
+    Means and logits are linear in the features. So are log spreads with `spread` "network"; with "parameter" they are
+    variables of their own, the same for all observations.
+    """
+
+    def __init__(
+        self,
+        parts: tuple[ActionPart, ...],
+        spread: str,
+        initial_spread: float,
+        initializers: Initializers,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name)
+        self._parts, log_initial = parts, math.log(initial_spread)
+        numbers = sum(len(part.bounded) for part in parts if isinstance(part, BoxPart))
+        self._widths = [len(part.bounded) if isinstance(part, BoxPart) else part.alternatives for part in parts]
+        self._means = snt.Linear(sum(self._widths), w_init=initializers.policy, name="means")  # and logits of choices
+        if spread == "network":
+            bias = snt.initializers.Constant(log_initial)
+            self._spreads = snt.Linear(numbers, w_init=initializers.policy, b_init=bias, name="log_spreads")
+        else:
+            self._log_spread = tf.Variable(tf.fill([numbers], log_initial), name="log_spread")
+        self._from_features = spread == "network"
+
+    def __call__(self, features: tf.Tensor) -> tf.Tensor:
+        """[N, F] -> [N, P]."""
+        columns = tf.split(self._means(features), self._widths, axis=-1)
+        if self._from_features:
+            log_spreads = self._spreads(features)
+        else:
+            log_spreads = tf.ones_like(features[:, :1]) * self._log_spread
+        log_spreads = tf.clip_by_value(log_spreads, MIN_LOG_SPREAD, MAX_LOG_SPREAD)
+        parameters, used = [], 0
+        for part, column in zip(self._parts, columns, strict=True):
+            parameters.append(column)
+            if isinstance(part, BoxPart):
+                parameters.append(log_spreads[:, used : used + len(part.bounded)])
+                used += len(part.bounded)
+        return tf.concat(parameters, axis=-1)

@@ -17,11 +17,13 @@ import tensorflow as tf
 import tree
 
 from agents.networks.frame_stack import stack_frames
-from agents.networks.heads import DuelingHead
+from agents.networks.heads import DuelingHead, RealPolicyHead
 from agents.networks.initializers import ORTHOGONAL, Initializers
+from agents.networks.normalization import Normalizer
 from agents.networks.popart import PopArt
 from agents.networks.recurrent import InstructionEncoder, ResetLSTM
-from mlma.core.types import EnvSpec, NetworkState, TimeStep
+from mlma.core.actions import part_width
+from mlma.core.types import BoxPart, EnvSpec, NetworkState, TimeStep
 
 MASKED_LOGIT = -1e9  # logit or q-value of an action that a level does not have
 GREY_LEVELS = 64.0  # that become 1 where pixels are centred
@@ -42,7 +44,7 @@ def scale_pixels(observation: tf.Tensor, scaling: str) -> tf.Tensor:
 class NetworkOutput(NamedTuple):
     """Outputs of all heads."""
 
-    logits: tf.Tensor  # float32 [T, B, A], or q-values
+    logits: tf.Tensor  # float32 [T, B, A], or q-values, or the parameters of a policy over real numbers
     value: tf.Tensor  # float32 [T, B]
 
 
@@ -64,6 +66,11 @@ class Network(snt.Module):
         num_shards: int = 1,
         acting_type: tf.DType = tf.float32,
         learning_type: tf.DType = tf.float32,
+        normalize: bool = False,  # numbers in the observation, by their running mean and variance
+        spread: str = "parameter",  # of real numbers in actions: RealPolicyHead
+        initial_spread: float = 1.0,
+        squash: bool = False,  # whether environments receive the tanh of bounded numbers
+        value_torso: snt.Module | None = None,  # of the value; otherwise it shares the policy's
         name: str | None = None,
     ) -> None:
         """Unrolls over several steps (only learners do that) are computed in `num_shards` shards of the batch.
@@ -78,7 +85,11 @@ class Network(snt.Module):
         self._use_last_action_and_reward = use_last_action_and_reward
         # Checkpoints hold the variables' names, which come from `name`, and their order, which Sonnet takes from the
         # names of the attributes. Both are those of version 0.1.
-        self._torso = torso
+        self._torso, self._value_torso = torso, value_torso
+        self._squash = squash
+        self.normalizer: Normalizer | None = None
+        if normalize and (size := count_numbers(spec)):
+            self.normalizer = Normalizer(size, name="normalizer")
         self._numbers = (
             snt.Sequential([snt.Linear(64), tf.nn.relu], name="numbers") if "vector" in spec.extras else None
         )
@@ -91,7 +102,11 @@ class Network(snt.Module):
             self._action_mask = np.stack(levels).astype(np.float32)  # not a tensor, which a graph could not contain
         self._dueling = DuelingHead(spec.num_actions, dueling, initializers, name="dueling") if dueling else None
         if not dueling:
-            self._policy = snt.Linear(spec.num_actions, w_init=initializers.policy, name="policy")
+            self._policy: snt.Module
+            if spec.action_parts:
+                self._policy = RealPolicyHead(spec.action_parts, spread, initial_spread, initializers, name="policy")
+            else:
+                self._policy = snt.Linear(spec.num_actions, w_init=initializers.policy, name="policy")
             self.value_head = PopArt(max(1, len(spec.actions_by_level)) if popart else 0, name="value")
 
     def initial_state(self, batch_size: int) -> NetworkState:
@@ -120,14 +135,20 @@ class Network(snt.Module):
             dtype = self._acting_type if timestep.is_first.shape[0] == 1 else self._learning_type
         else:
             dtype = tf.float32
-        features = tf.cast(snt.BatchApply(self._torso)(tf.cast(observation, dtype)), tf.float32)  # [T, B, F]
+        vector = timestep.extras.get("vector")  # next to an image
+        if self.normalizer and vector is None:
+            observation = self.normalizer(observation)
+        elif self.normalizer:
+            vector = self.normalizer(vector)
+        observation = tf.cast(observation, dtype)
+        features = tf.cast(snt.BatchApply(self._torso)(observation), tf.float32)  # [T, B, F]
         if self._numbers:
-            features = tf.concat([features, snt.BatchApply(self._numbers)(timestep.extras["vector"])], axis=-1)
+            features = tf.concat([features, snt.BatchApply(self._numbers)(vector)], axis=-1)
         if self._words:
             features = tf.concat([features, snt.BatchApply(self._words)(timestep.extras["words"])], axis=-1)
         if self._use_last_action_and_reward:
             reward = tf.clip_by_value(timestep.reward, -1, 1) if self._clip_last_reward else timestep.reward
-            action = tf.one_hot(timestep.last_action, self._spec.num_actions)
+            action = self._encode_action(timestep.last_action)
             features = tf.concat([features, reward[..., tf.newaxis], action], axis=-1)
         core = state.core
         if self._core:
@@ -137,10 +158,37 @@ class Network(snt.Module):
             logits, value = snt.BatchApply(head)(features)  # [T, B, A], [T, B]
         else:
             logits = snt.BatchApply(self._policy)(features)  # [T, B, A]
+            if self._value_torso:
+                features = tf.cast(snt.BatchApply(self._value_torso)(observation), tf.float32)
             value = self.value_head.values(features, timestep.extras.get("level"))  # [T, B]
         if self._action_mask is not None:
             logits = tf.where(tf.gather(self._action_mask, timestep.extras["level"]) > 0, logits, MASKED_LOGIT)
         return NetworkOutput(logits, value), NetworkState(frames, core)
+
+    def _encode_action(self, action: tf.Tensor) -> tf.Tensor:
+        """Actions [T, B, ...] as inputs [T, B, N]: choices one-hot, numbers as the environment received them."""
+        if not self._spec.action_parts:
+            return tf.one_hot(action, self._spec.num_actions)
+        parts, inputs = self._spec.action_parts, []
+        for part, numbers in zip(parts, tf.split(action, [part_width(part) for part in parts], axis=-1), strict=True):
+            if isinstance(part, BoxPart):
+                within = tf.tanh(numbers) if self._squash else tf.clip_by_value(numbers, -1.0, 1.0)
+                inputs.append(tf.where(tf.constant(part.bounded), within, numbers))
+            else:
+                inputs.append(tf.one_hot(tf.cast(numbers[..., 0], tf.int32), part.alternatives))
+        return tf.concat(inputs, axis=-1)
+
+
+def count_numbers(spec: EnvSpec) -> int:
+    """The numbers of an observation: all of a vector, or those next to an image."""
+    if spec.observation.dtype != "uint8":
+        return int(spec.observation.shape[0])
+    return int(spec.extras["vector"].shape[0]) if "vector" in spec.extras else 0
+
+
+def numbers_of(timestep: TimeStep) -> tf.Tensor:
+    """The numbers [..., D] of observations that have any."""
+    return timestep.extras.get("vector", timestep.observation)
 
 
 def _split_batch(nest: Any, num_shards: int, axis: int) -> list[Any]:

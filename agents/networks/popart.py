@@ -37,6 +37,7 @@ class PopArt(snt.Linear):
         """`levels`: number of levels to normalise, or 0 to normalise nothing."""
         super().__init__(max(1, levels), name=name)
         self._levels, self._step_size, self._bounds = levels, step_size, bounds
+        self.num_statistics = 3 * levels
         if levels:
             self._mean = tf.Variable(tf.zeros([levels]), trainable=False, name="mean")
             self._square = tf.Variable(tf.ones([levels]), trainable=False, name="square")  # second moment

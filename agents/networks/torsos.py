@@ -55,6 +55,6 @@ class ResidualTorso(snt.Module):
         return self._out(x)
 
 
-def mlp_torso() -> snt.Module:
+def mlp_torso(name: str = "torso") -> snt.Module:
     """Two linear layers of 64 with tanh, for vectors."""
-    return snt.Sequential([snt.Flatten(), snt.Linear(64), tf.tanh, snt.Linear(64), tf.tanh], name="torso")
+    return snt.Sequential([snt.Flatten(), snt.Linear(64), tf.tanh, snt.Linear(64), tf.tanh], name=name)

@@ -86,6 +86,12 @@ def mlp_lstm(spec: EnvSpec, stack: int, **options: Any) -> Network:
     )
 
 
+def separate_mlp(spec: EnvSpec, stack: int, **options: Any) -> Network:
+    """Two layers of 64 for the policy and two for the value, for vector observations; a q-network has the first two."""
+    value_torso = None if options["dueling"] else mlp_torso("value_torso")
+    return Network(mlp_torso(), spec, stack=1, **options, value_torso=value_torso, name="separate_mlp")
+
+
 def make_network(config: Config, spec: EnvSpec, dueling: bool = False, clip_last_reward: bool = True) -> Network:
     """The network of `--agent_name`, with a policy and a value head, or with a dueling head."""
     learner, width = config.learner, 512 if len(spec.observation.shape) == 3 else 64
@@ -97,10 +103,14 @@ def make_network(config: Config, spec: EnvSpec, dueling: bool = False, clip_last
         clip_last_reward=clip_last_reward,
         pixel_scaling=learner.pixel_scaling,
         initializers=choose_initializers(learner.initializers, q_values=dueling),
-        popart=learner.popart,
+        popart=learner.popart or learner.normalize_returns == "on",
         num_shards=learner.gradient_shards,
         acting_type=_float_type(config.actor.acting_precision),
         learning_type=_float_type(learner.precision),
+        normalize=learner.normalize_observations == "on",
+        spread=learner.action_spread,
+        initial_spread=learner.initial_spread,
+        squash=config.environment.action_bounds == "tanh",
     )
     return network
 

@@ -56,7 +56,7 @@ def run_environment_loop(config: Config, spec: EnvSpec, agent: Agent, dependenci
     def make_policy(client: Client, answer: dict[str, Any], indices: Any, instruments: Instruments) -> Policy:
         num_envs, unroll_length = config.actor.envs_per_actor, config.learner.unroll_length
         epsilons = agent.exploration_epsilons(indices, answer["actors"] * num_envs)
-        noise = NoiseGenerator(answer["seed"], epsilons)
+        noise = NoiseGenerator(answer["seed"], epsilons, spec)
         if config.actor.inference == "learner":
             return RemotePolicy(spec, num_envs, unroll_length, answer["session"], noise, client, instruments)
         actor_id, state = config.run.task, agent.initial_state(num_envs)

@@ -27,10 +27,10 @@ from mlma.acting.inference_sessions import (
 )
 from mlma.acting.trajectory_writer import TrajectoryWriter
 from mlma.core.config import Config
-from mlma.core.flat_weights import FlatWeights, build_variables, dummy_timestep
+from mlma.core.flat_weights import FlatWeights, build_variables, dummy_noise, dummy_timestep
 from mlma.core.record_layout import trajectory_layout
 from mlma.core.refusal import RefusedError
-from mlma.core.types import ActionNoise, ActOutput, Agent, EnvSpec
+from mlma.core.types import ActOutput, Agent, EnvSpec
 from mlma.monitoring.refusals import REFUSABLE, Refusals, reason_of
 from mlma.transport.messages import pack, split_message, unpack
 from mlma.utils.tf_function import leaf_mask, leaves, nest_builder, tf_function
@@ -65,8 +65,7 @@ class InferenceServer:
         self._lock = threading.Lock()
         self.finished, self.actors_notified = False, 0
         self._num_rows, self._num_batches = 0, 0.0  # since the last call of batch_size
-        noise = ActionNoise(tf.zeros([1]), tf.zeros([1]))
-        inputs = dummy_timestep(spec, 1).policy_inputs(), agent.initial_state(1), noise
+        inputs = dummy_timestep(spec, 1).policy_inputs(), agent.initial_state(1), dummy_noise(spec)
         self._build_inputs, self._build_state = nest_builder(leaf_mask(inputs)), nest_builder(leaf_mask(inputs[1]))
         self._input_specs = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves(inputs)]
         padded_sizes = [int(size) for size in config.actor.inference_sizes.split(",") if size]
@@ -135,7 +134,7 @@ class InferenceServer:
         stale = tf.not_equal(version, self._version)
         tf.cond(stale, lambda: self._load_weights(published[:-2], version), lambda: tf.constant(0))
         output, state = self._agent.act(*self._build_inputs(inputs))
-        rows = tf.shape(output.action)
+        rows = tf.shape(output.value)
         share = 1.0 / tf.cast(rows, tf.float32)
         return [*output, tf.fill(rows, version), tf.repeat(share, rows[0]), *leaves(state)]
 

@@ -116,4 +116,4 @@ class Policy:
         """An action of the network as the level takes it."""
         if of_level := self._saved.spec.actions_by_level:
             action = of_level[self._level].index(int(action))
-        return self._raw.env_action(action) if self._raw else int(action)
+        return self._raw.env_action(action if np.ndim(action) else int(action)) if self._raw else int(action)

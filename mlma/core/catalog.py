@@ -27,7 +27,8 @@ class Algorithm:
     learns_sequences: bool = False  # the replay holds sequences of burn_in + sequence_length steps
     has_epsilon_ladder: bool = False  # each environment has its own epsilon
     supports_deterministic: bool = True
-    supports_popart: bool = False
+    supports_popart: bool = False  # and other statistics: --normalize_returns, --normalize_observations
+    supports_real_actions: bool = False  # actions that are vectors of real numbers
     supports_gradient_shards: bool = True  # computing a batch in shards is faster
     supports_life_loss: bool = True  # a return may end at the loss of a life
 
@@ -43,7 +44,7 @@ class NetworkEntry:
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "impala": Algorithm("agents.impala:Impala", IMPALA, supports_popart=True),
+    "impala": Algorithm("agents.impala:Impala", IMPALA, supports_popart=True, supports_real_actions=True),
     "apex": Algorithm(
         "agents.apex:Apex",
         APEX,
@@ -75,6 +76,7 @@ NETWORKS: dict[str, NetworkEntry] = {
         "agents.networks.zoo:resnet_lstm", "image", recurrent=True, deterministic_shards=False
     ),
     "MLPAgent": NetworkEntry("agents.networks.zoo:mlp", "vector"),
+    "SeparateMLPAgent": NetworkEntry("agents.networks.zoo:separate_mlp", "vector"),
     "MLPLSTMAgent": NetworkEntry("agents.networks.zoo:mlp_lstm", "vector", recurrent=True),
 }
 

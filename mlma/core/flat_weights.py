@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlma.core.actions import action_spec
 from mlma.core.record_layout import RecordLayout, timestep_spec
 from mlma.core.types import ActionNoise, EnvSpec, TimeStep
 from mlma.utils.tf_function import tf_function
@@ -26,9 +27,14 @@ def dummy_timestep(env: EnvSpec, *leading: int) -> TimeStep:
     return tf.nest.map_structure(lambda array: tf.constant(array[0]), layout.view(layout.empty(1)))
 
 
+def dummy_noise(env: EnvSpec) -> ActionNoise:
+    """ActionNoise of zeros for one environment."""
+    return ActionNoise(tf.zeros([1, *action_spec(env).shape]), tf.zeros([1]))
+
+
 def build_variables(agent: Any, env: EnvSpec) -> None:
     """Creates the network's variables; Sonnet does so at the first call."""
-    agent.act(dummy_timestep(env, 1), agent.initial_state(1), ActionNoise(tf.zeros([1]), tf.zeros([1])))
+    agent.act(dummy_timestep(env, 1), agent.initial_state(1), dummy_noise(env))
 
 
 def named_variables(owner: str, variables: Any) -> dict[str, tf.Variable]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlma.core.actions import action_spec, policy_size
 from mlma.core.catalog import ALGORITHMS
 from mlma.core.config import Config
 from mlma.core.types import ArraySpec, EnvSpec
@@ -129,7 +130,8 @@ def _observation_bytes(config: Config, spec: EnvSpec) -> float:
 def _record_bytes(config: Config, spec: EnvSpec) -> float:
     """A trajectory of one environment, without the state of an LSTM."""
     frames = config.learner.unroll_length + config.learner.num_stacked_frames
-    step = sum(map(_array_bytes, spec.extras.values())) + 4 * spec.num_actions + 29  # reward, action, value, ...
+    step = sum(map(_array_bytes, spec.extras.values())) + 4 * policy_size(spec) + 29  # reward, value, ...
+    step += 2 * _array_bytes(action_spec(spec)) - 8
     return frames * _array_bytes(spec.observation) + (config.learner.unroll_length + 1) * step
 
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from mlma.core.actions import MAX_LOG_SPREAD, MIN_LOG_SPREAD, part_width, split_policy
 from mlma.core.refusal import RefusedError
-from mlma.core.types import WORD_BUCKETS, EnvSpec, TimeStep
+from mlma.core.types import WORD_BUCKETS, BoxPart, EnvSpec, TimeStep
 
 MAX_EPISODE_FRAMES = 2**30
 # Sane numbers are far smaller; larger ones overflow in the loss or in the norm of the gradient.
 MAX_OBSERVATION = 1e6
 MAX_REWARD = 1e8
+MAX_ACTION = 1e6  # of the real numbers of an action
 
 
 def check_range(name: str, array: Any, low: float, high: float) -> None:
@@ -45,13 +47,37 @@ def check_inputs(steps: TimeStep, spec: EnvSpec) -> None:
     check_magnitude("observation", steps.observation, MAX_OBSERVATION)
     check_magnitude("reward", steps.reward, MAX_REWARD)
     check_flags("is_first", steps.is_first)
-    check_range("last_action", steps.last_action, 0, spec.num_actions - 1)
+    check_actions("last_action", steps.last_action, spec)
     limits = {"level": len(spec.actions_by_level) - 1, "words": WORD_BUCKETS}
     for name, array in steps.extras.items():
         if name in limits:
             check_range(name, array, 0, limits[name])
         else:
             check_magnitude(name, array, MAX_OBSERVATION)
+
+
+def check_actions(name: str, actions: Any, spec: EnvSpec) -> None:
+    """RefusedError for actions that the level does not have: int [...], or with real numbers float [..., N]."""
+    if not spec.action_parts:
+        check_range(name, actions, 0, spec.num_actions - 1)
+        return
+    start = 0
+    for part in spec.action_parts:
+        numbers = actions[..., start : start + part_width(part)]
+        start += part_width(part)
+        if isinstance(part, BoxPart):
+            check_magnitude(name, numbers, MAX_ACTION)
+            continue
+        check_range(name, numbers, 0, part.alternatives - 1)
+        if (numbers != np.floor(numbers)).any():
+            raise RefusedError("out_of_range", f"{name}: the index of a choice is no whole number")
+
+
+def check_spreads(outputs: Any, spec: EnvSpec) -> None:
+    """RefusedError for outputs [..., P] of a policy with a spread that no network has: its densities overflow."""
+    for part, parameters in zip(spec.action_parts, split_policy(spec, outputs), strict=True):
+        if isinstance(part, BoxPart):
+            check_range("log_spread", parameters[..., len(part.bounded) :], MIN_LOG_SPREAD, MAX_LOG_SPREAD)
 
 
 def check_outcomes(steps: TimeStep) -> None:

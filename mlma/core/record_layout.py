@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tree
 
+from mlma.core.actions import action_spec, policy_size
 from mlma.core.types import ActOutput, Agent, ArraySpec, EnvSpec, TimeStep, Trajectory
 
 Buffer = bytes | memoryview
@@ -67,6 +68,11 @@ def agent_state_spec(agent_state: Any) -> Any:
     return tree.map_structure(lambda x: None if x is None else ArraySpec(tuple(x.shape[1:]), x.dtype.name), agent_state)
 
 
+def per_step(spec: ArraySpec, *leading: int) -> ArraySpec:
+    """The spec of arrays [*leading, ...]."""
+    return ArraySpec((*leading, *spec.shape), spec.dtype)
+
+
 def timestep_spec(env: EnvSpec, *leading: int) -> TimeStep:
     """The spec of TimeSteps [*leading, ...] of a level."""
 
@@ -78,7 +84,7 @@ def timestep_spec(env: EnvSpec, *leading: int) -> TimeStep:
         reward=field((), "float32"),
         discount=field((), "float32"),
         is_first=field((), "bool"),
-        last_action=field((), "int32"),
+        last_action=field(*action_spec(env)),
         episode_return=field((), "float32"),
         episode_frames=field((), "int32"),
         extras={name: field(*spec) for name, spec in env.extras.items()},
@@ -88,7 +94,7 @@ def timestep_spec(env: EnvSpec, *leading: int) -> TimeStep:
 def trajectory_spec(env: EnvSpec, agent_state: Any, unroll_length: int, with_priorities: bool = False) -> Trajectory:
     """The spec of a Trajectory [T+1]; `with_priorities` if it is for a replay."""
     steps = unroll_length + 1
-    action, logits = ArraySpec((steps,), "int32"), ArraySpec((steps, env.num_actions), "float32")
+    action, logits = per_step(action_spec(env), steps), ArraySpec((steps, policy_size(env)), "float32")
     return Trajectory(
         agent_state=agent_state_spec(agent_state),
         timesteps=timestep_spec(env, steps),

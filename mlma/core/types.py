@@ -30,17 +30,34 @@ class ArraySpec(NamedTuple):
     dtype: str
 
 
+class ChoicePart(NamedTuple):
+    """One choice, within an action that also has real numbers."""
+
+    alternatives: int
+
+
+class BoxPart(NamedTuple):
+    """Real numbers of an action, in units in which bounds on both sides are -1 and 1."""
+
+    bounded: tuple[bool, ...]  # for each number, whether it is bounded on both sides
+
+
+ActionPart = ChoicePart | BoxPart
+
+
 class EnvSpec(NamedTuple):
     """What a level, or the levels of a run, look like to an agent."""
 
     observation: ArraySpec  # uint8 [H, W, C] for images, float32 [N] for vectors
-    num_actions: int
+    num_actions: int  # 0 if actions have real numbers
     action_repeats: int  # frames per agent step
     extras: dict[str, ArraySpec] = {}  # noqa: RUF012  # of TimeStep.extras
     action_names: tuple[str, ...] = ()
     # For each level of a run with several: its actions, as indices into the actions of all. Empty for a single level.
     actions_by_level: tuple[tuple[int, ...], ...] = ()
     suite: str = ""  # of the first level, as in mlma/envs/registry.py
+    # The parts of an action with real numbers, in order; empty if actions can be listed. See mlma/core/actions.py.
+    action_parts: tuple[ActionPart, ...] = ()
 
 
 class TimeStep(NamedTuple):
@@ -50,7 +67,7 @@ class TimeStep(NamedTuple):
     reward: Any  # float32 [...], raw: clipping is up to the learner
     discount: Any  # float32 [...]
     is_first: Any  # bool [...]
-    last_action: Any  # int32 [...], the action that led here; 0 where `is_first`
+    last_action: Any  # int32 [...], or float32 [..., N] with real numbers: what led here; 0 where `is_first`
     episode_return: Any  # float32 [...], raw return of the episode at its last step, NaN elsewhere
     episode_frames: Any  # int32 [...], length of the episode in frames at its last step, 0 elsewhere
     # Inputs that only some levels have: vector float32 [..., N], numbers next to an image; words int32 [..., W], hash
@@ -65,15 +82,17 @@ class TimeStep(NamedTuple):
 class ActionNoise(NamedTuple):
     """Random numbers for action selection, drawn by the caller so that `act` is deterministic."""
 
-    uniform: Any  # float32 [...], in [0, 1)
+    uniform: Any  # float32 [...], or [..., N] for actions with real numbers; in [0, 1)
     epsilon: Any  # float32 [...], probability of a random action; ignored by stochastic policies
 
 
 class ActOutput(NamedTuple):
     """An agent's actions, and the network outputs behind them."""
 
-    action: Any  # int32 [...]
-    logits: Any  # float32 [..., A], of the behaviour policy; q-values for algorithms with q-values
+    action: Any  # int32 [...], or float32 [..., N] with real numbers, before they are brought within bounds
+    # float32 [..., A], of the behaviour policy; q-values for algorithms with q-values. For actions with real numbers,
+    # all parameters of their distribution: mlma/core/actions.py.
+    logits: Any
     value: Any  # float32 [...]
 
 

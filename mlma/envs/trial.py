@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from mlma.core.actions import action_spec
 from mlma.core.config import EnvironmentConfig
+from mlma.core.types import EnvSpec
 from mlma.envs.failures import EnvironmentFailedError, WrongResultError
 from mlma.envs.registry import SUITE_MODULES, SUITES, level_names
 from mlma.envs.vector.sequential import SyncVectorEnv
@@ -114,13 +116,19 @@ def _problem(task: dict[str, Any]) -> str:
         check_finite(env.reset(), "reset")
         rng = np.random.default_rng(SEED)
         for _ in range(STEPS):
-            check_finite(env.step(rng.integers(env.spec.num_actions, size=1)), "step")
+            check_finite(env.step(_some_action(env.spec, rng)), "step")
         env.close()
     except EnvironmentFailedError as error:
         return f"--level_name={error.line}"
     except WrongResultError as error:
         return f"--level_name={level_name}: {error}"
     return ""
+
+
+def _some_action(spec: EnvSpec, rng: np.random.Generator) -> Any:
+    if spec.action_parts:
+        return np.zeros([1, *action_spec(spec).shape], np.float32)
+    return rng.integers(spec.num_actions, size=1)
 
 
 def check_finite(timestep: Any, method: str) -> None:

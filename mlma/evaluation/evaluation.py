@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlma.acting.action_noise import NoiseGenerator
+from mlma.core.actions import greedy_actions
 from mlma.core.config import Config
 from mlma.core.types import Agent, EnvSpec
 from mlma.envs.reference_scores import SCORE_CAP, level_range, mean_over_levels
@@ -35,7 +36,7 @@ SEED_OFFSET = 1_000_003  # keeps the seeds of evaluation episodes apart from tho
 class EpisodeRecording(NamedTuple):
     """Actions and network outputs at each step of E episodes, from which mlma/evaluation/video.py renders videos."""
 
-    actions: list[Any]  # of int32 [E]
+    actions: list[Any]  # of int32 [E], or float32 [E, N]
     logits: list[Any]  # of float32 [E, A]
     values: list[Any]  # of float32 [E]
 
@@ -63,13 +64,13 @@ def evaluate(
     )
     with running():
         timestep, state = env.reset(), agent.initial_state(env.num_envs)
-        noise_generator = NoiseGenerator(evaluation_seed(config), np.full(env.num_envs, config.run.test_epsilon))
+        noise_generator = NoiseGenerator(evaluation_seed(config), np.full(env.num_envs, config.run.test_epsilon), spec)
         done = np.zeros(env.num_envs, bool)
         while not done.all():
             output, state = act(timestep, state, noise_generator.draw())
             logits, action = output.logits.numpy(), output.action.numpy()
             if config.run.test_actions == "greedy":
-                action = logits.argmax(axis=-1).astype(np.int32)
+                action = greedy_actions(spec, logits)
             if recording is not None:
                 for steps, values in zip(recording, (action, logits, output.value.numpy()), strict=True):
                     steps.append(values)

@@ -12,6 +12,7 @@ import numpy as np
 import tree
 
 from mlma.acting.action_noise import NoiseGenerator
+from mlma.core.actions import greedy_actions
 from mlma.core.record_layout import RecordLayout, timestep_spec
 from mlma.core.types import ActOutput, TimeStep
 from mlma.evaluation.saved_policy import SavedPolicy
@@ -47,7 +48,7 @@ class NetworkPolicy:
         tensors, self._state = graph(timestep.policy_inputs(), self._state, self._noise.draw())
         output = ActOutput(*(tensor.numpy() for tensor in tensors))
         if self._greedy:
-            output = output._replace(action=output.logits.argmax(axis=-1).astype(np.int32))
+            output = output._replace(action=greedy_actions(self._saved.spec, output.logits))
         self.outputs, self._last_action, self._is_first = output, output.action, np.zeros(count, bool)
         return output.action
 
@@ -67,7 +68,7 @@ class NetworkPolicy:
         """`count` episodes."""
         if self._noise is None or count != self._noise_count:
             epsilons = np.full(count, self._saved.config.run.test_epsilon)
-            self._noise, self._noise_count = NoiseGenerator(self._seed, epsilons), count
+            self._noise, self._noise_count = NoiseGenerator(self._seed, epsilons, self._saved.spec), count
         self.count, self._is_first = count, np.ones(count, bool)
         self._state = self._saved.agent.initial_state(count)
         layout = RecordLayout(timestep_spec(self._saved.spec, count))

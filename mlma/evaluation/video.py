@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from mlma.core.actions import part_width
 from mlma.core.catalog import ALGORITHMS
 from mlma.core.config import Config
+from mlma.core.types import ChoicePart, EnvSpec
 from mlma.envs.registry import make_for_video
 from mlma.evaluation.evaluation import EpisodeRecording
 from mlma.utils.own_files import make_own_folder
@@ -58,8 +60,8 @@ def render_episodes(
         active = {i: writer for i, writer in writers.items() if not writer.episode_over}
         for i, writer in active.items():
             value, logits = float(recording.values[t][i]), recording.logits[t][i]
-            overlay = PolicyOverlay(writer.episode_return, t, value, logits, int(action[i]))
-            writer.add(compose_frame(image_of(env, i, timestep), overlay, config, env.spec.action_names))
+            overlay = PolicyOverlay(writer.episode_return, t, value, logits, action[i])
+            writer.add(compose_frame(image_of(env, i, timestep), overlay, config, env.spec))
         timestep = env.step(action)
         for i, writer in active.items():
             writer.episode_return += float(timestep.reward[i])
@@ -85,7 +87,7 @@ class PolicyOverlay(NamedTuple):
     step: int
     value: float
     logits: Any  # [A]
-    action: int
+    action: Any  # int [], or float32 [N]
 
 
 class VideoWriter:
@@ -164,8 +166,8 @@ class TrainingVideoRecorder:
         image = image_of(env, 0, timestep)
         self._writer.episode_return += float(timestep.reward[0])
         value, logits, action = (np.asarray(x[0]) for x in (output.value, output.logits, output.action))
-        overlay = PolicyOverlay(self._writer.episode_return, self._steps, float(value), logits, int(action))
-        self._writer.add(compose_frame(image, overlay, self._config, env.spec.action_names))
+        overlay = PolicyOverlay(self._writer.episode_return, self._steps, float(value), logits, action)
+        self._writer.add(compose_frame(image, overlay, self._config, env.spec))
         self._steps += 1
         if ends:
             self._writer.close(keep=True)
@@ -187,7 +189,7 @@ def observation_image(observation: Any) -> Any:
     return image
 
 
-def compose_frame(image: Any, overlay: PolicyOverlay, config: Config, action_names: Sequence[str]) -> Any:
+def compose_frame(image: Any, overlay: PolicyOverlay, config: Config, spec: EnvSpec) -> Any:
     """The image, scaled to FRAME_HEIGHT, with a panel on its right: uint8 [H, W, 3], BGR."""
     width = round(image.shape[1] * FRAME_HEIGHT / image.shape[0])
     scaled = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (width, FRAME_HEIGHT), interpolation=cv2.INTER_NEAREST)
@@ -198,13 +200,27 @@ def compose_frame(image: Any, overlay: PolicyOverlay, config: Config, action_nam
     writer.line(f"value  {overlay.value:.2f}", WHITE)
     writer.line(f"step   {overlay.step}", GRAY)
     writer.gap()
+    if spec.action_parts:
+        _write_real_action(writer, overlay, spec)
+        return np.concatenate([scaled, panel], axis=1)
     has_policy = ALGORITHMS[config.run.algorithm].head == "policy"
     writer.line("probability of each action" if has_policy else "q-value of each action", GRAY)
     shares = _softmax(overlay.logits) if has_policy else _min_max_scaled(overlay.logits)
     for action, (share, logit) in enumerate(zip(shares, overlay.logits, strict=True)):
-        name = action_names[action] if action < len(action_names) else str(action)
+        name = spec.action_names[action] if action < len(spec.action_names) else str(action)
         writer.bar(name, float(share), f"{share:.2f}" if has_policy else f"{logit:.2f}", action == overlay.action)
     return np.concatenate([scaled, panel], axis=1)
+
+
+def _write_real_action(writer: _PanelWriter, overlay: PolicyOverlay, spec: EnvSpec) -> None:
+    """A bar for each element of the action; its full length is from -1 to 1, or all alternatives of a choice."""
+    writer.line("the action", GRAY)
+    parts = [part for part in spec.action_parts for _ in range(part_width(part))]  # of each element
+    for n, (number, part) in enumerate(zip(overlay.action, parts, strict=True)):
+        if isinstance(part, ChoicePart):
+            writer.bar(str(n), float(number / max(1, part.alternatives - 1)), f"{number:.0f}", True)
+        else:
+            writer.bar(str(n), float((number + 1) / 2), f"{number:.2f}", True)
 
 
 class _PanelWriter:

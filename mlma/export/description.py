@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlma.core.catalog import ALGORITHMS
+from mlma.core.types import ChoicePart
 from mlma.envs.registry import level_names, raw_level
 from mlma.envs.vector.multi_level import action_names
 from mlma.evaluation.saved_policy import SavedPolicy
@@ -39,6 +40,9 @@ class Description:
     action_repeats: int
     actions: list[Any]  # action i of the policy is entry i, as env.step takes it
     action_names: list[str]
+    # Of actions with real numbers, which have no list: for each element, whether -1 and 1 are its bounds, or the number
+    # of alternatives of a choice. Scale them to the level's own bounds, and clip them.
+    action_elements: list[Any]
     observation: str  # what the inputs are made from
     inputs: dict[str, dict[str, Any]]  # name -> dtype and shape without the batch
     state: list[str]  # inputs that are zeros at first, and afterwards the outputs next_...
@@ -70,6 +74,11 @@ def describe(saved: SavedPolicy, function: PolicyFunction) -> Description:
         action_repeats=spec.action_repeats,
         actions=actions,
         action_names=list(action_names(spec)),
+        action_elements=[
+            element
+            for part in spec.action_parts
+            for element in ([part.alternatives] if isinstance(part, ChoicePart) else part.bounded)
+        ],
         observation=observation,
         inputs=_arrays(function.inputs),
         state=["frames"] * has_frames + function.state_names,

@@ -88,7 +88,7 @@ def difference(name: str, saved: SavedPolicy, folder: Path) -> float:
         logits = original.outputs.logits
         found = float(np.abs(logits - reloaded.outputs["logits"]).max())
         scale = max(1.0, float(np.abs(logits[logits > MASKED]).max(initial=0)))
-        if not found <= TOLERANCE * scale or not np.array_equal(expected, actual):
+        if not found <= TOLERANCE * scale or not np.allclose(expected, actual, atol=TOLERANCE * scale, rtol=0):
             raise RuntimeError(f"{folder / FILES[name]}: its logits differ by {found:g} from the original's")
         largest = max(largest, found)
         for each in (original, reloaded):

@@ -12,8 +12,9 @@ from typing import Any
 import tensorflow as tf
 import tree
 
+from mlma.core.actions import action_spec, split_policy
 from mlma.core.flat_weights import dummy_timestep
-from mlma.core.types import ActionNoise, Agent, EnvSpec, NetworkState
+from mlma.core.types import ActionNoise, Agent, ChoicePart, EnvSpec, NetworkState
 from mlma.utils.tf_function import operations_read, tf_function
 
 NEXT = "next_"  # prefix of an output that is an input of the next step
@@ -76,18 +77,35 @@ class PolicyFunction(tf.Module):
             observation=observation,
             extras={name: inputs.get(name, value) for name, value in timestep.extras.items()},
             **{
-                name: inputs[name] if name in inputs else tf.zeros([batch], getattr(timestep, name).dtype)
+                name: inputs[name] if name in inputs else _zeros_like(getattr(timestep, name), batch)
                 for name in ("reward", "last_action", "is_first")
             },
         )
         state = _with_leaves(self._state, [inputs[name] for name in self.state_names])
-        zeros = tf.zeros([batch])
-        acted, state = self._agent.act(timestep, state, ActionNoise(zeros, zeros))
+        noise = ActionNoise(tf.zeros([batch, *action_spec(self._spec).shape]), tf.zeros([batch]))
+        acted, state = self._agent.act(timestep, state, noise)
         outputs |= zip([NEXT + name for name in self.state_names], tree.flatten(_without_none(state)), strict=True)
-        action = tf.argmax(acted.logits, axis=-1, output_type=tf.int32)
+        action = greedy_tensor(self._spec, acted.logits)
         # With an identity, each output has the name that its caller knows.
         outputs |= {"action": action, "logits": acted.logits, "value": acted.value}
         return {name: tf.identity(outputs[name], name) for name in sorted(outputs)}
+
+
+def greedy_tensor(env: EnvSpec, outputs: tf.Tensor) -> tf.Tensor:
+    """The same as mlma.core.actions.greedy_actions, in a graph."""
+    if not env.action_parts:
+        return tf.argmax(outputs, axis=-1, output_type=tf.int32)
+    columns = [
+        tf.cast(tf.argmax(parameters, axis=-1, output_type=tf.int32), tf.float32)[:, tf.newaxis]
+        if isinstance(part, ChoicePart)
+        else parameters[:, : len(part.bounded)]
+        for part, parameters in zip(env.action_parts, split_policy(env, outputs), strict=True)
+    ]
+    return tf.concat(columns, axis=-1)
+
+
+def _zeros_like(one: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+    return tf.zeros([batch, *one.shape[1:]], one.dtype)
 
 
 def stack_one(observation: tf.Tensor, is_first: tf.Tensor, before: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

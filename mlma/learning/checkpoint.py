@@ -26,10 +26,8 @@ logger = logging.getLogger(__name__)
 
 BEST_NAME = "best.npz"
 DAMAGED_SUFFIX = ".damaged"
-BEFORE_THE_FLAG = {
-    "pixel_scaling": "centered",
-    "env_args": "",
-}  # what the description of an older checkpoint does not say
+# What the description of an older checkpoint does not say.
+BEFORE_THE_FLAG = {"pixel_scaling": "centered", "env_args": "", "action_bounds": "clip"}
 
 
 class LoadedCheckpoint(NamedTuple):

@@ -22,7 +22,9 @@ from mlma.utils.side_task import describe
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_FLAGS = ("level_name", "env_args", "algorithm", "agent_name", "num_stacked_frames", "pixel_scaling")
+IDENTITY_FLAGS = (
+    "level_name", "env_args", "algorithm", "agent_name", "num_stacked_frames", "pixel_scaling", "action_bounds",
+)  # fmt: skip
 
 
 def run_identity(config: Config) -> dict[str, Any]:

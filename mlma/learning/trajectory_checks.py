@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlma.core.record_checks import check_inputs, check_magnitude, check_outcomes, check_range
+from mlma.core.record_checks import (
+    check_actions,
+    check_inputs,
+    check_magnitude,
+    check_outcomes,
+    check_range,
+    check_spreads,
+)
 from mlma.core.record_layout import RecordLayout
 from mlma.core.refusal import RefusedError
 from mlma.core.types import EnvSpec, Trajectory
@@ -78,8 +85,10 @@ class TrajectoryChecks:
             check_outcomes(steps)
         except RefusedError as error:
             raise RefusedError(error.reason, f"{error}{self._origin(trajectories)}") from None
-        check_range("action", acted.action, 0, self._spec.num_actions - 1)
+        check_actions("action", acted.action, self._spec)
         check_magnitude("logits", acted.logits, MAX_OUTPUT)
+        if self._spec.action_parts:
+            check_spreads(acted.logits, self._spec)
         check_magnitude("value", acted.value, MAX_OUTPUT)
         for part in _arrays(trajectories.agent_state):
             check_magnitude("agent_state", part, MAX_STATE)

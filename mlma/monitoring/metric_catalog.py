@@ -71,6 +71,9 @@ GROUPS = (
             "policy/entropy": "entropy of the policy in nats, before `entropy_cost`; IMPALA",
             "policy/clipped": "share of the sum of absolute advantages that `policy_clip` set to zero; IMPALA",
             "policy/p_action_1": "mean probability of action 1, for levels with two actions; IMPALA",
+            "policy/spread": "mean spread of the policy's Gaussians, in units in which bounds are -1 and 1; IMPALA "
+            "with real-valued actions",
+            "policy/mean_size": "mean absolute mean of the policy's Gaussians, in the same units",
             "value/mean": "mean value estimate; IMPALA",
             "q/mean": "mean q-value of the actions taken; Ape-X and R2D2",
             "q/max": "maximum q-value; Ape-X and R2D2",

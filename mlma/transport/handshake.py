@@ -14,7 +14,7 @@ from mlma.core.record_layout import RecordLayout
 MUST_MATCH = (
     "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "color_mode",
     "num_stacked_frames", "pixel_scaling", "sticky_actions", "noop_max", "fire_reset", "life_loss_ends_return",
-    "env_args", "full_action_space", "n_step", "inference",
+    "env_args", "full_action_space", "n_step", "inference", "action_bounds", "normalize_observations", "action_spread",
 )  # fmt: skip
 
 

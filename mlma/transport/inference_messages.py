@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mlma.core.record_layout import RecordLayout, timestep_spec
+from mlma.core.actions import action_spec, policy_size
+from mlma.core.record_layout import RecordLayout, per_step, timestep_spec
 from mlma.core.types import ActionNoise, ActOutput, ArraySpec, EnvSpec, TimeStep
 
 
@@ -21,7 +22,8 @@ class InferenceRequest(NamedTuple):
 
 def inference_layouts(spec: EnvSpec, num_envs: int) -> tuple[RecordLayout, RecordLayout]:
     """The layouts of an InferenceRequest and of the ActOutput that answers it."""
-    floats, action = ArraySpec((num_envs,), "float32"), ArraySpec((num_envs,), "int32")
-    logits, crashed = ArraySpec((num_envs, spec.num_actions), "float32"), ArraySpec((num_envs,), "bool")
-    request = InferenceRequest(timestep_spec(spec, num_envs), ActionNoise(floats, floats), crashed)
+    floats, action = ArraySpec((num_envs,), "float32"), per_step(action_spec(spec), num_envs)
+    logits, crashed = ArraySpec((num_envs, policy_size(spec)), "float32"), ArraySpec((num_envs,), "bool")
+    noise = ActionNoise(action._replace(dtype="float32"), floats)
+    request = InferenceRequest(timestep_spec(spec, num_envs), noise, crashed)
     return RecordLayout(request), RecordLayout(ActOutput(action, logits, floats))

@@ -38,6 +38,8 @@ NOT_RUN = {
     r"my_levels:|WideMLPLSTM": "needs the file of the guide; tests/integration/test_own_code.py runs it",
     r"--preset=r2d2": "fills a replay of 200,000 steps before it learns, which takes minutes on two cores; "
     "tests/unit/test_presets.py checks its values",
+    r"install-(mujoco|box2d)|HalfCheetah|BipedalWalker": "needs a simulator of its own; Pendulum-v1 on the same page "
+    "needs none",
     r"atari57": "57 games at once take minutes to start on two cores; tests/integration/test_atari57.py runs them",
 }
 READ_BY_PEOPLE = "README.md"

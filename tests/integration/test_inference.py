@@ -33,6 +33,9 @@ R2D2 = ["--unroll_length=5", "--burn_in=2", "--sequence_length=9"]
 CASES = {
     "impala": ["--level_name=catch", "--unroll_length=7", "--envs_per_actor=3"],
     "recurrent impala": ["--level_name=tmaze", "--unroll_length=9", "--envs_per_actor=4"],
+    "real actions": [
+        "--level_name=Pendulum-v1", "--unroll_length=7", "--envs_per_actor=3", "--normalize_observations=off",
+    ],
     "r2d2": ["--level_name=catch", "--algorithm=r2d2", *R2D2, "--envs_per_actor=2"],
     "apex with images": [
         "--algorithm=apex", "--agent_name=ShallowConvNetAgent", "--unroll_length=6", "--envs_per_actor=2",

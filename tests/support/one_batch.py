@@ -18,7 +18,7 @@ from mlma.core.flat_weights import named_variables
 from mlma.core.types import Sample
 from mlma.distributed.allreduce import Allreduce, connect_learners
 from mlma.learning.learner import Learner
-from tests.support.samples import IMAGE, VECTOR, as_tensors, make_impala, random_sample, small_config
+from tests.support.samples import IMAGE, REAL, VECTOR, as_tensors, make_impala, random_sample, small_config
 
 BATCH = 64  # trajectories of all learners
 
@@ -39,6 +39,7 @@ class Case(NamedTuple):
     bad: int = -1  # the rank whose sample at step 2 is not finite
     algorithm: Literal["impala", "apex", "r2d2"] = "impala"
     popart: bool = False
+    real_actions: bool = False  # with normalised observations
 
 
 CASES = {
@@ -49,6 +50,7 @@ CASES = {
     "apex": Case("MLPAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="apex"),
     "r2d2": Case("MLPLSTMAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="r2d2"),
     "popart": Case("MLPAgent", "rmsprop", epsilon=0.1, popart=True),
+    "real": Case("SeparateMLPAgent", "adam", epsilon=1e-3, popart=True, real_actions=True),
     "fp16": Case("MLPAgent", "rmsprop", epsilon=0.1, compression="fp16"),
     "idle": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, idle=1),
     "bad": Case("MLPAgent", "rmsprop", epsilon=0.1, steps=5, bad=1),
@@ -77,11 +79,14 @@ def share_of(sample: Sample, agent: Any, rank: int, size: int) -> Sample:
 def train(case: Case, allreduce: Allreduce) -> dict[str, Any]:
     """The final weights by name, PopArt's statistics among them, with frames, steps, and how far the weights moved."""
     spec = VECTOR if case.agent_name in networks_for("vector") else IMAGE
+    if case.real_actions:
+        spec = REAL
     config = small_config(
         agent_name=case.agent_name, optimizer=case.optimizer, batch_size=BATCH, unroll_length=2,
         learning_rate=case.learning_rate, epsilon=case.epsilon,
         num_stacked_frames=4 if case.agent_name == "ShallowConvNetAgent" else 1,
-        algorithm=case.algorithm, popart=case.popart, n_step=2, burn_in=1, sequence_length=1, target_period=5,
+        algorithm=case.algorithm, popart=case.popart, n_step=2,
+        normalize_observations="on" if case.real_actions else "off", burn_in=1, sequence_length=1, target_period=5,
     )  # fmt: skip
     tf.random.set_seed(1)
     agent: Any = make_impala(config, spec) if case.algorithm == "impala" else make_agent(config, spec)

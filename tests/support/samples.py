@@ -8,13 +8,26 @@ import numpy as np
 import tensorflow as tf
 
 from agents.impala import Impala
+from mlma.core.actions import action_spec, policy_size
 from mlma.core.config import Config
 from mlma.core.flat_weights import build_variables
-from mlma.core.types import ActOutput, ArraySpec, EnvSpec, NetworkState, Sample, TimeStep, Trajectory
+from mlma.core.types import (
+    ActOutput,
+    ArraySpec,
+    BoxPart,
+    ChoicePart,
+    EnvSpec,
+    NetworkState,
+    Sample,
+    TimeStep,
+    Trajectory,
+)
 from mlma.monitoring.metrics import Metrics, ReportListener, Row
 from mlma.monitoring.phase_timer import PhaseTimer
 
 VECTOR = EnvSpec(ArraySpec((3,), "float32"), num_actions=3, action_repeats=4)
+# Two real numbers, of which one has no bounds, and a choice of three between them.
+REAL = VECTOR._replace(num_actions=0, action_parts=(BoxPart((True,)), ChoicePart(3), BoxPart((False,))))
 IMAGE = EnvSpec(ArraySpec((84, 84, 1), "uint8"), num_actions=4, action_repeats=4)
 
 
@@ -53,6 +66,19 @@ def make_impala(config: Config, spec: EnvSpec = VECTOR, seed: int = 1) -> Impala
     return agent
 
 
+def random_actions(rng: np.random.Generator, spec: EnvSpec, *shape: int) -> Any:
+    """Actions [*shape, ...] of a level."""
+    if not spec.action_parts:
+        return rng.integers(spec.num_actions, size=shape).astype(np.int32)
+    columns = [
+        rng.integers(part.alternatives, size=(*shape, 1))
+        if isinstance(part, ChoicePart)
+        else rng.normal(size=(*shape, len(part.bounded)))
+        for part in spec.action_parts
+    ]
+    return np.concatenate(columns, axis=-1).astype(action_spec(spec).dtype)
+
+
 def random_timesteps(rng: np.random.Generator, spec: EnvSpec, steps: int, batch: int, firsts: float = 0.2) -> TimeStep:
     """Time steps [T, B, ...], each the first of an episode with probability `firsts`."""
     shape = (steps, batch)
@@ -65,7 +91,7 @@ def random_timesteps(rng: np.random.Generator, spec: EnvSpec, steps: int, batch:
         reward=rng.normal(size=shape).astype(np.float32),
         discount=(rng.random(shape) > 0.2).astype(np.float32),
         is_first=rng.random(shape) < firsts,
-        last_action=rng.integers(spec.num_actions, size=shape).astype(np.int32),
+        last_action=random_actions(rng, spec, *shape),
         episode_return=np.full(shape, np.nan, np.float32),
         episode_frames=np.zeros(shape, np.int32),
     )
@@ -76,8 +102,8 @@ def random_sample(seed: int, config: Config, spec: EnvSpec = VECTOR, firsts: flo
     rng = np.random.default_rng(seed)
     steps, batch = config.learner.unroll_length + 1, config.learner.batch_size
     acted = ActOutput(
-        action=rng.integers(spec.num_actions, size=(steps, batch)).astype(np.int32),
-        logits=rng.normal(size=(steps, batch, spec.num_actions)).astype(np.float32),
+        action=random_actions(rng, spec, steps, batch),
+        logits=rng.normal(size=(steps, batch, policy_size(spec))).astype(np.float32),
         value=rng.normal(size=(steps, batch)).astype(np.float32),
     )
     zeros = np.zeros(batch, np.int32)

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import PendulumEnv
 
 from mlma.acting.trajectory_writer import TrajectoryWriter
 from mlma.core.config import EnvironmentConfig
@@ -112,9 +113,15 @@ def test_seeds_make_episodes_that_can_be_repeated_and_differ() -> None:
     assert not set(first) & set(episode_ids("Counting-v0", 1000))
 
 
-def test_levels_with_unsupported_actions_are_refused() -> None:
-    with pytest.raises(ValueError, match="--level_name=Pendulum-v1: has action space Box"):
+def test_levels_with_unsupported_actions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PendulumEnv, "__init__", _init_with_text_actions)
+    with pytest.raises(ValueError, match="--level_name=Pendulum-v1: has action space Text"):
         make_env("Pendulum-v1", 1, 0, EnvironmentConfig())
+
+
+def _init_with_text_actions(self: Any, **_: Any) -> None:
+    self.screen = None
+    self.observation_space, self.action_space = gymnasium.spaces.Box(0, 1, (2,)), gymnasium.spaces.Text(4)
 
 
 @pytest.mark.parametrize(

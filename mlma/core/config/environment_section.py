@@ -81,6 +81,11 @@ class EnvironmentConfig:
         maximum=1,
         minimum=-1,
     )
+    action_bounds: Literal["clip", "tanh"] = option(
+        "clip",
+        "how the real numbers of an action are brought within the level's bounds: clip cuts them off, tanh squashes "
+        "them",
+    )
     noop_max: int = option(
         30, "maximum number of no-op actions at the start of an episode; Atari only", minimum=0, maximum=10_000
     )

@@ -82,6 +82,27 @@ class LearnerConfig:
         "type in which the learner computes convolutions and dense layers of images; weights, losses and all else stay "
         "float32; auto is bfloat16 where the processor or GPU has it and a short test at the start is faster with it",
     )
+    normalize_returns: Literal["auto", "on", "off"] = option(
+        "auto",
+        "normalise values and losses by the mean and the standard deviation of the returns, which is PopArt with one "
+        "level; auto is on for levels with real-valued actions, else as popart; impala",
+    )
+    normalize_observations: Literal["auto", "on", "off"] = option(
+        "auto",
+        "normalise the numbers of observations by the mean and the standard deviation of all data so far; auto is on "
+        "for levels with real-valued actions and no image; impala",
+    )
+    action_spread: Literal["parameter", "network"] = option(
+        "parameter",
+        "the spread of real-valued actions: parameter is one for each number, the same in all states; network is an "
+        "output of the policy; impala",
+    )
+    initial_spread: float = option(
+        1.0,
+        "spread of real-valued actions at the start, in units in which their bounds are -1 and 1; impala",
+        minimum=0.01,
+        maximum=7,
+    )
     learner_threads: int = option(
         0, "TensorFlow threads of the learner; 0 is all cores", minimum=0, maximum=MAX_THREADS
     )

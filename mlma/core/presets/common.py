@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Preset = Mapping[str, Any]  # flag -> value
 
 
 class Presets(NamedTuple):
-    """Presets of one algorithm. Those of a level override those of its suite, which override `images` or `vectors`."""
+    """Presets of one algorithm. Those of a level override those of its suite, which override `images` or `vectors`.
+
+    With real-valued actions, `real_actions` and then `real_vectors` come after the suite's.
+    """
 
     images: Preset  # for levels with image observations
     vectors: Preset  # for levels with vector observations
     suites: Mapping[str, Preset] = {}
     levels: Mapping[str, Preset] = {}
+    real_actions: Preset = MappingProxyType({})
+    real_vectors: Preset = MappingProxyType({})  # for levels that also have vector observations
 
 
 PONG_NAMES = ("PongNoFrameskip-v4", "atari_pong", "ALE/Pong-v5")

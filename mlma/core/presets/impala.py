@@ -90,6 +90,34 @@ IMPALA_DMLAB: Preset = dict(
     gradients_clipping=-1.0,
 )
 
+# Real-valued actions. Samples are used ten times, as PPO does (Schulman et al. 2017, table 3), with its clip. Rewards
+# are not clipped, since they have no common scale; values and losses have the unit of the returns' spread.
+IMPALA_REAL_ACTIONS: Preset = dict(
+    sample_reuse=10,
+    vtrace_lambda=0.95,
+    policy_clip=0.2,
+    entropy_cost=0.0,
+    baseline_cost=0.5,
+    optimizer="adam",
+    learning_rate=0.0003,
+    end_learning_rate=0.0,
+    epsilon=1e-5,
+    gradients_clipping=-1.0,
+    discounting=0.99,
+    reward_clipping="none",
+    normalize_returns="on",
+)
+IMPALA_REAL_VECTORS: Preset = dict(
+    total_environment_frames=1e6,
+    agent_name="SeparateMLPAgent",
+    envs_per_actor=16,
+    batch_size=8,
+    unroll_length=32,
+    normalize_observations="on",
+)
+# A short horizon, since the pole is upright within a second or two.
+IMPALA_PENDULUM: Preset = dict(total_environment_frames=3e5, learning_rate=0.001, discounting=0.9)
+
 IMPALA = Presets(
     IMPALA_IMAGES,
     IMPALA_VECTORS,
@@ -97,6 +125,9 @@ IMPALA = Presets(
     levels={
         "corridor": IMPALA_CORRIDOR,
         "tmaze": IMPALA_TMAZE,
+        "Pendulum-v1": IMPALA_PENDULUM,
         **dict.fromkeys(PONG_NAMES, IMPALA_PONG),
     },
+    real_actions=IMPALA_REAL_ACTIONS,
+    real_vectors=IMPALA_REAL_VECTORS,
 )

@@ -47,9 +47,13 @@ def resolve(config: Config, spec: EnvSpec, cores: int) -> Config:
 
 def _apply_presets(config: Config, spec: EnvSpec, cores: int) -> Config:
     presets = ALGORITHMS[config.run.algorithm].presets
+    has_image = len(spec.observation.shape) == 3
     preset = {
-        **(presets.images if len(spec.observation.shape) == 3 else presets.vectors),
+        **{"normalize_observations": "off", "normalize_returns": "on" if config.learner.popart else "off"},
+        **(presets.images if has_image else presets.vectors),
         **presets.suites.get(spec.suite, {}),
+        **(presets.real_actions if spec.action_parts else {}),
+        **(presets.real_vectors if spec.action_parts and not has_image else {}),
         **presets.levels.get(config.environment.level_name, {}),
     }
     local_actors = 1 if config.run.deterministic else cores
@@ -88,9 +92,29 @@ def _check_levels(config: Config, spec: EnvSpec) -> None:
         raise ValueError(f"--num_action_repeats={repeats}: {level_name} has {spec.action_repeats}")
     if (clippings := len(clipping.split(","))) not in (1, count):
         raise ValueError(f"--reward_clipping={clipping}: is for {clippings} levels; there are {count}")
-    supporting = [name for name, algorithm in ALGORITHMS.items() if algorithm.supports_popart]
-    if config.learner.popart and config.run.algorithm not in supporting:
-        raise ValueError(f"--popart: not with --algorithm={config.run.algorithm}; allowed: {', '.join(supporting)}")
+    if config.learner.popart and config.learner.normalize_returns == "off":
+        raise ValueError("--normalize_returns=off: not with --popart; allowed: auto, on")
+    _check_algorithm(config, spec)
+
+
+def _check_algorithm(config: Config, spec: EnvSpec) -> None:
+    """ValueError for what the algorithm does not support."""
+    algorithm, learner = ALGORITHMS[config.run.algorithm], config.learner
+    with_real_actions = [name for name, other in ALGORITHMS.items() if other.supports_real_actions]
+    if spec.action_parts and not algorithm.supports_real_actions:
+        raise ValueError(
+            f"--algorithm={config.run.algorithm}: {config.environment.level_name} has actions of real numbers; "
+            f"allowed: {', '.join(with_real_actions)}"
+        )
+    given = {
+        "--popart": learner.popart,
+        "--normalize_returns=on": learner.normalize_returns == "on",
+        "--normalize_observations=on": learner.normalize_observations == "on",
+    }
+    supporting = [name for name, other in ALGORITHMS.items() if other.supports_popart]
+    for flag, is_given in given.items():
+        if is_given and config.run.algorithm not in supporting:
+            raise ValueError(f"{flag}: not with --algorithm={config.run.algorithm}; allowed: {', '.join(supporting)}")
 
 
 def _check_network(config: Config, spec: EnvSpec) -> None:

@@ -1,4 +1,4 @@
-"""Any gymnasium environment with discrete actions, by its id or from a module or file of the user.
+"""Any gymnasium environment, by its id or from a module or file of the user.
 
 Not here: how names become environments (mlma/envs/own_levels.py), supported observation and action spaces
 (mlma/envs/spaces.py), stepping one after the other (mlma/envs/vector/sequential.py) or in worker processes
@@ -16,9 +16,10 @@ import numpy as np
 from mlma.core.config import EnvironmentConfig
 from mlma.core.types import ArraySpec, EnvSpec, VectorEnv
 from mlma.envs import own_levels
+from mlma.envs.action_spaces import make_action_converter
 from mlma.envs.failures import WrongResultError
 from mlma.envs.raw_level import RawLevel
-from mlma.envs.spaces import ObservationConverter, ObservationParts, list_actions
+from mlma.envs.spaces import ObservationConverter, ObservationParts
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv
 from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv
 from mlma.utils.user_text import shown
@@ -87,7 +88,7 @@ def raw_level(level_name: str, settings: EnvironmentConfig) -> RawLevel:
     """See mlma.envs.registry.Suite. Makes an environment to read its spaces."""
     single = make_single(level_name, settings, evaluation=True)
     single.close()
-    return RawLevel(single._env.observation_space, single._parts, lambda action: single._actions[action])
+    return RawLevel(single._env.observation_space, single._parts, single._actions.convert)
 
 
 def make_single(level_name: str, settings: EnvironmentConfig, evaluation: bool) -> GymSingle:
@@ -110,7 +111,7 @@ class GymSingle:
         self._env = own_levels.open_env(level_name, settings.env_args, render)
         try:
             self._converter = ObservationConverter(self._env.observation_space)
-            self._actions = list_actions(self._env.action_space)
+            self._actions = make_action_converter(self._env.action_space, settings.action_bounds)
         except ValueError as error:
             self._env.close()
             raise ValueError(f"--level_name={level_name}: {error}") from None
@@ -121,7 +122,9 @@ class GymSingle:
             self._size = (settings.width or observation.shape[1], settings.height or observation.shape[0])
             self._grey = settings.color_mode == "grey" and observation.shape[2] == 3
             observation = ArraySpec((*reversed(self._size), 1 if self._grey else observation.shape[2]), "uint8")
-        self.spec = EnvSpec(observation, len(self._actions), self._repeats, self._converter.extras)
+        self.spec = EnvSpec(
+            observation, self._actions.count, self._repeats, self._converter.extras, action_parts=self._actions.parts
+        )
 
     def reset(self, seed: int | None) -> ObservationParts:
         """See SingleEnv."""
@@ -130,11 +133,11 @@ class GymSingle:
             raise WrongResultError("returned something else than (observation, info)")
         return self._parts(result[0])
 
-    def step(self, action: int) -> tuple[ObservationParts, float, bool, bool]:
+    def step(self, action: Any) -> tuple[ObservationParts, float, bool, bool]:
         """See SingleEnv. Sums rewards over repeated actions; stops repeating when the episode ends."""
-        total = 0.0
+        total, env_action = 0.0, self._actions.convert(action)
         for _ in range(self._repeats):
-            result = self._env.step(self._actions[action])
+            result = self._env.step(env_action)
             if not isinstance(result, tuple) or len(result) != 5:
                 raise WrongResultError(
                     "returned something else than (observation, reward, terminated, truncated, info)"

@@ -21,6 +21,8 @@ def merge_specs(specs: dict[str, EnvSpec]) -> EnvSpec:
     """One spec for levels by name, with the union of their actions. ValueError if one network cannot serve them all."""
     (name, first), *others = specs.items()
     extras = dict(first.extras)
+    if real := [level for level, spec in specs.items() if spec.action_parts]:
+        raise ValueError(f"--level_name: {real[0]} has actions of real numbers: allowed as the only level of a run")
     for other, spec in others:
         for what, expected, actual in (
             ("observations", first.observation, spec.observation),

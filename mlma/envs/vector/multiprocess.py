@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mlma.core.actions import action_spec
 from mlma.core.config import EnvironmentConfig
 from mlma.core.types import EnvSpec, TimeStep
 from mlma.envs.failures import WINDOW_SECONDS
@@ -61,12 +62,11 @@ class SubprocessVectorEnv:
         self.crashed = np.zeros(num_envs, bool)
         self._max_errors, self._errors = settings.max_env_errors, list[float]()  # when workers ended with an error
         self._timeout = settings.env_timeout_seconds
-        layout = timestep_layout(spec)
-        size = num_envs * (layout.dtype.itemsize + 4)
+        size = num_envs * (timestep_layout(spec).dtype.itemsize + _action_dtype(spec).itemsize)
         self._file = os.memfd_create("mlma-environments")
         os.ftruncate(self._file, size)
         self._memory = mmap.mmap(self._file, size)
-        self._timestep, self._actions = shared_arrays(self._memory, layout, num_envs)
+        self._timestep, self._actions = shared_arrays(self._memory, spec, num_envs)
         task = {
             "suite": suite,
             "level_name": level_name,
@@ -216,7 +216,16 @@ class WorkerProcess:
             self.process.wait()
 
 
-def shared_arrays(memory: Any, layout: Any, num_envs: int) -> tuple[TimeStep, Any]:
-    """Views of the shared memory: the time step [E, ...] and the actions [E]."""
+def shared_arrays(memory: Any, spec: EnvSpec, num_envs: int) -> tuple[TimeStep, Any]:
+    """Views of the shared memory: the time step [E, ...] and the actions [E, ...]."""
+    layout = timestep_layout(spec)
     records = np.frombuffer(memory, layout.dtype, num_envs)
-    return layout.view(records), np.frombuffer(memory, np.int32, num_envs, offset=num_envs * layout.dtype.itemsize)
+    return layout.view(records), np.frombuffer(
+        memory, _action_dtype(spec), num_envs, offset=num_envs * layout.dtype.itemsize
+    )
+
+
+def _action_dtype(spec: EnvSpec) -> Any:
+    """The numpy type of an action, of several numbers if it is a vector."""
+    action = action_spec(spec)
+    return np.dtype((action.dtype, action.shape))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mlma.core.actions import action_spec
 from mlma.core.record_layout import RecordLayout, timestep_spec
 from mlma.core.types import EnvSpec, TimeStep
 from mlma.envs.failures import EnvironmentFailedError, WrongResultError
@@ -29,8 +30,11 @@ class SingleEnv(Protocol):
         """Starts an episode. `seed` is given once, for the first episode."""
         ...
 
-    def step(self, action: int) -> tuple[ObservationParts, float, bool, bool]:
-        """(observation, raw reward, terminated, truncated) after `spec.action_repeats` frames."""
+    def step(self, action: Any) -> tuple[ObservationParts, float, bool, bool]:
+        """(observation, raw reward, terminated, truncated) after `spec.action_repeats` frames.
+
+        The action is an int, or float32 [N] for actions with real numbers.
+        """
         ...
 
     def close(self) -> None:
@@ -55,7 +59,8 @@ class SyncVectorEnv:
         self._timestep = empty_timestep(self.spec, self.num_envs) if buffer is None else buffer
         self._over = np.zeros(self.num_envs, bool)
         # Actions passed to the environments; a sticky action repeats them.
-        self._executed = np.zeros(self.num_envs, np.int32)
+        action = action_spec(self.spec)
+        self._executed = np.zeros((self.num_envs, *action.shape), action.dtype)
         self._return, self._steps = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
 
     def reset(self) -> TimeStep:
@@ -67,18 +72,18 @@ class SyncVectorEnv:
 
     def step(self, action: Any) -> TimeStep:
         """See mlma.core.types.VectorEnv. EnvironmentFailedError for whatever an environment raises."""
-        action = np.asarray(action, np.int32)
+        action = np.asarray(action, self._executed.dtype)
         self._total_steps += 1
         if self._sticky > 0:
             repeat = self._rng.random(self.num_envs) < self._sticky
-            self._executed = np.where(repeat, self._executed, action)
+            self._executed[~repeat] = action[~repeat]
         else:
             self._executed = action.copy()
         for i in range(self.num_envs):
             if self._over[i]:
                 self._restart(i, None)
             else:
-                self._step(i, int(action[i]))
+                self._step(i, action[i])
         return copy_timestep(self._timestep)
 
     def _restart(self, i: int, seed: int | None) -> None:
@@ -89,9 +94,10 @@ class SyncVectorEnv:
         except Exception as error:
             raise self._failure(i, "reset", error) from None
 
-    def _step(self, i: int, action: int) -> None:
+    def _step(self, i: int, action: Any) -> None:
+        executed = self._executed[i]
         try:
-            parts, reward, terminated, truncated = self._singles[i].step(int(self._executed[i]))
+            parts, reward, terminated, truncated = self._singles[i].step(executed if executed.ndim else int(executed))
             self._over[i] = terminated or truncated
             self._return[i] += reward
             self._steps[i] += 1
@@ -105,7 +111,7 @@ class SyncVectorEnv:
         level_name, seconds = getattr(self._singles[i], "level_name", ""), time.monotonic() - self._began
         return EnvironmentFailedError(level_name, method, error, self._total_steps, seconds)
 
-    def _write(self, i: int, parts: ObservationParts, **fields: float) -> None:
+    def _write(self, i: int, parts: ObservationParts, **fields: Any) -> None:
         timestep = self._timestep
         if (shape := np.shape(parts["observation"])) != self.spec.observation.shape:  # numpy would repeat it
             expected = self.spec.observation.shape

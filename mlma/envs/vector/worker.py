@@ -14,7 +14,7 @@ from typing import Any
 
 from mlma.core.config import EnvironmentConfig
 from mlma.envs.vector.multiprocess import DONE, EXIT_ERROR, RESET, shared_arrays
-from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv, map_timestep, timestep_layout
+from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv, map_timestep
 from mlma.utils.child_process import setup_child_process
 
 
@@ -27,7 +27,7 @@ def run_worker(task: dict[str, Any]) -> None:
         suite.make_single(task["level_name"], settings, task["evaluation"]) for _ in range(rows.start, rows.stop)
     ]
     memory = mmap.mmap(task["memory"], os.fstat(task["memory"]).st_size)
-    timestep, actions = shared_arrays(memory, timestep_layout(singles[0].spec), task["num_envs"])
+    timestep, actions = shared_arrays(memory, singles[0].spec, task["num_envs"])
     env = SyncVectorEnv(singles, task["seed"], task["sticky"], map_timestep(lambda array: array[rows], timestep))
     while command := channel.recv(1):
         env.reset() if command == RESET else env.step(actions[rows])
