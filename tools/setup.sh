@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs into .venv what pyproject.toml pins: `tools/setup.sh [learner] [dev] [vizdoom] [mujoco] [box2d] [export] [docs] [cuda]`. See docs/install.md.
-# Returns in milliseconds if nothing has changed. Installed groups stay, so `make train` removes nothing that `make test` needs.
+# Returns in milliseconds if nothing has changed. Installed groups stay, so `make train` removes nothing that `make test` needs;
+# so do packages of your own. PYTHON=python3.12 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,10 +22,13 @@ read_stamp() { # sets `stamped`, `groups`
     if [[ -r $STAMP ]]; then read -r stamped groups <$STAMP || true; fi
 }
 
+full_version() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null; }
+
 up_to_date() { # up_to_date GROUP...
     local group
     read_stamp
     [[ $stamped == "$fingerprint" ]] && [[ -x .venv/bin/python ]] || return 1 # if the base Python was removed, the link is dead
+    [[ -z ${PYTHON:-} || $(full_version "$PYTHON") == "$(full_version .venv/bin/python)" ]] || return 1
     for group in "$@"; do
         [[ " $groups " == *" $group "* ]] || return 1
     done
@@ -42,23 +46,27 @@ need_apt() { # need_apt PACKAGES "what is missing and why": installs as root, ot
 }
 
 find_python() { # sets `python` to the interpreter itself, not a venv's link to it; prefers the one .venv already uses
-    local candidate version others=""
-    # shellcheck disable=SC2086
-    for candidate in ${PYTHON:-.venv/bin/python python3.11 python3 /usr/bin/python3.11 /usr/bin/python3}; do
-        version=$("$candidate" -c 'import platform; print(platform.python_version())' 2>/dev/null) || continue
-        if [[ $version == 3.11.* ]]; then
+    local oldest newest candidate minor version others="" all=(.venv/bin/python python3)
+    read -r oldest newest <<<"$(sed -n 's/^requires-python = ">=3\.\([0-9]*\),<3\.\([0-9]*\)".*/\1 \2/p' pyproject.toml)"
+    newest=$((newest - 1))
+    for ((minor = newest; minor >= oldest; minor--)); do all+=("python3.$minor" "/usr/bin/python3.$minor"); done
+    if [[ -n ${PYTHON:-} ]]; then all=("$PYTHON"); fi
+    for candidate in "${all[@]}"; do
+        version=$(full_version "$candidate") || continue
+        minor=$(cut -d . -f 2 <<<"$version")
+        if [[ $version == 3.* ]] && ((minor >= oldest && minor <= newest)); then
             python=$("$candidate" -c 'import sys; print(sys._base_executable)')
             return
         fi
-        others=${others:-"found only $candidate, version $version"}
+        others=${others:-"$candidate is $version, too $([[ $version == 3.* ]] && ((minor > newest)) && echo new || echo old)"}
     done
-    fail "needs Python 3.11, ${others:-found no ${PYTHON:-python3}}: install python3.11, or name one with PYTHON=/path/to/python3.11"
+    fail "needs Python 3.$oldest to 3.$newest; ${others:-found no ${PYTHON:-python3}}: install python3.$newest, or name another with PYTHON=/path/to/python"
 }
 
 make_uv() { # a venv with only the installer uv, in the tested version
     [[ $(.tools/uv/bin/uv --version 2>/dev/null) == "uv $UV_VERSION"* ]] && return
     "$python" -c 'import ensurepip, venv; ensurepip.version()' 2>/dev/null ||
-        need_apt python3.11-venv "$python cannot make a virtual environment (Debian and Ubuntu keep that in a package of its own)"
+        need_apt "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" "$python cannot make a virtual environment (Debian and Ubuntu keep that in a package of its own)"
     rm -rf .tools/uv
     "$python" -m venv .tools/uv || fail "$python -m venv did not work"
     PIP_USER=0 .tools/uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION" ||
@@ -85,8 +93,8 @@ export_uv_settings() {
 
 use_cuda() { # replaces TensorFlow for CPUs with the same version for GPUs; CUDA comes as wheels
     local version
-    version=$(sed -n 's/^ *"tensorflow-cpu==\([0-9.]*\)",$/\1/p' pyproject.toml)
-    .tools/uv/bin/uv pip uninstall --quiet --python .venv/bin/python tensorflow-cpu &&
+    version=$(sed -n 's/^ *"tensorflow-cpu==\([0-9.]*\)[;"].*/\1/p' pyproject.toml)
+    .tools/uv/bin/uv pip uninstall --quiet --python .venv/bin/python tensorflow-cpu tensorflow && # they share files
         .tools/uv/bin/uv pip install --quiet --python .venv/bin/python "tensorflow[and-cuda]==$version"
 }
 
@@ -97,7 +105,7 @@ main() {
             fail "$group: no such group; the groups are learner, dev, vizdoom, mujoco, box2d, export, docs, cuda"
     done
     up_to_date "$@" && return
-    [[ $(uname -sm) == "Linux x86_64" ]] || fail "needs Linux on x86-64, this is $(uname -sm)"
+    [[ $(uname -sm) =~ ^Linux\ (x86_64|aarch64)$ ]] || fail "needs Linux on x86-64 or aarch64, this is $(uname -sm)"
 
     mkdir -p .tools
     exec 9>.tools/lock
@@ -110,6 +118,8 @@ main() {
     find_python
     local wanted
     wanted=$(printf '%s\n' $groups "$@" | sort -u | xargs) # installed groups stay
+    [[ $(uname -m) != aarch64 || " $wanted " != *" learner "* ]] ||
+        fail "several learners need Horovod, which has not been built on aarch64; \`make train\` with one learner works without"
     if [[ " $wanted " == *" learner "* ]]; then
         command -v g++ >/dev/null && command -v make >/dev/null ||
             need_apt "g++ make" "no C++ compiler or no make (Horovod, for several learners, is compiled; \`make train\` needs neither)"
@@ -125,7 +135,7 @@ main() {
     SECONDS=0
     make_uv
     export_uv_settings
-    local arguments=(sync)
+    local arguments=(sync --inexact) # keeps what the user has added
     for group in $wanted; do
         if [[ $group != cuda ]]; then arguments+=(--group "$group"); fi
     done

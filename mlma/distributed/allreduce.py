@@ -21,6 +21,7 @@ import tensorflow as tf
 from mlma.core.config import DistributedConfig
 from mlma.distributed.world import World
 from mlma.utils.child_process import EXIT_HUNG
+from mlma.utils.code_layout import setup_hint
 
 START_WARNING_SECONDS = 10.0  # between two lines about learners that have not started yet
 START_TIMEOUT_SECONDS = 600.0  # after which learners that have not started are given up
@@ -91,7 +92,7 @@ class HorovodAllreduce:
         except ImportError as problem:
             raise ValueError(
                 f"several learners need Horovod, which {sys.executable} lacks ({problem}); "
-                "install it with: make install"
+                f"install it with: {setup_hint('install-learner')}"
             ) from None
         with _warn_of_late_ranks(world):
             hvd.init()
@@ -99,7 +100,8 @@ class HorovodAllreduce:
         self.rank, self.size = hvd.rank(), hvd.size()
         if self.size != world.size:
             raise ValueError(
-                f"mpirun started {world.size} learners, Horovod sees {self.size}: built without MPI? Try: make install"
+                f"mpirun started {world.size} learners, Horovod sees {self.size}: built without MPI? "
+                f"Try: {setup_hint('install-learner')}"
             )
         self._half = compression == "fp16"
 

@@ -27,6 +27,7 @@ from mlma.utils.child_process import (
     die_with_parent,
     started_by_mpirun,
 )
+from mlma.utils.code_layout import setup_hint
 
 NO_PORTS = "^tcp"  # of Open MPI's transports: learners of one host use shared memory, and need no network
 RESTART_SECONDS = 2.0  # seconds before learners that failed are restarted
@@ -43,7 +44,8 @@ def find_mpirun() -> str:
     path = Path(sys.executable).parent / "mpirun"
     if not path.exists():
         raise ValueError(
-            f"--num_learners: several learners need mpirun, but {path} does not exist; install it with: make install"
+            f"--num_learners: several learners need mpirun, but {path} does not exist; "
+            f"install it with: {setup_hint('install-learner')}"
         )
     return str(path)
 

@@ -23,6 +23,7 @@ from mlma.core.config import Config
 from mlma.monitoring.episode_statistics import Row
 from mlma.monitoring.metrics import ReportListener
 from mlma.utils.atomic_file import atomic_write
+from mlma.utils.code_layout import install_hint
 from mlma.utils.own_files import append_lines, open_own
 from mlma.utils.side_task import SideTask
 
@@ -296,7 +297,7 @@ def make_loggers(names: str, folder: Path, config: dict[str, Any]) -> list[Repor
         except ImportError:
             raise ValueError(
                 f"--writers={names}: the package {name} is not installed; "
-                f"pip install {name}, or remove it from the list"
+                f"install it with: {install_hint(name)}, or remove it from the list"
             ) from None
         # One whose service does not respond now is left out.
         if (listener := SideTask(name)(OPTIONAL_LOGGERS[name], package, folder, config)) is not None:

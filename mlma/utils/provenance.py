@@ -6,11 +6,19 @@ import importlib.metadata
 import subprocess
 from pathlib import Path
 
+from mlma.utils.code_layout import COMMIT_FILE, IS_INSTALLED, ROOT
+
 PACKAGES = ("tensorflow-cpu", "tensorflow", "dm-sonnet", "numpy", "gymnasium", "ale-py")
 
 
 def git_commit() -> str | None:
-    """The commit of the running code, with a + if files have changed since; None outside a checkout."""
+    """The commit of the running code, with a + if files have changed since; None if neither is known.
+
+    An installed package has the commit that it was built from; the repository around it is somebody else's.
+    """
+    if IS_INSTALLED:
+        file = ROOT / COMMIT_FILE
+        return file.read_text().strip() if file.exists() else None
     command = [
         "git",
         "-C",

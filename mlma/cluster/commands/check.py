@@ -18,9 +18,10 @@ from mlma.cluster.context import Context, display_name, plural, summarize_plan
 from mlma.cluster.planning.hosts import Host
 from mlma.cluster.planning.launch_plan import Plan
 from mlma.cluster.planning.workers_csv import Worker
-from mlma.cluster.remote.code_files import code_files
+from mlma.cluster.remote.code_files import code_files, is_this_code
 from mlma.cluster.remote.host_pool import call_on_host
 from mlma.cluster.remote.ssh import Connection, HostError
+from mlma.utils.code_layout import supported_pythons
 
 PACKAGES = ("tensorflow", "tensorflow-cpu", "dm-sonnet", "dm-tree", "numpy", "gymnasium", "ale-py", "rich")
 LEARNER_PACKAGES = ("horovod",)
@@ -40,14 +41,15 @@ def check(context: Context) -> int:
 
     def assess(host: Host, connection: Connection) -> dict[str, Cell]:
         connected = time.monotonic() - started
-        request = preflight_request(context, host) | {"files": [] if host.image else list(digests)}
+        compared = {} if host.local and is_this_code(host.folder) else digests
+        request = preflight_request(context, host) | {"files": [] if host.image else list(compared)}
         try:
             before = time.time()
             answer = call_on_host(host, connection, request, context.hosts.command_seconds, "preflight")
             after = time.time()
         except HostError as error:
             return {"ssh": (f"{connected:.1f} s", ""), "python": ("none", str(error))}
-        cells = assess_host(host, answer, digests, plan.learners_on(host))
+        cells = assess_host(host, answer, compared, plan.learners_on(host))
         return cells | {"ssh": (f"{connected:.1f} s", ""), "clock": clock_cell(answer["clock"], before, after)}
 
     answers = context.hosts.for_each(plan.hosts, assess)
@@ -74,7 +76,8 @@ def preflight_request(context: Context, host: Host) -> dict[str, Any]:
 
 
 def assess_host(host: Host, answer: dict[str, Any], digests: dict[str, str], learners: list[Worker]) -> dict[str, Cell]:
-    """Column -> cell, except ssh and clock. `digests` are those of the code on this machine."""
+    """Column -> cell, except ssh and clock. `digests` are those of the code on this machine, none
+    if that is what the host runs."""
     return {
         "python": _python_cell(host, answer["python"], answer["missing_tools"]),
         "code": ("image", "") if host.image else _code_cell(answer["code"], digests, host.folder),
@@ -88,10 +91,14 @@ def assess_host(host: Host, answer: dict[str, Any], digests: dict[str, str], lea
 def _python_cell(host: Host, version: str, missing_tools: list[str]) -> Cell:
     if missing_tools:
         return version, f"not installed: {', '.join(missing_tools)}"
-    return version, "" if host.image or version.startswith("3.11.") else f"Python {version}; must be 3.11"
+    allowed = supported_pythons()
+    fits = host.image or version.startswith(tuple(f"{minor}." for minor in allowed))
+    return version, "" if fits else f"Python {version}; must be {allowed[0]} to {allowed[-1]}"
 
 
 def _code_cell(remote: dict[str, str], local: dict[str, str], folder: str) -> Cell:
+    if not local:
+        return "same", ""
     missing = [name for name in local if not remote[name]]
     different = [name for name in local if remote[name] and remote[name] != local[name]]
     if len(missing) == len(local):

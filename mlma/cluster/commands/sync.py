@@ -10,9 +10,10 @@ import hashlib
 import time
 
 from mlma.cluster.context import Context, host_errors, plural
-from mlma.cluster.planning.hosts import CHECKOUT, Host
+from mlma.cluster.planning.hosts import Host
 from mlma.cluster.remote.code_files import code_files
 from mlma.cluster.remote.ssh import Connection, HostError
+from mlma.utils.code_layout import ROOT
 
 SETUP_TIMEOUT_SECONDS = 1800.0  # a first set-up may compile
 OTHER_FILES = ("run_experiment_mm_raw.py", "pyproject.toml", "Makefile", "README.md", "tools/setup.sh")
@@ -21,7 +22,7 @@ OTHER_FILES = ("run_experiment_mm_raw.py", "pyproject.toml", "Makefile", "README
 def sync(context: Context) -> int:
     """Exit code 1 if a host failed."""
     started = time.monotonic()
-    files = code_files() | {name: CHECKOUT / name for name in OTHER_FILES if (CHECKOUT / name).exists()}
+    files = code_files() | {name: ROOT / name for name in OTHER_FILES if (ROOT / name).exists()}
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     several_learners = len(context.plan.learners) > 1
 

@@ -10,12 +10,11 @@ import dataclasses
 import getpass
 import shlex
 import sys
-from pathlib import Path
 
 from mlma.cluster.options import Options
 from mlma.cluster.planning.workers_csv import Worker
+from mlma.utils.code_layout import ROOT
 
-CHECKOUT = Path(__file__).resolve().parents[3]
 IMAGE_CODE_FOLDER = "/opt/mlma"  # folder of the code in container images
 
 
@@ -65,7 +64,7 @@ def code_folder(worker: Worker, options: Options) -> str:
         return worker.folder
     if worker.image:
         return IMAGE_CODE_FOLDER
-    return str(CHECKOUT) if worker.local else options.remote_folder
+    return str(ROOT) if worker.local else options.remote_folder
 
 
 def python_command(worker: Worker, options: Options) -> tuple[str, ...]:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlma.cluster.planning.hosts import CHECKOUT
+from mlma.utils.code_layout import IS_INSTALLED, PACKAGE, ROOT
 
 
 def code_files() -> dict[str, Path]:
-    """Name relative to the checkout -> file: experiment.py, and everything in agents/ and mlma/."""
-    found = [
-        path for folder in ("agents", "mlma") for path in sorted(CHECKOUT.glob(f"{folder}/**/*")) if path.is_file()
-    ]
-    paths = [CHECKOUT / "experiment.py", *(path for path in found if "__pycache__" not in path.parts)]
-    return {str(path.relative_to(CHECKOUT)): path for path in paths}
+    """Name in a checkout -> file: experiment.py, and everything in agents/ and mlma/.
+
+    An installed package has agents/ inside mlma/; so have the hosts that get their code from one.
+    """
+    folders = [PACKAGE] if IS_INSTALLED else [ROOT / "agents", ROOT / "mlma"]
+    files = {"experiment.py": ROOT / "experiment.py"}
+    for folder in folders:
+        for path in sorted(folder.glob("**/*")):
+            if path.is_file() and "__pycache__" not in path.parts and not (IS_INSTALLED and path.is_relative_to(ROOT)):
+                files[str(path.relative_to(folder.parent))] = path
+    return files
+
+
+def is_this_code(folder: str) -> bool:
+    """Whether workers in this folder of this machine run the code that runs here."""
+    return folder == str(ROOT)

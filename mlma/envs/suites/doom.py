@@ -27,6 +27,7 @@ from mlma.envs.spaces import ObservationParts
 from mlma.envs.suites.gym import fit_image
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv
 from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv
+from mlma.utils.code_layout import setup_hint
 
 WIDTH, HEIGHT, ACTION_REPEATS = 128, 72, 4
 SCREEN = (120, 160, 3)  # the engine's image
@@ -132,7 +133,7 @@ def make_for_video(level_name: str, num_envs: int, seed: int, settings: Environm
 def find_scenario(level_name: str, settings: EnvironmentConfig) -> Path:
     """Path of the scenario file. ValueError with install instructions if it is missing."""
     if missing_package_note():
-        raise ValueError(f"--level_name={level_name}: needs VizDoom; install it with: make install-vizdoom")
+        raise ValueError(f"--level_name={level_name}: needs VizDoom; install it with: {setup_hint('install-vizdoom')}")
     name = SCENARIOS[level_name].file
     folders = [Path(settings.doom_scenarios)] if settings.doom_scenarios else []
     folders += [folder / inner for package, inner in PACKAGES.items() if (folder := _package_folder(package))]
@@ -141,14 +142,14 @@ def find_scenario(level_name: str, settings: EnvironmentConfig) -> Path:
             return folder / name
     searched = ", ".join(map(str, folders))
     raise ValueError(
-        f"--level_name={level_name}: {name} is in none of {searched}; install it with: make install-vizdoom, or set "
-        "--doom_scenarios to a folder that has it"
+        f"--level_name={level_name}: {name} is in none of {searched}; install it with: "
+        f"{setup_hint('install-vizdoom')}, or set --doom_scenarios to a folder that has it"
     )
 
 
 def missing_package_note() -> str:
     """A remark for the list of levels if the package is not installed, else ""."""
-    return "" if importlib.util.find_spec("vizdoom") else " (not installed: make install-vizdoom)"
+    return "" if importlib.util.find_spec("vizdoom") else f" (not installed: {setup_hint('install-vizdoom')})"
 
 
 def _package_folder(package: str) -> Path | None:
