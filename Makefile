@@ -7,7 +7,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom install-mujoco install-box2d install-export train evaluate case-studies test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs clean
+.PHONY: help install install-actor install-learner install-vizdoom install-mujoco install-box2d install-export train evaluate case-studies test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs wheel clean
 
 help:  ## print this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -77,6 +77,11 @@ docs:  ## build the documentation site into site/; a warning is an error
 	@tools/setup.sh docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
+wheel:  ## build the package into dist/, for `pip install dist/mlma-*.whl`
+	@tools/setup.sh
+	.tools/uv/bin/uv build --quiet --wheel --out-dir dist
+	@ls dist/*.whl
+
 manifests:  ## check docker/compose.yaml and sandbox/kubernetes against published schemas
 	@tools/setup.sh
 	@test -e .tools/schemas/done || { .tools/uv/bin/python -m venv .tools/schemas \
@@ -84,6 +89,6 @@ manifests:  ## check docker/compose.yaml and sandbox/kubernetes against publishe
 	    && .tools/schemas/bin/python -m pip install -q --no-deps docker-compose==1.29.2 && touch .tools/schemas/done; }
 	@.tools/schemas/bin/python tools/manifests.py
 
-clean:  ## remove .venv, .tools, site and caches, but not logdir
-	rm -rf .venv .tools site .mypy_cache .ruff_cache .pytest_cache
+clean:  ## remove .venv, .tools, site, dist and caches, but not logdir
+	rm -rf .venv .tools site dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

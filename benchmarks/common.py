@@ -8,19 +8,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlma.core.config import Config
 from mlma.core.presets.resolve import resolve
 from mlma.core.types import Agent, EnvSpec, Sample
 from mlma.utils.child_process import available_cores
+from mlma.utils.code_layout import ROOT
+
+__all__ = ["ROOT", "learner_and_sample", "markdown_head", "markdown_row", "median_seconds", "prepare"]
 
 if TYPE_CHECKING:
     from mlma.distributed.allreduce import Allreduce
     from mlma.learning.learner import Learner
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def prepare(config: Config) -> tuple[Config, EnvSpec, Agent]:

@@ -1,0 +1,79 @@
+"""`mlma install-learner` and `mlma install-vizdoom`: add to this Python what a plain `pip install` cannot.
+
+Horovod has no wheel. It is built against the TensorFlow of this environment with the settings that pyproject.toml has
+for uv, since pip knows no such settings. In a checkout, `make install-learner` does the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from typing import Any
+
+from mlma.utils.child_process import EXIT_USAGE
+from mlma.utils.code_layout import IS_INSTALLED, ROOT
+from mlma.utils.console_streams import print_text
+
+USAGE = {
+    "install-learner": "usage: mlma install-learner\n\nInstalls Open MPI, then compiles Horovod with g++ and make. "
+    "2 to 5 minutes. Needed by several learners.",
+    "install-vizdoom": "usage: mlma install-vizdoom\n\nInstalls VizDoom and two maps. Nothing is compiled.",
+}
+
+
+def main(argv: list[str]) -> int:
+    """The exit code of the last command that ran."""
+    target, flags = argv[0], argv[1:]
+    if flags:
+        asked = flags[0] in ("-h", "--help")
+        return print_text(USAGE[target]) if asked else _mistake(f"mlma {target} takes no {flags[0]!r}")
+    if not IS_INSTALLED:
+        return _mistake(f"this is a checkout, which has its own set-up; use: make {target}")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    if target == "install-learner":
+        if missing := [tool for tool in ("g++", "make") if not shutil.which(tool)]:
+            return _mistake(f"Horovod is compiled, which needs {' and '.join(missing)}: apt-get install g++ make")
+        print("compiling Horovod against the TensorFlow of this Python: 2 to 5 minutes", flush=True)
+    for arguments, variables in steps(target, project):
+        installer = _installer()
+        print(f"+ {' '.join([*installer, *arguments])}", flush=True)
+        code = subprocess.run([*installer, *arguments], env=os.environ | variables, check=False).returncode
+        if code:
+            return code
+    return 0
+
+
+def steps(target: str, project: dict[str, Any]) -> list[tuple[list[str], dict[str, str]]]:
+    """(arguments of pip, environment variables) of each step."""
+    if target == "install-vizdoom":
+        with_maps = [each for each in project["dependency-groups"]["vizdoom"] if "sample-factory" in each]
+        return [(project["project"]["optional-dependencies"]["vizdoom"], {}), (["--no-deps", *with_maps], {})]
+    uv, learner = project["tool"]["uv"], project["project"]["optional-dependencies"]["learner"]
+    horovod = [each for each in learner if each.startswith("horovod")]
+    tools = [each for each in uv["extra-build-dependencies"]["horovod"] if isinstance(each, str)]
+    (declared,) = [each for each in uv["dependency-metadata"] if each["name"] == "horovod"]
+    needed = [*(each for each in learner if each not in horovod), *declared["requires-dist"], *tools]
+    # cmake is a wheel whose program lies beside python; setuptools must be one that Horovod's setup.py knows.
+    variables = uv["extra-build-variables"]["horovod"]
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', '')}"
+    variables = variables | {"PATH": path}
+    return [(needed, {}), (["--no-deps", "--no-build-isolation", *horovod], variables)]
+
+
+def _installer() -> list[str]:
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip", "install"]
+    return [shutil.which("uv") or "uv", "pip", "install", "--python", sys.executable]
+
+
+def _mistake(line: str) -> int:
+    print(line, file=sys.stderr)
+    return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
