@@ -1,4 +1,4 @@
-"""One process of a run: reads the flags, imports one role and runs it. `python experiment.py --help` lists the flags.
+"""One process of a run: reads the flags, imports one role and runs it. `python experiment.py --help` lists flags.
 
 python experiment.py --level_name=PongNoFrameskip-v4                       local training: a learner and its actors
 python experiment.py --job_name=learner --task=0 --learner_host=localhost:8001
@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until the role handles it, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from mlma.core.config import Config, parse_or_exit
 from mlma.core.config.flags import HELP, print_mistake
@@ -22,7 +27,8 @@ from mlma.core.types import EnvSpec
 from mlma.envs.registry import level_help
 from mlma.roles.preparation import prepare, role_of
 from mlma.utils.child_process import EXIT_USAGE, setup_child_process
-from mlma.utils.console_streams import install_forgiving_streams
+from mlma.utils.code_layout import install_agents_name
+from mlma.utils.console_streams import install_forgiving_streams, print_text
 from mlma.utils.tensorflow_setup import import_tensorflow
 
 
@@ -30,13 +36,12 @@ def main() -> int:
     """The exit code of the process."""
     install_forgiving_streams()
     setup_child_process()
+    install_agents_name()
     given = parse_or_exit(sys.argv[1:])
     if given.environment.level_name == HELP:
-        print(level_help())
-        return 0
+        return print_text(level_help())
     if given.run.preset == HELP:
-        print(preset_help())
-        return 0
+        return print_text(preset_help())
     try:
         config, spec = prepare(given)
         if role_of(config) == "learner":

@@ -7,7 +7,12 @@ python run_experiment_mm_raw.py check | status | logs | restart | scale | down |
 from __future__ import annotations
 
 import io
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # During the imports below, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from mlma.cluster.cli import run_command
 from mlma.cluster.options import parse_invocation_or_exit
@@ -15,4 +20,6 @@ from mlma.cluster.options import parse_invocation_or_exit
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so progress is visible in files and pipes at once
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(run_command(parse_invocation_or_exit(sys.argv[1:])))

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlma.core.config import Config, did_you_mean, format_flags, option, parse_with, run_parser, to_argv, with_logdir
-from mlma.core.config.flags import flag_table
+from mlma.core.config.flags import flag_table, matching
 from mlma.core.config.limits import A_WEEK
+from mlma.utils.code_layout import program
 from mlma.utils.input_file import is_file
 from mlma.utils.user_text import shown
 
@@ -144,7 +145,7 @@ DERIVED_FROM_CSV = {  # flags of experiment.py that follow from the CSV
 USAGE = (
     "usage: python run_experiment_mm_raw.py [COMMAND] [--workers_csv_path=FILE] [--logdir=FOLDER] [--flag=value ...]",
     "",
-    "Every training flag of `python experiment.py --help` is accepted here, too.",
+    "Every training flag of `python experiment.py --help=all` is accepted here, too.",
     "After `up`, --logdir is enough to identify the run.",
     "",
     *(f"  {command:<8} {description}" for command, description in COMMANDS.items()),
@@ -196,4 +197,12 @@ def _without_former_flags(argv: list[str]) -> list[str]:
 
 def parse_invocation_or_exit(argv: list[str]) -> Invocation:
     """As `parse_invocation`, for the entry point: exits after --help, and with code 2 for an error."""
-    return run_parser(argv, parse_invocation, lambda: format_flags(flag_table(Options, "Cluster"), USAGE))
+    return run_parser(argv, parse_invocation, _help_text)
+
+
+def _help_text(word: str) -> str:
+    """All of the frontend's own flags, or those that match `word`."""
+    name = program("run_experiment_mm_raw.py")
+    usage = tuple(line.replace("python run_experiment_mm_raw.py", name) for line in USAGE)
+    table = flag_table(Options, "Cluster")
+    return format_flags(table if word in ("", "all") else matching(table, word), usage)

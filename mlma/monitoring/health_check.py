@@ -103,7 +103,7 @@ def parse_flags(argv: list[str]) -> tuple[Config, HealthFlags]:
 def main() -> int:
     """Checks once; the exit code."""
     config, health_flags = run_parser(
-        sys.argv[1:], parse_flags, lambda: format_flags(flag_table(HealthFlags, "Health"), USAGE)
+        sys.argv[1:], parse_flags, lambda _: format_flags(flag_table(HealthFlags, "Health"), USAGE)
     )
     healths = check_workers(Path(config.distributed.heartbeat_folder), health_flags.worker, health_flags.seconds)
     for health in healths:

@@ -114,6 +114,34 @@ def install_forgiving_streams() -> None:
             other.write(f"{NAMES[descriptor]} is closed; training continues without it\n")
 
 
+def print_text(text: str) -> int:
+    """Prints text that somebody asked for, such as a list of flags; the exit code. A reader that has seen enough, such
+    as `head`, is no failure."""
+    stream = sys.stdout
+    with contextlib.suppress(Exception):
+        stream.flush()
+    try:
+        if isinstance(stream, ForgivingStream):  # which would tell of the failure, but as one in training
+            data = memoryview(f"{text}\n".encode(stream.encoding, "backslashreplace"))
+            while data:
+                data = data[os.write(stream.fileno(), data) :]
+        else:
+            print(text, flush=True)
+    except BrokenPipeError:
+        _drop_standard_output()
+    except OSError as problem:
+        _drop_standard_output()
+        print(f"{NAMES[1]} failed: {describe(problem)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _drop_standard_output() -> None:
+    """So that nothing is written there when the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)

@@ -26,6 +26,7 @@ from mlma.core.config.sections import (
 )
 from mlma.core.presets.papers import FAST, PAPER_PRESETS, preset_flags
 from mlma.utils.atomic_file import atomic_write
+from mlma.utils.code_layout import program
 from mlma.utils.input_file import read_json_file
 from mlma.utils.own_files import check_own_file
 from mlma.utils.user_text import shown
@@ -40,6 +41,11 @@ USAGE = (
     "  --config=FILE",
     "      read flags from a run's logdir/config.json; flags on the command line take precedence",
 )
+USUAL_FLAGS = (  # those of the short help
+    "level_name", "algorithm", "agent_name", "preset", "logdir", "seed", "mode", "total_environment_frames",
+    "num_actors", "envs_per_actor", "batch_size", "unroll_length", "learning_rate", "reward_clipping", "num_learners",
+    "test_num_episodes", "evaluate_every", "record_video", "writers",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,9 +225,13 @@ def to_argv(config: Config) -> list[str]:
     ]
 
 
-def help_text() -> str:
-    """The text of `experiment.py --help`."""
-    return flags.format_flags(flag_table(), USAGE)
+def help_text(word: str = "all") -> str:
+    """The text of `experiment.py --help=WORD`: all flags, those that match, or with "" the usual ones."""
+    name = program("experiment.py")
+    usage = tuple(line.replace("python experiment.py", name) for line in USAGE)
+    if not word:
+        return flags.format_short(flag_table(), usage, USUAL_FLAGS, name)
+    return flags.format_flags(flag_table() if word == "all" else flags.matching(flag_table(), word), usage)
 
 
 def parse_or_exit(argv: list[str]) -> Config:

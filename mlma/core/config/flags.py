@@ -11,19 +11,23 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal, TypeVar
 
 from mlma.utils.child_process import EXIT_USAGE
+from mlma.utils.console_streams import print_text
 from mlma.utils.user_text import check_text, printable, shown
 
 Parsed = TypeVar("Parsed")
 TextCheck = Callable[[str], object]  # raises ValueError that says what is allowed
 TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 HELP = "help"  # the value of some flags that prints what they may be
+LINE_WIDTH = 118  # of the short help
+MAX_SHORT_CHOICES = 4  # that it shows
 MAX_TEXT_CHARACTERS = 8192  # of a flag, unless it says otherwise
 
 
@@ -204,18 +208,52 @@ def format_flags(table: dict[str, Flag], usage: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
+def format_short(table: dict[str, Flag], usage: tuple[str, ...], usual: Collection[str], program: str) -> str:
+    """The text of --help where there are many flags: those that most runs need, with the first clause of their help."""
+    flags = {name: flag for name, flag in table.items() if name in usual}
+    width = max(len(f"--{flag.name}={flag.format(flag.default)}") for flag in flags.values())
+    lines, group = [*usage], ""
+    for flag in flags.values():
+        if flag.group != group:
+            group = flag.group
+            lines += ["", f"{group}:"]
+        value = f"--{flag.name}={flag.format(flag.default)}"
+        choices = f" [{flag.allowed}]" if 0 < len(flag.choices) <= MAX_SHORT_CHOICES else ""
+        text = f"{re.split('[;(]', flag.help)[0].strip()}{choices}"
+        lines.append(f"  {value:<{width}}  {textwrap.shorten(text, LINE_WIDTH - width - 4, placeholder=' ...')}")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{program} --help=all: all {len(table)} flags, explained; --help=WORD: those with WORD in their name",
+        ]
+    )
+
+
+def matching(table: dict[str, Flag], word: str) -> dict[str, Flag]:
+    """The flags of --help=WORD: those with the word in their name or the title of their group; ValueError if none."""
+    wanted = word.strip().lower().lstrip("-").replace("-", "_")
+    found = {n: flag for n, flag in table.items() if wanted in n or wanted == flag.group.partition(" ")[0].lower()}
+    if not found:
+        raise ValueError(f"--help={shown(word)}: no such flag; allowed: all, or a part of a name")
+    return found
+
+
 def print_mistake(mistake: ValueError) -> None:
     """Prints what is wrong with flags or files; each of its lines can be shown on a terminal."""
     for line in str(mistake).split("\n"):
         print(printable(line), file=sys.stderr)
 
 
-def run_parser(argv: list[str], parse: Callable[[list[str]], Parsed], help_text: Callable[[], str]) -> Parsed:
-    """For entry points: --help prints the flags and exits with 0; a mistake prints one line and exits with 2."""
-    if any(word in ("-h", "--help") for word in argv):
-        print(help_text())
-        sys.exit(0)
+def run_parser(argv: list[str], parse: Callable[[list[str]], Parsed], help_text: Callable[[str], str]) -> Parsed:
+    """For entry points: --help and --help=WORD print flags and exit with 0; a mistake prints one line and exits with 2.
+
+    `help_text` gets the word, or "".
+    """
+    asked = [word for word in argv if word in ("-h", "--help") or word.startswith("--help=")]
     try:
+        if asked:
+            sys.exit(print_text(help_text(asked[0].partition("=")[2])))
         return parse(argv)
     except ValueError as error:
         print_mistake(error)
