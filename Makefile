@@ -78,9 +78,8 @@ docs:  ## build the documentation site into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 wheel:  ## build the package into dist/, for `pip install dist/mlma-*.whl`
-	@tools/setup.sh
-	.tools/uv/bin/uv build --quiet --wheel --out-dir dist
-	@ls dist/*.whl
+	@tools/setup.sh dev
+	$(PY) -m hatchling build -t wheel -d dist
 
 manifests:  ## check docker/compose.yaml and sandbox/kubernetes against published schemas
 	@tools/setup.sh

@@ -1,6 +1,6 @@
 """Lays out the code for the wheel: everything inside mlma/, so that `pip install` takes no other top-level name.
 
-A build hook of hatchling (pyproject.toml). `agents/` and `benchmarks/` become `mlma.agents` and `mlma.benchmarks`, and
+Two hooks of hatchling (pyproject.toml). `agents/` and `benchmarks/` become `mlma.agents` and `mlma.benchmarks`, and
 their names in imports change with them; what stands beside mlma/ and is needed to run goes to mlma/checkout/. The
 reasons are in docs/decisions/0019-package.md.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 MOVED = ("agents", "benchmarks")  # folders that become packages inside mlma
 # What a run needs besides: the scripts, and what the frontend copies to hosts and sets them up with.
@@ -41,6 +42,14 @@ class WheelLayout(BuildHookInterface[Any]):
         """Removes the folder."""
         if version != "editable":
             shutil.rmtree(self._folder)
+
+
+class Commands(MetadataHookInterface):
+    """Called by hatchling: the commands that an installation has."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Adds them to what pyproject.toml says."""
+        metadata["scripts"] = {"mlma": "mlma.command.main:main"}
 
 
 def lay_out(root: Path, folder: Path) -> None:
