@@ -103,8 +103,10 @@ def _evaluation_flags(rest: list[str]) -> list[str]:
 
 
 def _become(name: str, command: list[str]) -> NoReturn:
-    environment = dict(os.environ) | {PROGRAM_ENV: f"mlma {name}"}
-    if not IS_INSTALLED:  # started by `python -m mlma`: modules are found here, from any working folder
+    environment = dict(os.environ)
+    if SUBCOMMANDS[name].script:
+        environment[PROGRAM_ENV] = f"mlma {name}"  # for its help
+    elif not IS_INSTALLED:  # started by `python -m mlma`: modules are found here, from any working folder
         known = os.environ.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
     sys.stdout.flush()

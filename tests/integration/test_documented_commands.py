@@ -32,6 +32,10 @@ NOT_RUN = {
     r"run_experiment_mm_raw\.py +(check|up|status|down|dry-run) .*(workers\.csv|/data/)": "needs the hosts of a lab; "
     "tests/cluster runs every command of the frontend on hosts of its own",
     r"^make case-studies": "writes into sandbox/; the command that it runs is run with another folder",
+    r"^pip install|^mlma (train|install)": "needs an environment without a checkout; "
+    "tests/integration/test_installed_package.py runs the wheel",
+    r"^mkdir -p ~|^mlma completion": "writes into the home directory; tests/unit/test_command.py reads the scripts",
+    r"uv pip install": "asks the package index for a package",
     r"health_check": "needs a worker's heartbeat folder; tests/integration/test_health.py runs it",
     r"^\(echo|^for ": "writes the CSV of a lab",
     r"--algorithm=a2c": "needs the file of the guide; tests/integration/test_own_code.py runs it",
