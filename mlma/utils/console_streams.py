@@ -117,7 +117,7 @@ def install_forgiving_streams() -> None:
 def print_text(text: str) -> int:
     """Prints text that somebody asked for, such as a list of flags; the exit code. A reader that has seen enough, such
     as `head`, is no failure."""
-    stream = sys.stdout
+    stream: Any = sys.stdout
     with contextlib.suppress(Exception):
         stream.flush()
     try:
