@@ -1,6 +1,6 @@
 """Former command line, until 0.3: `python -m mlma.bench_allreduce` names its successor."""
 
-from mlma.utils.former_command import exit_with_successor
+from mlma.command.former import exit_with_successor
 
 if __name__ == "__main__":
     exit_with_successor("mlma.bench_allreduce", "benchmarks.allreduce")
