@@ -24,7 +24,10 @@ BESIDE = (
     "experiment.py", "run_experiment_mm_raw.py", "pyproject.toml", "Makefile", "README.md", "LICENSE", "tools/setup.sh",
 )  # fmt: skip
 IN_IMPORT = re.compile(rf"^(\s*(?:from|import) )({'|'.join(MOVED)})(?=[. ])", flags=re.M)
-IN_TEXT = re.compile(rf"""(["'])({"|".join(MOVED)})(?=\.\w+[.:"'])""")  # "agents.impala:Impala", "benchmarks.replay"
+# "agents:make_agent", "agents.impala:Impala", "benchmarks.replay"
+IN_TEXT = re.compile(
+    rf"""(["'])({"|".join(MOVED)})(?=:\w|\.\w+[.:"'])"""
+)
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "log", ".DS_Store")
 
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from mlma.api.progress import Progress
 from mlma.core.config import Config, flag_table, parse, to_argv, with_logdir
 from mlma.utils.child_process import EXIT_USAGE
+from mlma.utils.code_layout import ROOT
 
 if TYPE_CHECKING:
     from mlma.api.policy import Policy
     from mlma.api.run_data import Table
 
-SCRIPT = Path(__file__).parents[2] / "experiment.py"
+SCRIPT = ROOT / "experiment.py"
 KEPT_LINES = 1000  # of the output
 SHOWN_LINES = 20  # of it, in an error
 COLOR_VARIABLES = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")

@@ -25,6 +25,8 @@ import json, sys
 from mlma.utils.code_layout import IS_INSTALLED, ROOT, install_agents_name
 from mlma.core.catalog import ALGORITHMS, NETWORKS
 from mlma.monitoring.run_log import git_commit
+from mlma.evaluation.saved_policy import MAKE_AGENT
+from mlma.api.training import SCRIPT
 before = sorted(name for name in sys.modules if name.split(".")[0] == "agents")
 install_agents_name()
 import agents.ops, mlma.agents.ops
@@ -33,6 +35,7 @@ result = {
     "installed": IS_INSTALLED, "script": (ROOT / "experiment.py").exists(), "before": before,
     "same": agents.ops is mlma.agents.ops and agents is mlma.agents, "spec": agents.__spec__.name,
     "catalog": [ALGORITHMS["impala"].agent, NETWORKS["MLPAgent"].build], "commit": git_commit(), "path": mlma.__path__,
+    "make_agent": MAKE_AGENT, "api_script": SCRIPT == ROOT / "experiment.py",
 }
 print(json.dumps(result))
 """
@@ -120,6 +123,7 @@ def test_the_code_of_the_wheel_imports_from_inside_itself(site: Path, tmp_path: 
     assert result["installed"] and result["script"] and result["before"] == []
     assert result["same"] and result["spec"] == "mlma.agents"
     assert result["catalog"] == ["mlma.agents.impala:Impala", "mlma.agents.networks.zoo:mlp"]
+    assert result["make_agent"] == "mlma.agents:make_agent" and result["api_script"]
     assert len(result["commit"].rstrip("+")) == 40
 
 
