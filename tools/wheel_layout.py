@@ -25,9 +25,7 @@ BESIDE = (
 )  # fmt: skip
 IN_IMPORT = re.compile(rf"^(\s*(?:from|import) )({'|'.join(MOVED)})(?=[. ])", flags=re.M)
 # "agents:make_agent", "agents.impala:Impala", "benchmarks.replay"
-IN_TEXT = re.compile(
-    rf"""(["'])({"|".join(MOVED)})(?=:\w|\.\w+[.:"'])"""
-)
+IN_TEXT = re.compile(rf"""(["'])({"|".join(MOVED)})(?=:\w|\.\w+[.:"'])""")
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "log", ".DS_Store")
 
 
