@@ -11,7 +11,7 @@ PY = .venv/bin/python
 
 help:  ## print this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name does; do printf '  %-15s %s\n' "$$name" "$$does"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name does; do printf '  %-15s %s\n' "$$name" "$$does"; done
 
 install:  ## set up everything: training, several learners (compiles Horovod), tests
 	@tools/setup.sh learner dev
