@@ -60,9 +60,9 @@ def flags_page() -> str:
 # Flags
 
 Flags are written `--name=value` or `--name value`; `--name` and `--noname` set a flag that is true or false; `1e6` is a
-whole number too. `--config=FILE` reads flags from a run's `config.json` first; flags on the command line take
-precedence. A value of `auto`, 0 or -1 that stands for a preset is replaced by the preset of the algorithm and level
-([training guide](../guides/train.md)).
+whole number too. `--config=FILE` reads flags from a [file](../guides/train.md#files-of-flags) first; flags on the
+command line take precedence. A value of `auto`, 0 or -1 that stands for a preset is replaced by the preset of the
+algorithm and level ([training guide](../guides/train.md)).
 
 ## experiment.py
 

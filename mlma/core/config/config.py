@@ -1,4 +1,4 @@
-"""The configuration of a run: command line <-> `Config` <-> logdir/config.json.
+"""The configuration of a run: command line and files -> `Config` -> command line and logdir/config.json.
 
 `Config` consists of sections; a function takes the section that it needs. Flags are flat: `--batch_size` is
 `config.learner.batch_size`. Imports nothing heavy. Not here: what the flags do.
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mlma.core.config import flags
+from mlma.core.config.config_file import read_config_file
 from mlma.core.config.environment_section import EnvironmentConfig
 from mlma.core.config.flags import Flag, did_you_mean
-from mlma.core.config.json_object import json_object
 from mlma.core.config.learning_sections import LearnerConfig, OptimizerConfig, ReplayConfig
 from mlma.core.config.sections import (
     ActorConfig,
@@ -27,8 +27,6 @@ from mlma.core.config.sections import (
 from mlma.core.presets.papers import FAST, PAPER_PRESETS, preset_flags
 from mlma.utils.atomic_file import atomic_write
 from mlma.utils.code_layout import program
-from mlma.utils.input_file import read_json_file
-from mlma.utils.own_files import check_own_file
 from mlma.utils.user_text import shown
 
 AUTO_LOGDIR, LOGDIRS = "auto", "logdir"
@@ -39,7 +37,8 @@ USAGE = (
     "usage: python experiment.py [--flag=value ...]",
     "",
     "  --config=FILE",
-    "      read flags from a run's logdir/config.json; flags on the command line take precedence",
+    "      read flags from a TOML, YAML or JSON file, such as a run's logdir/config.json; may be given more than once:",
+    "      later files take precedence over earlier ones, and flags on the command line over all files",
 )
 USUAL_FLAGS = (  # those of the short help
     "level_name", "algorithm", "agent_name", "preset", "logdir", "seed", "mode", "total_environment_frames",
@@ -100,27 +99,39 @@ def section_of() -> dict[str, str]:
 
 
 def parse(argv: list[str]) -> Config:
-    """The configuration of a command line: --config=FILE first, then --preset, then all other flags. ValueError in one
-    line."""
+    """The configuration of a command line: each --config=FILE in turn, then --preset, then all other flags. ValueError
+    in one line."""
     return parse_with(argv, None)[0]
 
 
 def parse_with(argv: list[str], others: type | None) -> tuple[Config, dict[str, Any]]:
     """The configuration, and the given flags of another dataclass, whose names must differ from those of `Config`."""
     known = flag_table() | (flags.flag_table(others) if others else {})
-    given = flags.split_arguments(argv, known, others=("config",))
-    values: dict[str, Any] = {}
-    if "config" in given:
-        path = given.pop("config")
+    files: list[str | None] = []
+    given = flags.split_arguments(argv, known, repeated={"config": files})
+    layers = []
+    for path in files:
         if not path:
             raise ValueError("--config: needs a value, the name of a file")
-        values |= load(path)
-        values = preset_flags(values.get("preset", FAST)) | values
-    chosen = flags.parse_values(given, known)
-    values |= preset_flags(chosen.get("preset", FAST)) | chosen
+        layers.append(load(path))
+    values: dict[str, Any] = {}
+    for layer in (*layers, flags.parse_values(given, known)):
+        values |= _preset_values(layer) | layer
     config = Config.from_flags(**{name: value for name, value in values.items() if name in flag_table()})
     _check(config)
     return config, {name: value for name, value in values.items() if name not in flag_table()}
+
+
+def _preset_values(layer: dict[str, Any]) -> dict[str, Any]:
+    """What the preset of a file or command line sets, over the files before it.
+
+    `fast` has no values of its own before the level is known: what papers set goes back to the default, which lets
+    `fast` choose. The algorithm stays, since `fast` has settings for each.
+    """
+    if layer.get("preset") != FAST:
+        return preset_flags(layer.get("preset", FAST))
+    names = {name for paper in PAPER_PRESETS.values() for name in paper.values}
+    return {name: flag_table()[name].default for name in names}
 
 
 def with_logdir(config: Config) -> Config:
@@ -178,34 +189,8 @@ def _check_inference_sizes(actor: ActorConfig) -> None:
 
 
 def load(path: str) -> dict[str, Any]:
-    """The flags that `save` wrote; ValueError that names the file if it is not a configuration, or another user's."""
-    file = shown(path)
-    check_own_file(Path(path), f"--config={file}")
-    try:
-        values = read_json_file(path)
-    except OSError as error:
-        raise ValueError(f"--config={file}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"--config={file}: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"--config={file}: must hold an object of flags")
-    renamed, parsed = flags.current_names(flag_table()), {}
-    given: str
-    for given, value in values.items():
-        name = renamed.get(given, given)
-        if name not in flag_table():
-            raise ValueError(f"--config={file}: {shown(given)}: no such flag{did_you_mean(given, flag_table())}")
-        flag = flag_table()[name]
-        try:
-            if isinstance(value, dict) and flag.check is json_object:
-                value = json.dumps(value)
-            if not isinstance(value, str | int | float):
-                raise ValueError(f"--{name}: must be {flag.allowed}")
-            parsed[name] = flag.parse(flag.format(value))
-            flag.check_bounds(parsed[name])
-        except ValueError as error:
-            raise ValueError(f"--config={file}: {error}") from None
-    return parsed
+    """The flags in a file of TOML, YAML or JSON; ValueError that names the file if it is wrong, or another user's."""
+    return read_config_file(path, flag_table())
 
 
 def save(config: Config, path: Path) -> None:

@@ -154,9 +154,12 @@ def current_names(table: dict[str, Flag]) -> dict[str, str]:
     return {former: flag.name for flag in table.values() for former in flag.former_names}
 
 
-def split_arguments(argv: list[str], table: dict[str, Flag], others: tuple[str, ...] = ()) -> dict[str, str | None]:
-    """--name=value, --name value, --name and --noname as name -> text. `others` are names that are no flags of the
-    table."""
+def split_arguments(
+    argv: list[str], table: dict[str, Flag], repeated: dict[str, list[str | None]] | None = None
+) -> dict[str, str | None]:
+    """--name=value, --name value, --name and --noname as name -> text. `repeated` has names that are no flags of the
+    table, and gets the texts of each."""
+    repeated = repeated or {}
     renamed = current_names(table)
     given: dict[str, str | None] = {}
     rest = list(argv)
@@ -172,14 +175,17 @@ def split_arguments(argv: list[str], table: dict[str, Flag], others: tuple[str, 
         negated = table.get(name[2:]) if name.startswith("no") and name not in table and not equals else None
         if negated and negated.type is bool:
             name, equals, text = name[2:], "=", "false"
-        if name not in table and name not in others:
-            raise ValueError(f"--{shown(name)}: no such flag{did_you_mean(name, table, '--')}")
+        if name not in table and name not in repeated:
+            raise ValueError(f"--{shown(name)}: no such flag{did_you_mean(name, [*table, *repeated], '--')}")
+        value: str | None = None
         if equals:
-            given[name] = text
+            value = text
         elif rest and not rest[0].startswith("--"):
-            given[name] = rest.pop(0)
+            value = rest.pop(0)
+        if name in repeated:
+            repeated[name].append(value)
         else:
-            given[name] = None
+            given[name] = value
     return given
 
 
