@@ -71,7 +71,8 @@ def write_workers(path: Path, workers: list[Any]) -> None:
 
 
 class SessionRecord:
-    """sessions.json: a list of the sessions of this run, each with its command, commit, start, end and machine.
+    """sessions.json: a list of the sessions of this run, each with its command, commit, changed flags, start, end and
+    machine.
 
     A run that starts from scratch starts the list, too. Written at the start, or with the first report for which there
     is room, and at the end; a session without an end was killed, or goes on.
@@ -79,14 +80,16 @@ class SessionRecord:
 
     name = "sessions.json"
 
-    def __init__(self, path: Path, frames: int) -> None:
-        """`frames` are those at which this session starts."""
+    def __init__(self, path: Path, frames: int, changed: dict[str, list[Any]] | None = None) -> None:
+        """`frames` are those at which this session starts; `changed` has its flags that differ from the session
+        before, each with the value before and now."""
         self._path, self._earlier, self._is_written = path, _read_sessions(path) if frames else [], False
         self._session: dict[str, Any] = {
             "command": shlex.join(sys.orig_argv),
             "commit": git_commit(),
             "started": time.strftime(FILE_DATES),
             "frames": frames,
+            "changed": changed or {},
             "host": os.uname().nodename,
             "cores": len(os.sched_getaffinity(0)),
             "ended": None,

@@ -20,6 +20,10 @@ from mlma.monitoring.metrics import Metrics, ReportListener
 from mlma.monitoring.phase_timer import PhaseTimer
 from mlma.monitoring.run_log import SessionRecord, setup_logging, write_workers
 from mlma.replay.base import TrajectoryBuffer
+from mlma.roles import run_summary
+from mlma.roles.config_history import note_changes
+
+log_start, log_end = run_summary.log_start, run_summary.log_end
 
 
 def start_logging(config: Config, allreduce: Allreduce, display: ConsoleDisplay) -> None:
@@ -46,12 +50,14 @@ def make_metrics(config: Config, allreduce: Allreduce, listeners: list[ReportLis
 def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int) -> list[ReportListener]:
     """The loggers of a run that stands at `frames`; also writes logdir/config.json and logdir/sessions.json."""
     logdir = Path(config.run.logdir)
+    changed = note_changes(config, logdir, frames)
     saved = loggers.ConfigWriter(config, logdir / "config.json")
-    session = SessionRecord(logdir / "sessions.json", frames)
+    session = SessionRecord(logdir / "sessions.json", frames, changed)
     for record in (saved, session):
         with contextlib.suppress(OSError):  # no room: the next report tries again, and logs it
             record.write()
     made: list[ReportListener] = [display, saved, session, loggers.CsvWriter(logdir / "metrics.csv", frames)]
+    made.append(run_summary.Forecast(config.run.total_environment_frames))
     if config.run.deterministic:
         made.append(loggers.DeterministicCsvLogger(logdir / "curve.csv", frames))
     return made + loggers.make_loggers(config.reports.writers, logdir, config.flags())

@@ -55,7 +55,10 @@ class TrainingSession:
         self.state.resume()
         self.stop = StopSignal()
         frames = self.learner.frames
+        self.is_complete = frames >= config.run.total_environment_frames  # then no actor has anything to do
         listeners = learner_telemetry.make_run_loggers(config, display, frames) if self.is_first else []
+        if self.is_first:
+            learner_telemetry.log_start(config, spec, self.learner, allreduce.size, self.state.seconds)
         self.metrics = learner_telemetry.make_metrics(config, allreduce, listeners)
         self.timer = self.metrics.timer
         layout, fail = trajectory_layout(spec, agent, config.learner.unroll_length), self.stop.fail
@@ -78,7 +81,7 @@ class TrainingSession:
         )
         self.data = LearnerData(server, receiver, buffer, snapshot)
         learner_telemetry.register_gauges(self.metrics, buffer, receiver)
-        self.actors = self._start_actors() if config.run.task < 0 else None
+        self.actors = self._start_actors() if config.run.task < 0 and not self.is_complete else None
         if self.is_first:
             learner_telemetry.add_periodic_tasks(config, self.metrics, self.timer, receiver, frames, self.save)
         timeout = config.distributed.hang_timeout_seconds
@@ -98,7 +101,7 @@ class TrainingSession:
     def train(self, heartbeat: Heartbeat) -> bool:
         """Runs the training loop and ends the session; whether the last checkpoint was saved."""
         config, distributed = self.config, self.config.distributed
-        num_actors = config.actor.num_actors if self.actors else "remote"
+        num_actors = config.actor.num_actors if self.actors else "no" if config.run.task < 0 else "remote"
         logger.info("logdir %s; learner at %s; %s actors", config.run.logdir, self.listening.shown, num_actors)
         silent_actors = functools.partial(
             self.data.receiver.silent_actors, config.actor.num_actors, distributed.sample_timeout_seconds
@@ -148,6 +151,8 @@ def run_session(
     if failure:
         reason = f"{type(failure).__name__}: {failure}"
         print_error(f"{reason}; the last good weights are in {config.run.logdir}/checkpoints")
+    elif session.is_first and saved:
+        learner_telemetry.log_end(config, learner.frames)
     if not session.stop.broken:  # then the other ranks may not be here
         allreduce.shutdown()
     return 1 if failure or not saved else 0
