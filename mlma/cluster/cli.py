@@ -10,12 +10,20 @@ from mlma.cluster.commands.logs import logs
 from mlma.cluster.commands.up import restart, scale, up
 from mlma.cluster.context import Context, make_context
 from mlma.cluster.options import Invocation
-from mlma.core.config.flags import print_mistake
+from mlma.core.config.flags import HELP, print_mistake
+from mlma.core.presets.overview import preset_help
+from mlma.envs.registry import level_help
 from mlma.utils.child_process import EXIT_USAGE
 
 
 def run_command(invocation: Invocation) -> int:
     """Exit code: 0 for success, 1 if a host or a worker failed, 2 for an error in flags or CSV."""
+    if invocation.config.environment.level_name == HELP:  # whatever the command is: nothing can train on that
+        print(level_help())
+        return 0
+    if invocation.config.run.preset == HELP:
+        print(preset_help())
+        return 0
     try:
         context = make_context(invocation)
         if invocation.command in ("up", "dry-run"):
