@@ -50,7 +50,9 @@ FRONTEND = lines_of(r"run_experiment_mm_raw\.py")
 MODULES = sorted(
     {(c.document, name) for c in ALL_COMMANDS for name in re.findall(r"-m ((?:mlma|benchmarks)[\w.]*)", c.text)}
 )
-TARGETS = sorted({(c.document, name) for c in ALL_COMMANDS for name in re.findall(r"^make ((?:[a-z0-9-]+ ?)+)", c.text)})
+TARGETS = sorted(
+    {(c.document, name) for c in ALL_COMMANDS for name in re.findall(r"^make ((?:[a-z0-9-]+ ?)+)", c.text)}
+)
 
 
 def words_of(line: str) -> list[str]:
