@@ -41,6 +41,37 @@ def scale_pixels(observation: tf.Tensor, scaling: str) -> tf.Tensor:
     return (pixels - tf.reduce_mean(pixels, axis=[2, 3, 4], keepdims=True)) / GREY_LEVELS
 
 
+def network_inputs(
+    timestep: TimeStep, frames: tf.Tensor | None, pixel_scaling: str, normalizer: Normalizer | None
+) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+    """The observation float32 [T, B, ...], numbers next to an image if there are any, and the frames after the last
+    step: images are stacked and scaled, numbers normalised."""
+    observation = timestep.observation
+    if frames is not None:  # else there is no stack, or the observations are stacks already
+        observation, frames = stack_frames(observation, timestep.is_first, frames)
+    if observation.dtype == tf.uint8:
+        observation = scale_pixels(observation, pixel_scaling)  # [T, B, H, W, C]
+    vector = timestep.extras.get("vector")  # next to an image
+    if normalizer and vector is None:
+        observation = normalizer(observation)
+    elif normalizer:
+        vector = normalizer(vector)
+    return observation, vector, frames
+
+
+def empty_frames(spec: EnvSpec, stack: int, batch_size: int) -> tf.Tensor | None:
+    """The frames before an episode, uint8 [B, stack - 1, H, W, C]; None without a stack."""
+    return tf.zeros([batch_size, stack - 1, *spec.observation.shape], tf.uint8) if stack > 1 else None
+
+
+def allowed_actions(spec: EnvSpec) -> Any:
+    """float32 [levels, A], 1 for the actions that a level has; None if there is a single level."""
+    if not spec.actions_by_level:
+        return None
+    levels = [np.isin(np.arange(spec.num_actions), actions) for actions in spec.actions_by_level]
+    return np.stack(levels).astype(np.float32)  # not a tensor, which a graph could not contain
+
+
 class NetworkOutput(NamedTuple):
     """Outputs of all heads."""
 
@@ -96,10 +127,7 @@ class Network(snt.Module):
         glorot = initializers.glorot_lstm
         self._words = InstructionEncoder(glorot, name="words") if "words" in spec.extras else None
         self._core = ResetLSTM(lstm_size, glorot, name="resetting_lstm") if lstm_size else None
-        self._action_mask: Any = None  # float32 [levels, A]
-        if spec.actions_by_level:
-            levels = [np.isin(np.arange(spec.num_actions), actions) for actions in spec.actions_by_level]
-            self._action_mask = np.stack(levels).astype(np.float32)  # not a tensor, which a graph could not contain
+        self._action_mask = allowed_actions(spec)
         self._dueling = DuelingHead(spec.num_actions, dueling, initializers, name="dueling") if dueling else None
         if not dueling:
             self._policy: snt.Module
@@ -111,9 +139,7 @@ class Network(snt.Module):
 
     def initial_state(self, batch_size: int) -> NetworkState:
         """The agent state at the start of an episode: zeros [B, ...]."""
-        frames = None
-        if self._stack > 1:
-            frames = tf.zeros([batch_size, self._stack - 1, *self._spec.observation.shape], tf.uint8)
+        frames = empty_frames(self._spec, self._stack, batch_size)
         return NetworkState(frames, self._core.initial_state(batch_size) if self._core else None)
 
     def __call__(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
@@ -127,19 +153,10 @@ class Network(snt.Module):
         return _join_batch(outputs, 1), _join_batch(states, 0)
 
     def _unroll(self, timestep: TimeStep, state: NetworkState) -> tuple[NetworkOutput, NetworkState]:
-        observation, frames = timestep.observation, state.frames
-        if frames is not None:  # else there is no stack, or the observations are stacks already
-            observation, frames = stack_frames(observation, timestep.is_first, frames)
-        if observation.dtype == tf.uint8:
-            observation = scale_pixels(observation, self._pixel_scaling)  # [T, B, H, W, C]
+        dtype = tf.float32
+        if timestep.observation.dtype == tf.uint8:
             dtype = self._acting_type if timestep.is_first.shape[0] == 1 else self._learning_type
-        else:
-            dtype = tf.float32
-        vector = timestep.extras.get("vector")  # next to an image
-        if self.normalizer and vector is None:
-            observation = self.normalizer(observation)
-        elif self.normalizer:
-            vector = self.normalizer(vector)
+        observation, vector, frames = network_inputs(timestep, state.frames, self._pixel_scaling, self.normalizer)
         observation = tf.cast(observation, dtype)
         features = tf.cast(snt.BatchApply(self._torso)(observation), tf.float32)  # [T, B, F]
         if self._numbers:

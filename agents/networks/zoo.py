@@ -1,7 +1,8 @@
 """The networks of `--agent_name`, as in Espeholt et al. 2018, figure 3; Mnih et al. 2015; Kapturowski et al. 2019.
 
 Each function builds a `Network` for a level; `options` holds the arguments that the algorithm and the flags choose. A
-new network is a function here, or in a file of its own, and an entry in mlma/core/catalog.py.
+new network is a function here, or in a file of its own, and an entry in mlma/core/catalog.py. Not here: those of the
+user, by the name of their module (agents/networks/own_network.py).
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import tensorflow as tf
 
 from agents.networks.initializers import choose_initializers
 from agents.networks.network import Network
+from agents.networks.own_network import WholeNetwork, build_own_network
 from agents.networks.torsos import NATURE_CONVOLUTIONS, SHALLOW_CONVOLUTIONS, ResidualTorso, conv_torso, mlp_torso
 from mlma.core.catalog import NETWORKS
 from mlma.core.config import Config
+from mlma.core.config.flags import is_own_name
 from mlma.core.types import EnvSpec
 from mlma.utils.import_object import import_object
 
@@ -92,13 +95,12 @@ def separate_mlp(spec: EnvSpec, stack: int, **options: Any) -> Network:
     return Network(mlp_torso(), spec, stack=1, **options, value_torso=value_torso, name="separate_mlp")
 
 
-def make_network(config: Config, spec: EnvSpec, dueling: bool = False, clip_last_reward: bool = True) -> Network:
+def make_network(
+    config: Config, spec: EnvSpec, dueling: bool = False, clip_last_reward: bool = True
+) -> Network | WholeNetwork:
     """The network of `--agent_name`, with a policy and a value head, or with a dueling head."""
     learner, width = config.learner, 512 if len(spec.observation.shape) == 3 else 64
-    build = import_object(NETWORKS[config.run.agent_name].build)
-    network: Network = build(
-        spec,
-        learner.num_stacked_frames,
+    options: dict[str, Any] = dict(
         dueling=width if dueling else 0,
         clip_last_reward=clip_last_reward,
         pixel_scaling=learner.pixel_scaling,
@@ -112,6 +114,9 @@ def make_network(config: Config, spec: EnvSpec, dueling: bool = False, clip_last
         initial_spread=learner.initial_spread,
         squash=config.environment.action_bounds == "tanh",
     )
+    if is_own_name(config.run.agent_name):
+        return build_own_network(config, spec, options)
+    network: Network = import_object(NETWORKS[config.run.agent_name].build)(spec, learner.num_stacked_frames, **options)
     return network
 
 

@@ -2,7 +2,8 @@
 
 A new algorithm is one file that implements `mlma.core.types.Agent`, and one entry in `ALGORITHMS`. A new network is one
 function that builds it, and one entry in `NETWORKS`. Nothing else compares their names. Classes are given as
-"module:name" and imported where they are used, so that this module does not import TensorFlow.
+"module:name" and imported where they are used, so that this module does not import TensorFlow. Not here: those of the
+user, which need no entry (mlma/core/own_code.py).
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class NetworkEntry:
     """What the system must know about a network."""
 
     build: str  # "module:function"
-    observations: Literal["image", "vector"]
-    recurrent: bool = False
+    observations: Literal["image", "vector", "any"]
+    recurrent: bool | None = False  # None: not known before it is built
     deterministic_shards: bool = True  # shards that are computed in parallel give the same gradients each time
 
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mlma.core.actions import action_spec, policy_size
-from mlma.core.catalog import ALGORITHMS
 from mlma.core.config import Config
+from mlma.core.own_code import find_algorithm
 from mlma.core.types import ArraySpec, EnvSpec
 from mlma.utils.child_process import available_cores, local_learners, started_by_mpirun
 from mlma.utils.memory import available_memory, total_memory
@@ -100,7 +100,7 @@ def _actor_part(config: Config, spec: EnvSpec, actors: int) -> Part:
 
 def _learner_parts(config: Config, spec: EnvSpec) -> list[Part]:
     """The parts of one learner."""
-    algorithm, learner, replay = ALGORITHMS[config.run.algorithm], config.learner, config.replay
+    algorithm, learner, replay = find_algorithm(config.run.algorithm), config.learner, config.replay
     batch, stacked = learner.batch_size, _observation_bytes(config, spec)
     frame = _array_bytes(spec.observation)
     image = "width", "height"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from mlma.core.catalog import NETWORKS
 from mlma.core.config import Config
+from mlma.core.own_code import find_network
 from mlma.core.types import Agent, EnvSpec, MakeAgent
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ def with_precision(make_agent: MakeAgent, config: Config) -> MakeAgent:
     given = {"precision": config.learner.precision, "acting_precision": config.actor.acting_precision}
     undecided = [name for name, precision in given.items() if precision == "auto"]
     chosen, gain = "float32", 0.0
-    is_image = NETWORKS[config.run.agent_name].observations == "image"
-    if undecided and is_image and not config.run.deterministic and _has_bfloat16():
+    may_see_images = find_network(config.run.agent_name).observations != "vector"
+    if undecided and may_see_images and not config.run.deterministic and _has_bfloat16():
         gain = measure_gain()
         chosen = "bfloat16" if gain >= MIN_GAIN else "float32"
 

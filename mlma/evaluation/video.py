@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from mlma.core.actions import part_width
-from mlma.core.catalog import ALGORITHMS
 from mlma.core.config import Config
+from mlma.core.own_code import find_algorithm
 from mlma.core.types import ChoicePart, EnvSpec
 from mlma.envs.registry import make_for_video
 from mlma.evaluation.evaluation import EpisodeRecording
@@ -203,7 +203,7 @@ def compose_frame(image: Any, overlay: PolicyOverlay, config: Config, spec: EnvS
     if spec.action_parts:
         _write_real_action(writer, overlay, spec)
         return np.concatenate([scaled, panel], axis=1)
-    has_policy = ALGORITHMS[config.run.algorithm].head == "policy"
+    has_policy = find_algorithm(config.run.algorithm).head == "policy"
     writer.line("probability of each action" if has_policy else "q-value of each action", GRAY)
     shares = _softmax(overlay.logits) if has_policy else _min_max_scaled(overlay.logits)
     for action, (share, logit) in enumerate(zip(shares, overlay.logits, strict=True)):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlma.core.catalog import ALGORITHMS
+from mlma.core.own_code import find_algorithm
 from mlma.core.types import ChoicePart
 from mlma.envs.registry import level_names, raw_level
 from mlma.envs.vector.multi_level import action_names
@@ -68,7 +68,7 @@ def describe(saved: SavedPolicy, function: PolicyFunction) -> Description:
         level=config.environment.level_name,
         algorithm=config.run.algorithm,
         network=config.run.agent_name,
-        head=ALGORITHMS[config.run.algorithm].head,
+        head=find_algorithm(config.run.algorithm).head,
         frames=int(saved.meta["frames"]),
         checkpoint=saved.checkpoint.name,
         action_repeats=spec.action_repeats,

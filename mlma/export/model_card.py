@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlma.core.catalog import ALGORITHMS
 from mlma.core.config import Config
+from mlma.core.own_code import find_algorithm
 from mlma.evaluation.case_studies.pages import markdown_table
 from mlma.evaluation.run_table import read_run
 from mlma.evaluation.saved_policy import SavedPolicy
@@ -118,7 +118,7 @@ def _protocol(config: Config) -> str:
     text = f"Whole episodes with raw rewards; {sticky}; each action for {environment.num_action_repeats} frames"
     if environment.level_name.startswith(("atari", "ALE/")) or "NoFrameskip" in environment.level_name:
         text += f"; up to {environment.noop_max} no-ops at the start; a lost life ends nothing"
-    if ALGORITHMS[config.run.algorithm].head == "q_values":
+    if find_algorithm(config.run.algorithm).head == "q_values":
         text += f"; epsilon {config.run.test_epsilon:g} where actions are sampled"
     return f"{text}."
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mlma.core.catalog import ALGORITHMS
 from mlma.core.config import Config
+from mlma.core.own_code import find_algorithm
 from mlma.core.record_layout import RecordLayout
 from mlma.core.types import Agent, EnvSpec
 from mlma.distributed.allreduce import Allreduce
@@ -58,7 +58,7 @@ def start_receiver(
 ) -> TrajectoryReceiver:
     """Moves trajectories from the server to the buffer from now on. `latest_version` is that of the weights."""
     num_envs = config.actor.num_actors * config.actor.envs_per_actor  # of this learner
-    has_ladder = ALGORITHMS[config.run.algorithm].has_epsilon_ladder
+    has_ladder = find_algorithm(config.run.algorithm).has_epsilon_ladder
     return TrajectoryReceiver(
         server.receive,
         buffer.insert,

@@ -79,9 +79,12 @@ def _is_free(path: Path) -> bool:
     return origin is not None and Path(origin).resolve() == path.resolve()
 
 
-def in_one_line(error: BaseException) -> str:
-    """The type of an exception, where it was raised, and its text, in one line."""
+def in_one_line(error: BaseException, not_in: str | None = None) -> str:
+    """The type of an exception, where it was raised, and its text, in one line. The place is never in a file whose
+    path contains `not_in`."""
     frames = traceback.extract_tb(error.__traceback__)
+    if not_in is not None:
+        frames = traceback.StackSummary(frame for frame in frames if not_in not in frame.filename)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames and not isinstance(error, ImportError) else ""
     if isinstance(error, SyntaxError):
         where = f" at {error.filename}:{error.lineno}"

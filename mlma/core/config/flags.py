@@ -28,6 +28,7 @@ TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: 
 HELP = "help"  # the value of some flags that prints what they may be
 LINE_WIDTH = 118  # of the short help
 MAX_SHORT_CHOICES = 4  # that it shows
+OWN_NAMES = ("module:NAME", "./file.py:NAME")  # of code of the user's
 MAX_TEXT_CHARACTERS = 8192  # of a flag, unless it says otherwise
 
 
@@ -43,14 +44,17 @@ def option(
     longest: int = MAX_TEXT_CHARACTERS,
     may_be_empty: bool = False,
     check: TextCheck | None = None,
+    or_own: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag. `former_names` are accepted with a note for one release.
 
     For text: at most `longest` characters, empty only by default or if it `may_be_empty`, and what `check` accepts.
+    With `or_own`, the user's own `module:NAME` is allowed beside the choices.
     """
     metadata = {
         "help": help, "minimum": minimum, "maximum": maximum, "choices": tuple(choices), "former_names": former_names,
         "group": group, "longest": longest, "may_be_empty": may_be_empty or default == "", "check": check,
+        "or_own": or_own,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -71,17 +75,21 @@ class Flag:
     longest: int = MAX_TEXT_CHARACTERS
     may_be_empty: bool = False
     check: TextCheck | None = None
+    or_own: bool = False
 
     @property
     def allowed(self) -> str:
         """What a value may be, in words."""
-        return ", ".join(self.choices) if self.choices else TYPE_NAMES[self.type]
+        own = OWN_NAMES if self.or_own else ()
+        return ", ".join((*self.choices, *own)) if self.choices else TYPE_NAMES[self.type]
 
     def parse(self, text: str) -> Any:
         """Converts `text` to the flag's type; ValueError in one line if that is impossible."""
         if self.choices:
             if text in self.choices:
                 return text
+            if self.or_own and is_own_name(text):
+                return self._checked_text(text)
             hint = did_you_mean(text, self.choices)
             raise ValueError(f"--{self.name}={shown(text)}: must be one of {self.allowed}{hint}")
         if self.type is str:
@@ -106,6 +114,9 @@ class Flag:
             if not text and not self.may_be_empty:
                 raise ValueError("must not be empty")
             check_text(text, self.longest)
+            module, _, name = text.rpartition(":")
+            if self.or_own and not (module and name.isidentifier()):
+                raise ValueError(f"must name an object, as in {' or '.join(OWN_NAMES)}")
             if self.check and text:
                 self.check(text)
         except ValueError as error:
@@ -141,6 +152,11 @@ def flag_table(cls: type, group: str = "") -> dict[str, Flag]:
             metadata["choices"] = typing.get_args(kind)
         found[field.name] = Flag(field.name, kind, field.default, group=group, **metadata)
     return found
+
+
+def is_own_name(text: str) -> bool:
+    """Whether a value names code of the user's, by its module or file, instead of one of the choices."""
+    return ":" in text or text.endswith(".py")
 
 
 def did_you_mean(word: str, words: Iterable[str], prefix: str = "") -> str:

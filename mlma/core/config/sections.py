@@ -38,14 +38,21 @@ class RunConfig:
     mode: Literal["train", "test"] = option(
         "train", "train, or test: evaluate a checkpoint of logdir for test_num_episodes episodes"
     )
-    algorithm: str = option("impala", "the algorithm", choices=ALGORITHMS)
+    algorithm: str = option(
+        "impala", "the algorithm; module:NAME or ./file.py:NAME for your own", choices=ALGORITHMS, or_own=True
+    )
     preset: str = option(
         FAST,
         "values of all flags that are not given: fast, tuned for a few cores, by algorithm and level; or a paper's "
         "settings, with its algorithm; help prints them side by side",
         choices=(FAST, *PAPER_PRESETS, HELP),
     )
-    agent_name: str = option("auto", "the network; auto is the preset of the level", choices=("auto", *NETWORKS))
+    agent_name: str = option(
+        "auto",
+        "the network; auto is the preset of the level; module:NAME or ./file.py:NAME for your own",
+        choices=("auto", *NETWORKS),
+        or_own=True,
+    )
     total_environment_frames: float = option(
         0.0,
         "frames to train for, summed over all learners; a frame is an emulator frame, so a step is num_action_repeats"

@@ -5,10 +5,11 @@ Not here: the presets, one file per algorithm next to this one.
 
 from __future__ import annotations
 
-from mlma.core.catalog import ALGORITHMS, NETWORKS, networks_for
+from mlma.core.catalog import ALGORITHMS, networks_for
 from mlma.core.config import Config, with_logdir
 from mlma.core.config.json_object import canonical_json
 from mlma.core.config.limits import MAX_RECURRENT_STEPS
+from mlma.core.own_code import find_algorithm, find_network
 from mlma.core.types import EnvSpec
 
 MAX_INFERENCE_BATCH = 512
@@ -19,7 +20,7 @@ def resolve(config: Config, spec: EnvSpec, cores: int) -> Config:
 
     `cores`: number of cores of this host that one learner may use.
     """
-    algorithm = ALGORITHMS[config.run.algorithm]
+    algorithm = find_algorithm(config.run.algorithm)
     config = _apply_presets(with_logdir(config), spec, cores)
     _check_levels(config, spec)
     _check_network(config, spec)
@@ -41,12 +42,12 @@ def resolve(config: Config, spec: EnvSpec, cores: int) -> Config:
         inference_batch=config.actor.inference_batch or min(MAX_INFERENCE_BATCH, num_envs),
         num_action_repeats=spec.action_repeats,
         env_args=canonical_json(config.environment.env_args),
-        gradient_shards=shards or _gradient_shards(config),
+        gradient_shards=shards or _gradient_shards(config, len(spec.observation.shape) == 3),
     )
 
 
 def _apply_presets(config: Config, spec: EnvSpec, cores: int) -> Config:
-    presets = ALGORITHMS[config.run.algorithm].presets
+    presets = find_algorithm(config.run.algorithm).presets
     has_image = len(spec.observation.shape) == 3
     preset = {
         **{"normalize_observations": "off", "normalize_returns": "on" if config.learner.popart else "off"},
@@ -66,21 +67,21 @@ def _apply_presets(config: Config, spec: EnvSpec, cores: int) -> Config:
     return config.replace(num_actors=num_actors, **chosen)
 
 
-def _gradient_shards(config: Config) -> int:
+def _gradient_shards(config: Config, has_image: bool) -> int:
     """The number of shards of a batch that the learner computes in parallel.
 
     Two threads that each compute a shard finish a learner step in half the time of one thread, with the same CPU time.
     Threads that share each operation need up to 38 % more CPU time (docs/benchmarks/throughput.md). Graphs of recurrent
     networks are already large, so they get fewer shards.
     """
-    network, threads = NETWORKS[config.run.agent_name], config.learner.learner_threads
-    supported = ALGORITHMS[config.run.algorithm].supports_gradient_shards and network.observations == "image"
+    network, threads = find_network(config.run.agent_name), config.learner.learner_threads
+    supported = find_algorithm(config.run.algorithm).supports_gradient_shards and has_image
     if not supported or config.actor.inference == "learner" or threads == 1:
         return 1
     if config.run.deterministic and not network.deterministic_shards:
         return 1
-    batch_size = config.learner.batch_size
-    most = min(threads * (1 if network.recurrent else 2), 4 if network.recurrent else 8, batch_size // 2)
+    batch_size, feed_forward = config.learner.batch_size, network.recurrent is False
+    most = min(threads * (2 if feed_forward else 1), 8 if feed_forward else 4, batch_size // 2)
     return max((shards for shards in range(1, most + 1) if batch_size % shards == 0), default=1)
 
 
@@ -99,7 +100,7 @@ def _check_levels(config: Config, spec: EnvSpec) -> None:
 
 def _check_algorithm(config: Config, spec: EnvSpec) -> None:
     """ValueError for what the algorithm does not support."""
-    algorithm, learner = ALGORITHMS[config.run.algorithm], config.learner
+    algorithm, learner = find_algorithm(config.run.algorithm), config.learner
     with_real_actions = [name for name, other in ALGORITHMS.items() if other.supports_real_actions]
     if spec.action_parts and not algorithm.supports_real_actions:
         raise ValueError(
@@ -113,20 +114,21 @@ def _check_algorithm(config: Config, spec: EnvSpec) -> None:
     }
     supporting = [name for name, other in ALGORITHMS.items() if other.supports_popart]
     for flag, is_given in given.items():
-        if is_given and config.run.algorithm not in supporting:
+        if is_given and not algorithm.supports_popart:
             raise ValueError(f"{flag}: not with --algorithm={config.run.algorithm}; allowed: {', '.join(supporting)}")
 
 
 def _check_network(config: Config, spec: EnvSpec) -> None:
     observations = "image" if len(spec.observation.shape) == 3 else "vector"
     name = config.run.agent_name
-    if NETWORKS[name].observations != observations:
+    network = find_network(name)
+    if network.observations not in (observations, "any"):
         raise ValueError(
             f"--agent_name={name}: {config.environment.level_name} has {observations} observations; "
             f"allowed: {', '.join(networks_for(observations))}"
         )
-    length, sequences = config.learner.unroll_length, ALGORITHMS[config.run.algorithm].learns_sequences
-    if NETWORKS[name].recurrent and not sequences and length > MAX_RECURRENT_STEPS:
+    length, sequences = config.learner.unroll_length, find_algorithm(config.run.algorithm).learns_sequences
+    if network.recurrent and not sequences and length > MAX_RECURRENT_STEPS:
         raise ValueError(f"--unroll_length={length}: must be at most {MAX_RECURRENT_STEPS} with --agent_name={name}")
 
 
@@ -137,7 +139,7 @@ def _lockstep(config: Config) -> Config:
     round.
     """
     supporting = [name for name, algorithm in ALGORITHMS.items() if algorithm.supports_deterministic]
-    if config.run.algorithm not in supporting:
+    if not find_algorithm(config.run.algorithm).supports_deterministic:
         raise ValueError(
             f"--deterministic: not with --algorithm={config.run.algorithm}, whose actors fill a replay; "
             f"allowed: {', '.join(supporting)}"
@@ -157,7 +159,7 @@ def _lockstep(config: Config) -> Config:
 
 def _check_replay(config: Config) -> None:
     """ValueError for a replay from which nothing could ever be sampled, or that would skip steps."""
-    algorithm, replay = ALGORITHMS[config.run.algorithm], config.replay
+    algorithm, replay = find_algorithm(config.run.algorithm), config.replay
     if not algorithm.uses_replay:
         return
     if replay.replay_min_fill > replay.replay_capacity:
