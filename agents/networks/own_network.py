@@ -34,7 +34,7 @@ from mlma.core.types import EnvSpec, NetworkState, TimeStep
 from mlma.utils.user_module import in_one_line
 
 LIBRARIES = "site-packages"  # where Sonnet and TensorFlow are, whose own lines say little
-STEPS, BATCH = 2, 3  # of the call that shows whether a network's outputs have the right shapes
+STEPS, SHARD = 2, 3  # of the call that shows whether a network's outputs have the right shapes
 
 
 class WholeNetwork(snt.Module):
@@ -82,7 +82,7 @@ def build_own_network(config: Config, spec: EnvSpec, options: dict[str, Any]) ->
     stack = config.learner.num_stacked_frames if len(spec.observation.shape) == 3 else 1
     try:
         built = build(**takes(build, {"spec": spec, "stack": stack, **options}))
-    except TypeError as error:
+    except (TypeError, AttributeError, NameError) as error:
         raise ValueError(f"{flag}: cannot be built: {in_one_line(error, LIBRARIES)}") from error
     if isinstance(built, Network):
         network: Network | WholeNetwork = built
@@ -95,26 +95,26 @@ def build_own_network(config: Config, spec: EnvSpec, options: dict[str, Any]) ->
         network = WholeNetwork(built, spec, stack, options["pixel_scaling"], options["normalize"])
     else:
         raise ValueError(f"{flag}: makes a {type(built).__name__}, which is no Sonnet module that can be called")
-    _check_outputs(flag, network, spec)
+    _check_outputs(flag, network, spec, SHARD * max(1, options["num_shards"]))
     _check_state(flag, network, config)
     return network
 
 
-def _check_outputs(flag: str, network: Network | WholeNetwork, spec: EnvSpec) -> None:
+def _check_outputs(flag: str, network: Network | WholeNetwork, spec: EnvSpec, batch: int) -> None:
     """ValueError for outputs of another shape or type. This call also creates the variables."""
     try:
-        output, state = network(dummy_timestep(spec, STEPS, BATCH), network.initial_state(BATCH))
-    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        output, state = network(dummy_timestep(spec, STEPS, batch), network.initial_state(batch))
+    except (TypeError, ValueError, AttributeError, NameError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(f"{flag}: cannot be called: {in_one_line(error, LIBRARIES)}") from error
-    expected = {"logits": (STEPS, BATCH, policy_size(spec)), "value": (STEPS, BATCH)}
+    expected = {"logits": (STEPS, batch, policy_size(spec)), "value": (STEPS, batch)}
     for name, shape in expected.items():
         tensor = tf.convert_to_tensor(getattr(output, name))
         if tuple(tensor.shape) != shape or tensor.dtype != tf.float32:
             raise ValueError(
-                f"{flag}: its {name} are {tensor.dtype.name} {list(tensor.shape)} for [T={STEPS}, B={BATCH}]; "
+                f"{flag}: its {name} are {tensor.dtype.name} {list(tensor.shape)} for [T={STEPS}, B={batch}]; "
                 f"must be float32 {list(shape)}"
             )
-    before, after = _shapes(network.initial_state(BATCH)), _shapes(state)
+    before, after = _shapes(network.initial_state(batch)), _shapes(state)
     if before != after:
         raise ValueError(f"{flag}: its state has the shapes {after} after a call; must be {before} as before")
 

@@ -38,8 +38,7 @@ NOT_RUN = {
     r"uv pip install": "asks the package index for a package",
     r"health_check": "needs a worker's heartbeat folder; tests/integration/test_health.py runs it",
     r"^\(echo|^for ": "writes the CSV of a lab",
-    r"--algorithm=a2c": "needs the file of the guide; tests/integration/test_own_code.py runs it",
-    r"my_levels:|WideMLPLSTM": "needs the file of the guide; tests/integration/test_own_code.py runs it",
+    r"my_levels:|\$MLMA/": "needs the file of the guide; tests/integration/test_own_code.py runs it",
     r"--preset=r2d2": "fills a replay of 200,000 steps before it learns, which takes minutes on two cores; "
     "tests/unit/test_presets.py checks its values",
     r"install-(mujoco|box2d)|HalfCheetah|BipedalWalker": "needs a simulator of its own; Pendulum-v1 on the same page "

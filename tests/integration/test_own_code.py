@@ -1,22 +1,25 @@
-"""An algorithm, a network and a suite are a file and a line each: adds those of the guides to a copy of the code, and
-trains.
+"""Code of one's own as the guides show it: an algorithm and networks in files outside the repository, a suite that is
+added to a copy of the code. Each trains.
 
-The files are the listings in docs/guides/own_*.md, and so are the lines.
+The files, the commands and the lines are the listings in docs/guides/own_*.md.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.documents import commands
 from tests.support.runs import ROOT, Process, rows
 
-CATALOG, REGISTRY = "mlma/core/catalog.py", "mlma/envs/registry.py"
-ALGORITHMS, NETWORKS = "ALGORITHMS: dict[str, Algorithm] = {\n", "NETWORKS: dict[str, NetworkEntry] = {\n"
+REGISTRY = "mlma/envs/registry.py"
+SHORT = ["--total_environment_frames=1500", "--num_actors=1", "--report_every_seconds=0.5"]
 SUITES = "SUITE_MODULES = {\n"
 
 
@@ -45,6 +48,31 @@ def add(checkout: Path, path: str, code: str, table_file: str = "", table: str =
         (checkout / table_file).write_text(text.replace(table, table + line))
 
 
+def in_a_fresh_folder(folder: Path, guide: str, name: str) -> list[str]:
+    """Writes the only listing that is a file into the folder; returns the commands of the guide."""
+    (code,) = [code for code in listings(guide) if code.startswith('"""')]
+    (folder / f"{name}.py").write_text(code)
+    (folder / "mlma").mkdir()
+    (folder / "mlma" / ".venv").symlink_to(Path(sys.prefix))
+    (folder / "mlma" / "experiment.py").symlink_to(ROOT / "experiment.py")
+    return [command.text for command in commands(ROOT / "docs" / "guides" / f"{guide}.md")]
+
+
+def run_in(folder: Path, command: str, *flags: str) -> str:
+    """The output of a command in that folder, with these flags added."""
+    done = subprocess.run(
+        ["bash", "-c", f'{command} "$@"', "bash", *flags],
+        cwd=folder,
+        env=os.environ | {"MLMA": str(folder / "mlma")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
 def final_return(checkout: Path, folder: Path, *flags: str) -> float:
     """The mean return at the end of a run with this code."""
     command = [sys.executable, str(checkout / "experiment.py")]
@@ -54,20 +82,20 @@ def final_return(checkout: Path, folder: Path, *flags: str) -> float:
     return rows(folder / "run")[-1]["return/mean"]
 
 
-def test_an_algorithm_is_a_file_and_a_line(checkout: Path, tmp_path: Path) -> None:
-    (agent,) = [code for code in listings("own_algorithm") if "class A2C" in code]
-    (line,) = [code for code in listings("own_algorithm") if '"a2c": Algorithm(' in code]
-    add(checkout, "agents/a2c.py", agent, CATALOG, ALGORITHMS, line)
-    flags = ["--algorithm=a2c", "--level_name=catch", "--sample_reuse=1", "--total_environment_frames=4e5"]
-    assert final_return(checkout, tmp_path, *flags) > 0.7
+def test_an_algorithm_is_a_class_in_a_file_anywhere(tmp_path: Path) -> None:
+    """The page, word for word, but for the length of the run; a background evaluation imports the file too."""
+    train, evaluate = in_a_fresh_folder(tmp_path, "own_algorithm", "my_algorithms")
+    run_in(tmp_path, train, *SHORT, "--deterministic", "--evaluate_every=1000")
+    assert rows(tmp_path / "logdir" / "a2c")[-1]["loss/policy"] != 0
+    assert list((tmp_path / "logdir" / "a2c" / "evaluation").glob("*.json")), "the background evaluation"
+    assert "mean" in run_in(tmp_path, evaluate, "--test_num_episodes=2")
 
 
-def test_a_network_is_a_file_and_a_line(checkout: Path, tmp_path: Path) -> None:
-    (network,) = [code for code in listings("own_network") if "wide_mlp_lstm(spec" in code]
-    (line,) = [code for code in listings("own_network") if "NetworkEntry(" in code]
-    add(checkout, "agents/networks/wide_mlp.py", network, CATALOG, NETWORKS, line)
-    flags = ["--agent_name=WideMLPLSTMAgent", "--level_name=catch", "--total_environment_frames=1e5"]
-    assert final_return(checkout, tmp_path, *flags) > 0
+def test_a_network_is_a_function_or_a_module_in_a_file_anywhere(tmp_path: Path) -> None:
+    wide, whole, evaluate = in_a_fresh_folder(tmp_path, "own_network", "my_networks")
+    run_in(tmp_path, wide, *SHORT, "--inference=learner")
+    run_in(tmp_path, whole.replace("my_networks:", "./my_networks.py:"), *SHORT)
+    assert "mean" in run_in(tmp_path, evaluate, "--test_num_episodes=2")
 
 
 def test_a_suite_is_a_file_and_a_line(checkout: Path, tmp_path: Path) -> None:
