@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from mlma.core.catalog import ALGORITHMS, NETWORKS, Algorithm, NetworkEntry
 from mlma.core.config.flags import did_you_mean, is_own_name
-from mlma.utils.source_definitions import COMPUTED, Assignments, Definition, Definitions, read_definitions
+from mlma.core.source_definitions import COMPUTED, Assignments, Definition, Definitions, read_definitions
 
 LIKE = "like"  # attribute of an algorithm: the one of the catalog whose presets and properties it has
 BUILT_IN = {algorithm.agent: name for name, algorithm in ALGORITHMS.items()}

@@ -19,7 +19,6 @@ from mlma.core import config
 from tests.support.documents import ALL_COMMANDS, DOCUMENTS
 from tests.support.runs import ROOT
 
-FROM_GUIDES = ("--algorithm=a2c", "--agent_name=WideMLPLSTMAgent")  # what their readers add themselves
 FORMER = {
     "bench": "benchmarks.roofline", "bench_scale": "benchmarks.scaling", "bench_allreduce": "benchmarks.allreduce",
     "bench_inference": "benchmarks.inference", "bench_replay": "benchmarks.replay", "plots": "mlma.evaluation.plot",
@@ -57,7 +56,7 @@ TARGETS = sorted(
 
 def words_of(line: str) -> list[str]:
     words = shlex.split(re.sub(r"\$\w+|\.\.\.", "", line.replace("$i", "0").replace("=...", "=catch")))
-    return [word for word in words if word not in ("--help",) and not word.startswith(("--config=", *FROM_GUIDES))]
+    return [word for word in words if word not in ("--help",) and not word.startswith("--config=")]
 
 
 @pytest.mark.parametrize(("document", "line"), TRAINING)

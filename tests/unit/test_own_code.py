@@ -157,7 +157,7 @@ def test_a_network_says_what_it_is_or_says_nothing() -> None:
 def test_a_mistake_is_found_in_the_source(folder: Path, flag: str, name: str, words: str) -> None:
     (folder / "broken.py").write_text("class A2C(\n")
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
-        settings(**{flag: name})
+        settings(VECTOR, **{flag: name})
     assert str(caught.value).startswith(f"--{flag}={name}: ")
     assert "\n" not in str(caught.value)
 
