@@ -35,9 +35,10 @@ def with_precision(make_agent: MakeAgent, config: Config) -> MakeAgent:
         chosen = "bfloat16" if gain >= MIN_GAIN else "float32"
 
     def make(config: Config, spec: EnvSpec) -> Agent:
-        if gain:  # here, since the log of a learner begins with its session
+        sees_images = len(spec.observation.shape) == 3  # networks of the user's may see either
+        if gain and sees_images:  # here, since the log of a learner begins with its session
             logger.info("computes in %s (--precision=auto): bfloat16 is %.2f times as fast in a test", chosen, gain)
-        return make_agent(config.replace(**dict.fromkeys(undecided, chosen)), spec)
+        return make_agent(config.replace(**dict.fromkeys(undecided, chosen if sees_images else "float32")), spec)
 
     return make
 

@@ -93,7 +93,7 @@ def test_an_algorithm_is_a_class_in_a_file_anywhere(tmp_path: Path) -> None:
 
 def test_a_network_is_a_function_or_a_module_in_a_file_anywhere(tmp_path: Path) -> None:
     wide, whole, evaluate = in_a_fresh_folder(tmp_path, "own_network", "my_networks")
-    run_in(tmp_path, wide, *SHORT, "--inference=learner")
+    run_in(tmp_path, wide, *SHORT)
     run_in(tmp_path, whole.replace("my_networks:", "./my_networks.py:"), *SHORT)
     assert "mean" in run_in(tmp_path, evaluate, "--test_num_episodes=2")
 

@@ -39,7 +39,7 @@ def lines_of(program: str) -> list[tuple[str, str]]:
         for line in command_lines(program, path.read_text())
     }
     for command in ALL_COMMANDS:
-        for match in re.finditer(rf"(?<!\w){program}((?: +[\w-][^#&\n|;`<:]*)*)", command.text):
+        for match in re.finditer(rf"(?<!\w){program}((?: +[\w-](?:[^#&\n|;`<:]|:(?=\w))*)*)", command.text):
             found.add((command.document, match[1].strip()))
     return sorted(found)
 
