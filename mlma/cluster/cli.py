@@ -12,13 +12,14 @@ from mlma.cluster.context import Context, make_context
 from mlma.cluster.options import Invocation
 from mlma.core.config.flags import HELP, print_mistake
 from mlma.core.presets.overview import preset_help
-from mlma.envs.registry import level_help
 from mlma.utils.child_process import EXIT_USAGE
 
 
 def run_command(invocation: Invocation) -> int:
     """Exit code: 0 for success, 1 if a host or a worker failed, 2 for an error in flags or CSV."""
     if invocation.config.environment.level_name == HELP:  # whatever the command is: nothing can train on that
+        from mlma.envs.registry import level_help  # which imports the environments
+
         print(level_help())
         return 0
     if invocation.config.run.preset == HELP:
