@@ -45,7 +45,7 @@ class Case(NamedTuple):
 CASES = {
     "shallow-rmsprop": Case("ShallowConvNetAgent", "rmsprop", epsilon=0.1),
     "shallow-adam": Case("ShallowConvNetAgent", "adam", epsilon=1e-5),
-    "deep-rmsprop": Case("ResNetLSTMAgent", "rmsprop", epsilon=1.0, learning_rate=3e-5),
+    "deep-rmsprop": Case("ResNetLSTMAgent", "rmsprop", epsilon=1.0, learning_rate=3e-5, steps=8),
     "deep-adam": Case("ResNetLSTMAgent", "adam", epsilon=0.5, learning_rate=3e-5),
     "apex": Case("MLPAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="apex"),
     "r2d2": Case("MLPLSTMAgent", "rmsprop", epsilon=0.1, learning_rate=1e-3, algorithm="r2d2"),
