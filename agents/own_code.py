@@ -12,7 +12,7 @@ from typing import Any
 from mlma.core.config import Config
 from mlma.core.own_code import find_algorithm
 from mlma.core.types import Agent
-from mlma.utils.user_module import import_user_module
+from mlma.utils.import_object import import_user_module
 
 MEMBERS = (*Agent.__annotations__, *(name for name, member in vars(Agent).items() if inspect.isfunction(member)))
 

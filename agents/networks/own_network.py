@@ -31,7 +31,7 @@ from mlma.core.config.limits import MAX_RECURRENT_STEPS
 from mlma.core.flat_weights import dummy_timestep
 from mlma.core.own_code import find_algorithm, find_network
 from mlma.core.types import EnvSpec, NetworkState, TimeStep
-from mlma.utils.user_module import in_one_line
+from mlma.utils.import_object import in_one_line
 
 LIBRARIES = "site-packages"  # where Sonnet and TensorFlow are, whose own lines say little
 STEPS, SHARD = 2, 3  # of the call that shows whether a network's outputs have the right shapes

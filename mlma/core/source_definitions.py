@@ -1,7 +1,7 @@
 """What a module defines at its top level, read from its source: no line of it is run.
 
 A network's module imports TensorFlow, which takes seconds; flags are checked before. Not here: importing the module
-(mlma/utils/user_module.py).
+(mlma/utils/import_object.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlma.utils.user_module import add_to_path, in_one_line, is_file_name
+from mlma.utils.import_object import add_to_path, in_one_line, is_file_name
 
 COMPUTED = object()  # the value of an attribute that is not written as a plain value
 Assignments = dict[str, Any]  # name -> plain value, or COMPUTED

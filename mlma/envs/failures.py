@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from mlma.utils.user_module import in_one_line
+from mlma.utils.import_object import in_one_line
 
 MLMA = f"{Path(__file__).parents[1]}/"
 MAX_FRAMES, MAX_CHARACTERS = 20, 6000  # of a traceback

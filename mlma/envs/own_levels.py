@@ -15,7 +15,7 @@ import gymnasium
 
 from mlma.core.config.flags import did_you_mean
 from mlma.core.config.json_object import json_object
-from mlma.utils.user_module import import_user_module, in_one_line
+from mlma.utils.import_object import import_user_module, in_one_line
 
 RENDER_MODE = "rgb_array"
 BUILT_IN = "gymnasium.envs."  # start of the entry points of environments that come with gymnasium

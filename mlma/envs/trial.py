@@ -26,7 +26,7 @@ from mlma.envs.failures import EnvironmentFailedError, WrongResultError
 from mlma.envs.registry import SUITE_MODULES, SUITES, level_names
 from mlma.envs.vector.sequential import SyncVectorEnv
 from mlma.utils.child_process import PARENT_PID_ENV, available_cores, setup_child_process
-from mlma.utils.user_module import in_one_line
+from mlma.utils.import_object import in_one_line
 from mlma.utils.user_text import printable
 
 STEPS = 3
