@@ -7,7 +7,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom install-mujoco install-box2d install-export train evaluate case-studies test test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs wheel clean
+.PHONY: help install install-actor install-learner install-vizdoom install-mujoco install-box2d install-export train evaluate case-studies test test-slow test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs wheel clean
 
 help:  ## print this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -45,6 +45,9 @@ case-studies: install-actor  ## write pages about the runs in RUNS (logdirs, or 
 
 test: install  ## run the default tests; ARGS: arguments of pytest
 	$(PY) -m pytest $(ARGS)
+
+test-slow: install install-vizdoom  ## run the faults and variants that take long: minutes
+	$(PY) -m pytest -m slow $(ARGS)
 
 test-levels: install install-vizdoom  ## run every game of Atari-57 for 1,000 steps, then learn all at once: minutes
 	$(PY) -m pytest -m levels $(ARGS)
