@@ -23,7 +23,7 @@ def real(cluster: Cluster) -> Cluster:
     return Cluster(cluster.hosts, cluster.folder, sys.executable)
 
 
-@pytest.mark.parametrize("channel", ["ssh", "tls"])
+@pytest.mark.parametrize("channel", [pytest.param("ssh", marks=pytest.mark.slow), "tls"])
 def test_two_learners_and_six_actors_on_four_hosts_leave_the_corridor(
     real: Cluster, hosts: Hosts, channel: str
 ) -> None:

@@ -16,7 +16,7 @@ from tests.support.runs import wait_for
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("width", [80, pytest.param(140, marks=pytest.mark.slow)])
 def test_the_table_is_refreshed_while_a_host_is_cut_off(
     cluster: Cluster, hosts: Hosts, width: int, tmp_path: Path
 ) -> None:

@@ -46,7 +46,9 @@ def event_values(logdir: Path) -> dict[float, float]:
     return {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in log.Tensors("learner_step")}
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm", ["impala", pytest.param("apex", marks=pytest.mark.slow), pytest.param("r2d2", marks=pytest.mark.slow)]
+)
 def test_training_survives_full_disks(tmp_path: Path, algorithm: str) -> None:
     with (
         small_disk(tmp_path / "data", 24) as data,

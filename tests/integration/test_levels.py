@@ -221,7 +221,7 @@ def test_levels_without_scores_are_compared_by_the_mean_of_their_means() -> None
     assert reports[0]["return/mean"] == pytest.approx(7 / 3)
 
 
-@pytest.mark.parametrize("algorithm", ["impala", "apex", "r2d2"])
+@pytest.mark.parametrize("algorithm", ["impala", pytest.param("apex", marks=pytest.mark.slow), "r2d2"])
 def test_every_algorithm_learns_from_several_levels(tmp_path: Path, algorithm: str) -> None:
     """Two games with 4 and 6 actions, small images."""
     small = ["--level_name=atari_breakout,atari_pong", f"--algorithm={algorithm}", "--width=36", "--height=36",

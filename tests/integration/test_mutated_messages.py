@@ -24,7 +24,7 @@ from tests.support.mutations import Mutator
 from tests.support.runs import Process, frames, rows, wait_for, wait_for_progress
 
 NUM_MUTATIONS = 100_000
-THROUGH_THE_SOCKET = 12_000
+THROUGH_THE_SOCKET = 6_000
 
 
 def mutators(session: int, request: dict[str, Any], spec: EnvSpec, layout: RecordLayout) -> dict[str, Mutator]:

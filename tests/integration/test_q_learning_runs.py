@@ -27,7 +27,7 @@ def checkpoints(logdir: Path) -> list[Path]:
 
 
 @pytest.mark.skipif(not (Path(sys.executable).parent / "mpirun").exists(), reason="no mpirun: make install")
-@pytest.mark.parametrize("flags", [APEX, R2D2], ids=["apex", "r2d2"])
+@pytest.mark.parametrize("flags", [pytest.param(APEX, marks=pytest.mark.slow), R2D2], ids=["apex", "r2d2"])
 def test_two_learners_with_two_actors_each_fill_their_shards_and_stay_equal(tmp_path: Path, flags: list[str]) -> None:
     logdir = tmp_path / "run"
     all_flags = [*flags, "--num_learners=2", "--num_actors=2", f"--logdir={logdir}", "--checkpoint_replay"]

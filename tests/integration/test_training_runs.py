@@ -89,7 +89,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         wait_for(lambda: gone(children), 10, lambda: f"orphans: {children}")
 
 
-@pytest.mark.parametrize("inference", ["actor", "learner"])
+@pytest.mark.parametrize("inference", ["actor", pytest.param("learner", marks=pytest.mark.slow)])
 def test_actors_may_start_before_the_learner_and_late_and_outlive_it(tmp_path: Path, inference: str) -> None:
     logdir, both = tmp_path / "run", [*SMALL, f"--learner_host=unix:{tmp_path}/socket", f"--inference={inference}"]
     acting = [*both, "--job_name=actor"]

@@ -1,6 +1,6 @@
 """N learners that train on the same samples, each on its share; writes the final values of each rank to a file.
 
-mpirun runs it for tests/integration/test_several_learners.py: python -m tests.support.one_batch FOLDER
+mpirun runs it for tests/integration/test_several_learners.py: python -m tests.support.one_batch FOLDER CASE ...
 """
 
 from __future__ import annotations
@@ -104,13 +104,14 @@ def train(case: Case, allreduce: Allreduce) -> dict[str, Any]:
     return values | {"frames": learner.frames, "step": learner.step, "moved": moved}
 
 
-def main(folder: str) -> None:
+def main(folder: str, *names: str) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    for name, case in CASES.items():
+    for name in names:
+        case = CASES[name]
         allreduce = connect_learners(small_config(compression=case.compression).distributed)
         np.savez(Path(folder) / f"{name}-{allreduce.size}-{allreduce.rank}.npz", **train(case, allreduce))
     allreduce.shutdown()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
