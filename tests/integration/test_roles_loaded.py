@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
 
-from tests.support.runs import Process
+from tests.support.runs import ROOT, Process
 
 # Runs experiment.py as it is, and prints the modules of ours just before the process ends.
 DRIVER = """
 import json, os, runpy, sys
+NAMES = ("mlma", "agents", "horovod", "keras", "matplotlib")
 end = os._exit
 def report(code):
-    print("MODULES " + json.dumps(sorted(m for m in sys.modules if m.split(".")[0] in ("mlma", "agents", "horovod"))))
+    print("MODULES " + json.dumps(sorted(m for m in sys.modules if m.split(".")[0] in NAMES)))
     sys.stdout.flush()
     end(code)
 os._exit = report
@@ -33,7 +35,7 @@ def loaded(run: Process) -> list[str]:
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Role -> the modules of ours that its process had loaded."""
+    """Role -> the modules of ours, and of large packages that are of no use here, that its process had loaded."""
 
     folder = tmp_path_factory.mktemp("roles")
     where, logdir, python = (
@@ -73,3 +75,17 @@ def test_a_process_loads_the_algorithm_of_its_run_alone(modules: dict[str, list[
         assert {name for name in names if name in ("agents.impala", "agents.apex", "agents.r2d2")} == {
             "agents.impala"
         }, role
+
+
+@pytest.mark.parametrize("role", ["actor", "learner", "evaluator"])
+def test_no_process_loads_keras_or_matplotlib(role: str, modules: dict[str, list[str]]) -> None:
+    assert not [name for name in modules[role] if name.split(".")[0] in ("keras", "matplotlib")]
+
+
+def test_keras_is_there_for_those_who_use_it() -> None:
+    code = (
+        "from mlma.utils.tensorflow_setup import import_tensorflow; import_tensorflow(); import sys, tensorflow as tf\n"
+    )
+    code += "assert 'keras' not in sys.modules; print(tf.keras.layers.Dense(2)(tf.ones([1, 3])).shape)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.stdout == "(1, 2)\n", run.stderr
