@@ -37,8 +37,8 @@ def frontend_lock(command: str, logdir: str) -> Iterator[None]:
         yield
         return
     check_state_folder(folder, f"--logdir={logdir}")
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _acquire(folder / "lock", command, logdir)
     except OSError as error:
