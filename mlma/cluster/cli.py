@@ -8,7 +8,8 @@ from mlma.cluster.commands.down import down
 from mlma.cluster.commands.dry_run import dry_run
 from mlma.cluster.commands.logs import logs
 from mlma.cluster.commands.up import restart, scale, up
-from mlma.cluster.context import Context, make_context
+from mlma.cluster.context import Context, check_level, make_context
+from mlma.cluster.frontend_lock import RunIsLockedError, frontend_lock
 from mlma.cluster.options import Invocation
 from mlma.core.config.flags import HELP, print_mistake
 from mlma.core.presets.overview import preset_help
@@ -26,13 +27,17 @@ def run_command(invocation: Invocation) -> int:
         print(preset_help())
         return 0
     try:
-        context = make_context(invocation)
-        if invocation.command in ("up", "dry-run"):
-            check_level(context)
-        try:
-            return _run(invocation.command, context)
-        finally:
-            context.hosts.close()
+        with frontend_lock(invocation.command, invocation.config.run.logdir):
+            context = make_context(invocation)
+            if invocation.command in ("up", "dry-run"):
+                check_level(context.plan)
+            try:
+                return _run(invocation.command, context)
+            finally:
+                context.hosts.close()
+    except RunIsLockedError as error:
+        print(error, file=sys.stderr)
+        return 1
     except ValueError as error:
         print_mistake(error)
         return EXIT_USAGE
@@ -72,13 +77,3 @@ def _run(command: str, context: Context) -> int:
             return down(context)
         case _:
             return dry_run(context)
-
-
-def check_level(context: Context) -> None:
-    """ValueError for a level or network that experiment.py would refuse on every host."""
-    try:
-        from mlma.core.presets.resolve import resolve
-        from mlma.envs.registry import env_spec
-    except ImportError:
-        return  # the environments may be missing on this machine; then the workers report the error
-    resolve(context.plan.config, env_spec(context.plan.config.environment), cores=1)

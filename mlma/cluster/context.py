@@ -6,20 +6,21 @@ import dataclasses
 import getpass
 import os
 import re
+import shlex
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from mlma.cluster.options import Invocation, Options
-from mlma.cluster.planning.hosts import Host
-from mlma.cluster.planning.launch_plan import Plan, make_plan
+from mlma.cluster.planning.hosts import Host, attach_argv
+from mlma.cluster.planning.launch_plan import Plan, make_plan, run_name, session_name
 from mlma.cluster.planning.workers_csv import Worker, csv_warnings, read_workers
 from mlma.cluster.remote.credentials import Credentials
 from mlma.cluster.remote.host_pool import Hosts
 from mlma.cluster.remote.ssh import HostError, SshLogin
 from mlma.cluster.state import PERSISTED_FLAGS, State, load_state, merged_options
-from mlma.core.config import Config, parse, to_argv
+from mlma.core.config import Config, flag_table, merged_config, parse, to_argv
 from mlma.core.config.limits import MAX_ACTORS
 from mlma.utils.user_text import shown
 
@@ -37,6 +38,7 @@ class Context:
         self._passwords = {worker.host: worker.ssh_password for worker in workers if worker.ssh_password}
         self._prompted_password: str | None = None
         self._lock = threading.Lock()
+        self._saved_hosts: set[str] = set()
         self.hosts = Hosts(state.contacted_hosts | plan.hosts, self.login, options.command_seconds)
 
     def login(self, host: Host) -> SshLogin:
@@ -47,7 +49,18 @@ class Context:
 
     def request(self, action: str, **values: Any) -> dict[str, Any]:
         """A request to the run's host agent (mlma/cluster/on_host/host_agent.py)."""
-        return {"action": action, "session": self.plan.session, "id": self.state.id, **values}
+        plan = self.plan
+        return {"action": action, "session": plan.session, "name": plan.name, "id": self.state.id, **values}
+
+    def remember(self, host: Host) -> None:
+        """Records that something of the run may be on this host from now on; before it gets there."""
+        self.state.contacted_hosts[host.key] = host
+        with self._lock:
+            if host.key not in self._saved_hosts:  # hosts that answer at once are saved together
+                saved = set(self.state.contacted_hosts)
+                self.state.up = True
+                self.state.save()
+                self._saved_hosts |= saved
 
     def logdir(self) -> str:
         """The logdir as the first learner's host sees it."""
@@ -73,14 +86,27 @@ def make_context(invocation: Invocation) -> Context:
     if invocation.command in ("restart", "scale") and not state.up:
         raise ValueError(f"--logdir={config.run.logdir}: the run there is not up; `up` starts it")
     options = merged_options(state, invocation.given_options)
+    _name_run(invocation, state, run_name(options, config))
     num_actors = 0 if from_csv else state.actors
     if invocation.command == "scale":
         num_actors = _parse_num_actors(invocation.operands)
-    plan = make_plan(workers, config, options, num_actors)
+    plan = make_plan(workers, config, options, num_actors, (state.name, state.session))
+    if invocation.command in PLANNING_COMMANDS and state.workers:
+        _print_changes(state, config, options)
     if invocation.command in ("up", "scale"):
         state.workers, state.argv, state.actors = workers, to_argv(config), num_actors
         state.options |= {name: value for name, value in invocation.given_options.items() if name in PERSISTED_FLAGS}
     return Context(invocation, state, options, plan, workers)
+
+
+def _name_run(invocation: Invocation, state: State, name: str) -> None:
+    """Sets the names of the run on hosts. They stay as long as something of it may be there."""
+    if state.contacted_hosts:
+        if "tmux_sess" in invocation.given_options and name != state.name:
+            raise ValueError(f"--tmux_sess={shown(name)}: the run is up as {state.name}; `down` ends it")
+    elif invocation.command in PLANNING_COMMANDS or not state.session:
+        run_id = state.id if state.workers or invocation.command == "up" else "ID"  # `up` chooses it
+        state.name, state.session = name, session_name(name, run_id)
 
 
 def _workers(invocation: Invocation, state: State) -> tuple[list[Worker], bool]:
@@ -101,21 +127,42 @@ def _workers(invocation: Invocation, state: State) -> tuple[list[Worker], bool]:
 
 
 def _config(invocation: Invocation, state: State) -> Config:
-    """The training flags of this call, or those of the run if this call has none."""
-    config = invocation.config
-    flags = _without_logdir(invocation.argv)
-    if state.workers and not flags:
-        return parse(list(state.argv)).replace(logdir=config.run.logdir)
-    different = sorted(set(flags) ^ set(_without_logdir(state.argv)))
-    if state.up and invocation.command not in ("check", "dry-run") and different:
-        raise ValueError(
-            f"the run in {config.run.logdir} was started with other flags; different: {', '.join(different)}; "
-            "`down` ends it"
-        )
+    """The training flags of the run, with those of this call over them."""
+    earlier = list(state.argv) if state.workers else []
+    logdir = invocation.config.run.logdir
+    try:
+        config = merged_config(earlier, invocation.given_flags).replace(logdir=logdir)
+    except ValueError as error:  # those of this call alone are right
+        kept = " ".join(_without_logdir(earlier))
+        raise ValueError(f"{error}; flags of the last `up`, which are kept: {kept}") from None
+    if state.up and invocation.command not in ("check", "dry-run") and (different := _changed_flags(state, config)):
+        raise ValueError(f"the run in {logdir} was started with other flags: {', '.join(different)}; `down` ends it")
     return config
 
 
-def _without_logdir(argv: tuple[str, ...] | list[str]) -> list[str]:
+def _changed_flags(state: State, config: Config) -> list[str]:
+    """Training flags that differ from those of the last `up`, in words."""
+    earlier = parse(list(state.argv)) if state.workers else config
+    return [
+        f"--{name}={flag.format(config.get(name))} (was {flag.format(earlier.get(name)) or 'empty'})"
+        for name, flag in flag_table().items()
+        if name != "logdir" and config.get(name) != earlier.get(name)
+    ]
+
+
+def _print_changes(state: State, config: Config, options: Options) -> None:
+    """Says which flags this call changes, and which others the run has from the last `up`."""
+    earlier, changed = merged_options(state, {}), _changed_flags(state, config)
+    for name in PERSISTED_FLAGS:
+        if getattr(options, name) != getattr(earlier, name):
+            changed.append(f"--{name}={getattr(options, name)} (was {getattr(earlier, name)})")
+    if changed:
+        kept = " ".join(word for word in _without_logdir(state.argv) if word in to_argv(config))
+        print(f"changed since the last `up`: {', '.join(changed)}", file=sys.stderr)
+        print(f"kept from it: {kept or 'no other flag'}; to drop one, give its default", file=sys.stderr)
+
+
+def _without_logdir(argv: list[str]) -> list[str]:
     return [word for word in argv if not word.startswith("--logdir=")]
 
 
@@ -136,9 +183,26 @@ def _with_passwords(state: State, path: str) -> list[Worker]:
     return [dataclasses.replace(worker, ssh_password=passwords.get(worker.host, "")) for worker in state.workers]
 
 
+def check_level(plan: Plan) -> None:
+    """ValueError for a level or network that experiment.py would refuse on every host."""
+    try:
+        from mlma.core.presets.resolve import resolve
+        from mlma.envs.registry import env_spec
+    except ImportError:
+        return  # the environments may be missing on this machine; then the workers report the error
+    resolve(plan.config, env_spec(plan.config.environment), cores=1)
+
+
 def display_name(host: Host) -> str:
     """The host's name in tables."""
     return "localhost" if host.local else host.ip if host.port == 22 else f"{host.ip}:{host.port}"
+
+
+def attach_text(plan: Plan, host: Host) -> str:
+    """The command, as it is typed on this machine, that shows the windows of a host."""
+    attach = shlex.join(attach_argv(plan.session, host))
+    port = f"-p {host.port} " * (host.port != 22)
+    return attach if host.local else f"ssh -t {port}{host.user}@{host.ip} {attach}"
 
 
 def host_errors(answers: dict[str, Any]) -> dict[str, str]:

@@ -13,7 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from mlma.core.config import Config, did_you_mean, format_flags, option, parse_with, run_parser, to_argv, with_logdir
+from mlma.core.config import (
+    Config,
+    did_you_mean,
+    format_flags,
+    merged_config,
+    option,
+    read_flags,
+    run_parser,
+    with_logdir,
+)
 from mlma.core.config.flags import flag_table, matching
 from mlma.core.config.limits import A_WEEK
 from mlma.utils.code_layout import program
@@ -55,7 +64,11 @@ class Options:
     """The frontend's own flags."""
 
     workers_csv_path: str = option("", "CSV file with one worker per row; columns: docs/guides/cluster.md")
-    tmux_sess: str = option("auto", "tmux session of the run, on every host; auto is the last part of logdir")
+    tmux_sess: str = option(
+        "auto",
+        "name of the run: of its tmux session on every host, and the start of its folder's name there, which the id of "
+        "the run makes unique; auto is the last part of logdir",
+    )
     channel: Literal["ssh", "tls", "plaintext"] = option(
         "ssh",
         "how actors reach learners on other hosts: ssh, through tunnels, so that only the port of SSH has to be open; "
@@ -119,6 +132,12 @@ class Options:
         60.0, "seconds for learners to save a checkpoint and end, before they are killed", minimum=1, maximum=86_400
     )
 
+    forget: str = option(
+        "",
+        "with down: hosts that are gone for good, separated by commas, by address or as user@address:port; no command "
+        "contacts them any more",
+    )
+
     watch: bool = option(False, "with status: refresh it until interrupted", group="Output of commands")
     every_seconds: float = option(
         2.0, "seconds between two refreshes with --watch or --follow", minimum=0.2, maximum=86_400
@@ -159,8 +178,8 @@ class Invocation:
     command: str
     operands: tuple[str, ...]
     given_options: dict[str, Any]  # flags of the frontend that were given
-    argv: tuple[str, ...]  # training flags that differ from the defaults
-    config: Config
+    given_flags: dict[str, Any]  # training flags that were given, also by a file or a preset
+    config: Config  # of this command line alone
 
 
 def parse_invocation(argv: list[str]) -> Invocation:
@@ -179,12 +198,16 @@ def parse_invocation(argv: list[str]) -> Invocation:
             f"{command} {shown(operands[0])}: {command} takes no '{shown(operands[0])}'; flags look like "
             "--level_name=PongNoFrameskip-v4"
         )
-    config, given_options = parse_with(_without_former_flags(rest), Options)
-    config = with_logdir(config)
+    values = read_flags(_without_former_flags(rest), Options)
+    given_options = {name: value for name, value in values.items() if name in flag_table(Options)}
+    given_flags = {name: value for name, value in values.items() if name not in given_options}
+    config = with_logdir(merged_config([], given_flags))
     for name in DERIVED_FROM_CSV:
         if config.get(name) != Config().get(name):
             raise ValueError(f"--{name}: follows from the CSV; only `python experiment.py` accepts it")
-    return Invocation(command, tuple(operands), given_options, tuple(to_argv(config)), config)
+    if given_options.get("forget") and command != "down":
+        raise ValueError(f"--forget: not with {command}; allowed: down")
+    return Invocation(command, tuple(operands), given_options, given_flags, config)
 
 
 def _without_former_flags(argv: list[str]) -> list[str]:

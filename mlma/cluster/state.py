@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from mlma.cluster.options import Options
 from mlma.cluster.planning.hosts import Host
+from mlma.cluster.planning.launch_plan import run_name
 from mlma.cluster.planning.workers_csv import Worker
 from mlma.core.config import flag_table, parse
 from mlma.core.config.flags import current_names
@@ -45,7 +46,10 @@ class State:
     actors: int = 0  # number of actors after `scale`; 0: as many as the rows say
     # On which something of the run may be left.
     contacted_hosts: dict[str, Host] = dataclasses.field(default_factory=dict)
-    up: bool = False  # from `up` to a `down` that reached every host
+    up: bool = False  # from the first host that `up` contacted to a `down` that reached every host
+    name: str = ""  # of the run, as long as something of it may be left on hosts
+    session: str = ""  # name of its folder on hosts
+    logdir: str = ""  # in which the file was written; another one if the folder was copied or moved since
 
     @property
     def path(self) -> Path:
@@ -55,11 +59,12 @@ class State:
     def save(self) -> None:
         """Writes the file, without passwords."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logdir = str(self.folder.parent)
         values = {name: value for name, value in vars(self).items() if name != "folder"}
         values["workers"] = [
             dataclasses.asdict(dataclasses.replace(worker, ssh_password="")) for worker in self.workers
         ]
-        values["contacted_hosts"] = {key: dataclasses.asdict(host) for key, host in self.contacted_hosts.items()}
+        values["contacted_hosts"] = {key: dataclasses.asdict(host) for key, host in dict(self.contacted_hosts).items()}
         with atomic_write(self.path, mode=0o600) as file:
             file.write(json.dumps(values, indent=1).encode() + b"\n")
 
@@ -81,11 +86,12 @@ def load_state(logdir: str) -> State:
             key: _record(Host, host | {"python": tuple(host["python"])}) for key, host in hosts
         }
         values["options"] = _checked_options(values["options"])
-        parse(values["argv"])
+        config = parse(values["argv"])
         loaded = _record(State, {"folder": folder} | values)
+        if loaded.contacted_hosts and not loaded.session:  # of an earlier version: folders had the name of the run
+            loaded.session = loaded.name = run_name(merged_options(loaded, {}), config.replace(logdir=logdir))
         if max(loaded.actors, sum(worker.num_actors for worker in loaded.workers)) > MAX_ACTORS:
             raise ValueError(f"more than {MAX_ACTORS} actors")
-        return loaded
     except FileNotFoundError:
         return state
     except OSError as error:
@@ -94,6 +100,24 @@ def load_state(logdir: str) -> State:
         raise ValueError(
             f"{printable(str(state.path))}: not the state of a run ({error}); inspect it, then remove it"
         ) from None
+    _check_copy(loaded)
+    return loaded
+
+
+def _check_copy(state: State) -> None:
+    """Gives the state in a copied logdir an id of its own; ValueError if the copy was made while the run was up."""
+    original = Path(state.logdir, "cluster", "run.json")
+    try:
+        copied = bool(state.logdir) and not original.samefile(state.path) and read_json_file(original)["id"] == state.id
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # moved: nothing is left there
+    if copied and state.contacted_hosts:
+        raise ValueError(
+            f"{printable(str(state.path))}: a copy of the state of the run in {printable(state.logdir)}, which is up; "
+            f"use that logdir, or remove {printable(str(state.folder))} to start another run here"
+        )
+    if copied:
+        state.id, state.name, state.session = secrets.token_hex(6), "", ""
 
 
 def _record(cls: Callable[..., Record], values: dict[str, Any]) -> Record:

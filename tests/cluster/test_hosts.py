@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 import time
 
 import pytest
@@ -48,13 +47,8 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         cluster.until("running")
         processes = {host.name: sorted(host.pids()) for host in hosts}
         assert len(cluster.states()) == 8
-        modes = {host.run("stat", "-c", "%a", f"{host.home}/.mlma/run/{host.ip}/token").strip() for host in hosts}
+        modes = {host.run("stat", "-c", "%a", f"{cluster.folder_on(host)}/token").strip() for host in hosts}
         assert modes == {"600"}
-        calls = [threading.Thread(target=cluster.call, args=["up"]) for _ in range(2)]
-        for call in calls:
-            call.start()
-        for call in calls:
-            call.join()
         output = cluster.call("up", "--lines=3")
         assert "already running: learners, actor-0" in output
         assert "started" not in output.partition("\n")[0]
@@ -75,7 +69,7 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         assert "mine" in hosts[1].run("tmux", "list-sessions", user=True)
         assert bystander.poll() is None
         assert [(host.home / ".ssh/authorized_keys").read_text() for host in hosts] == keys
-        assert (hosts[2].home / f".mlma/run/{hosts[2].ip}/logs/actor-2.log").exists(), "logs remain"
+        assert (cluster.folder_on(hosts[2]) / "logs/actor-2.log").exists(), "logs remain"
         assert not list((cluster.logdir / "cluster").glob("*key*")) + list((cluster.logdir / "cluster").glob("token"))
         assert "nothing to end" in cluster.call("down")
         assert "off" in cluster.call("status", code=1)
@@ -83,6 +77,7 @@ def test_a_run_comes_up_once_and_goes_down_to_nothing(cluster: Cluster, hosts: H
         bystander.kill()
         bystander.wait()
         hosts[1].run("tmux", "kill-server", user=True, check=False)
+        hosts[1].run("sh", "-c", 'rm -rf "/tmp/tmux-$(id -u)"', user=True)
 
 
 def test_crashed_workers_are_restarted_and_commands_take_effect(cluster: Cluster, hosts: Hosts) -> None:
@@ -90,7 +85,7 @@ def test_crashed_workers_are_restarted_and_commands_take_effect(cluster: Cluster
     cluster.until("running")
 
     def child(name: str, host: int) -> int:
-        record = hosts[host].run("cat", f"{hosts[host].home}/.mlma/run/{hosts[host].ip}/workers/{name}.json")
+        record = hosts[host].run("cat", f"{cluster.folder_on(hosts[host])}/workers/{name}.json")
         return int(record.partition('"child": ')[2].partition(",")[0])
 
     before = child("actor-2", 2)
@@ -156,14 +151,14 @@ def test_a_run_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) -> 
     keys = [(host.home / ".ssh/authorized_keys").read_text() for host in hosts]
     cluster.call("up", cluster.two_learners())
     for index, host in enumerate((hosts[1], hosts[1], hosts[2], hosts[2], hosts[3], hosts[3])):
-        path = host.home / f".mlma/run/{host.ip}/logs/actor-{index}.log"
+        path = cluster.folder_on(host) / f"logs/actor-{index}.log"
         wait_for(lambda path=path: "reached the learner" in path.read_text(), 60, lambda: cluster.call("logs"))  # type: ignore[misc]
     for host in hosts:  # except for what mpirun opens between learners' hosts
         listening = [line.split()[3] for line in host.run("ss", "-Hltn").splitlines()]
         assert not any(at.endswith((":8001", ":8002")) for at in listening), listening
         assert host in (hosts[0], hosts[1]) or set(listening) == {f"{host.ip}:22", f"{host.ip}:2222"}, listening
-    assert (hosts[2].home / f".mlma/run/{hosts[2].ip}/tunnel_key").stat().st_mode & 0o777 == 0o600
-    ssh = ["ssh", "-F", f"{hosts[2].home}/.mlma/run/{hosts[2].ip}/ssh_config", "-o", "ClearAllForwardings=yes"]
+    assert (cluster.folder_on(hosts[2]) / "tunnel_key").stat().st_mode & 0o777 == 0o600
+    ssh = ["ssh", "-F", f"{cluster.folder_on(hosts[2])}/ssh_config", "-o", "ClearAllForwardings=yes"]
     for argv in ([*ssh, "learner-0", "true"], [*ssh, "-W", f"{hosts[0].ip}:22", "learner-0"]):
         output = hosts[2].run("sh", "-c", '"$@" </dev/null; echo code $?', "sh", *argv, user=True, check=False)
         assert "code 0" not in output, "the tunnel's key runs no command and forwards no port"
@@ -184,7 +179,7 @@ def test_a_run_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) -> 
         (hosts[2].home / "stolen.sock").unlink()
     (tunnel,) = [pid for pid in hosts[3].pids() if command_of(pid).endswith("-N learner-0")]
     os.kill(tunnel, signal.SIGKILL)
-    log, actor_log = (hosts[3].home / f".mlma/run/{hosts[3].ip}/logs/{name}.log" for name in ("tunnel-0", "actor-4"))
+    log, actor_log = (cluster.folder_on(hosts[3]) / f"logs/{name}.log" for name in ("tunnel-0", "actor-4"))
     wait_for(lambda: "ended with code -9; restarting it" in log.read_text(), 20, log.read_text)
     wait_for(lambda: any(command_of(pid).endswith("-N learner-0") for pid in hosts[3].pids()), 20, log.read_text)
     before = len(actor_log.read_text())
@@ -242,12 +237,3 @@ def test_hosts_that_share_a_home_do_not_interfere(cluster: Cluster, hosts: Hosts
     cluster.call("down")
     assert cluster.left() == {}
     assert (hosts[2].home / ".ssh/authorized_keys").read_text() == keys
-
-
-def test_another_run_of_the_same_name_is_left_alone(cluster: Cluster, hosts: Hosts) -> None:
-    hosts[1].run("tmux", "new-session", "-d", "-s", "run", "sleep 1000", user=True)
-    rows = cluster.csv([cluster.row("learner", hosts[0]), cluster.row("actor", hosts[1])])
-    output = cluster.call("up", rows, code=1)
-    assert "a tmux session 'run' of another program exists" in output
-    cluster.call("down")
-    assert "run" in hosts[1].run("tmux", "list-sessions", user=True)

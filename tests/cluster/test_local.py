@@ -22,10 +22,11 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home directory with its own tmux server. Its path is short, because the paths of sockets are limited."""
+    """A home directory. Its path is short, because the paths of sockets are limited."""
     folder = Path(tempfile.mkdtemp(prefix="mlma-home-"))
     yield folder
-    subprocess.run(["tmux", "kill-server"], env={**os.environ, "TMUX_TMPDIR": str(folder)}, capture_output=True)
+    for socket in (*folder.glob(".mlma/*/*/tmux"), *folder.glob("tmux-*/*")):
+        subprocess.run(["tmux", "-S", str(socket), "kill-server"], capture_output=True)
     shutil.rmtree(folder)
 
 
@@ -44,17 +45,17 @@ def call(home: Path, *arguments: str, code: int = 0) -> str:
     return result.stdout + result.stderr
 
 
-def tmux(home: Path, *arguments: str) -> str:
-    environment = os.environ | {"TMUX_TMPDIR": str(home)}
-    return subprocess.run(["tmux", *arguments], env=environment, capture_output=True, text=True).stdout
+def tmux(socket: Path, *arguments: str) -> str:
+    return subprocess.run(["tmux", "-S", str(socket), *arguments], capture_output=True, text=True).stdout
 
 
-def windows(home: Path, session: str) -> list[str]:
-    return tmux(home, "list-windows", "-t", f"={session}", "-F", "#{window_name}").split()
+def windows(socket: Path, session: str) -> list[str]:
+    return tmux(socket, "list-windows", "-t", f"={session}", "-F", "#{window_name}").split()
 
 
 def screen(home: Path, window: str) -> str:
-    return tmux(home, "capture-pane", "-p", "-t", f"=my-run-screens:{window}")
+    (socket,) = home.glob("tmux-*/mlma-my-run-*")
+    return tmux(socket, "capture-pane", "-p", "-t", f"=my-run-screens:{window}")
 
 
 def test_a_run_on_this_machine_starts_and_ends_without_ssh(home: Path) -> None:
@@ -63,22 +64,24 @@ def test_a_run_on_this_machine_starts_and_ends_without_ssh(home: Path) -> None:
     (home / "workers.csv").write_text("\n".join(rows) + "\n")
     (home / "my run").mkdir()
     assert "started learners, actor-0, actor-1; 1 host" in call(home, "--workers_csv_path=workers.csv")
-    assert (home / ".mlma/my-run/localhost/token").stat().st_mode & 0o777 == 0o600
+    (folder,) = home.glob(".mlma/my-run-*/localhost")
+    assert (folder / "token").stat().st_mode & 0o777 == 0o600
     wait_for(lambda: "reached the learner" in call(home, "logs", "actor-1"), 30, lambda: call(home, "logs"))
     assert call(home, "status").count(" localhost running ") == 3
     assert "already running: learners, actor-0, actor-1" in call(home)
-    assert windows(home, "my-run") == ["learners", "actor-0", "actor-1"]
+    assert windows(folder / "tmux", "my-run") == ["learners", "actor-0", "actor-1"]
     for _ in range(2):  # the second call opens nothing
-        assert "tmux attach -t my-run-screens" in call(home, "screens")
-    assert windows(home, "my-run-screens") == ["status", "localhost"]
+        assert f"tmux -L mlma-{folder.parent.name} attach" in call(home, "screens")
+    assert windows(home / f"tmux-{os.getuid()}/mlma-{folder.parent.name}", "my-run-screens") == ["status", "localhost"]
     wait_for(lambda: "actor-1" in screen(home, "status"), 30, lambda: screen(home, "status"))
     wait_for(lambda: "[my-run]" in screen(home, "localhost"), 30, lambda: screen(home, "localhost"))
-    assert "different: --batch_size=4; `down` ends it" in call(home, "--batch_size=4", code=2)
+    assert "started with other flags: --batch_size=4 (was 0); `down` ends it" in call(home, "--batch_size=4", code=2)
     assert "1 host left clean" in call(home, "down")
     assert "is not up" in call(home, "screens", code=2)
     assert (home / "my run/saved-0").exists()
     left = {str(path.relative_to(home)) for path in home.rglob("*") if ".mlma" in path.parts or "tmux" in path.name}
-    assert {path for path in left if "/logs" not in path} <= {".mlma", ".mlma/my-run", ".mlma/my-run/localhost"}, left
+    kept = {str(path.relative_to(home)) for path in (folder, folder.parent, folder.parents[1])}
+    assert {path for path in left if "/logs" not in path} <= kept, left
 
 
 def test_workers_in_images_are_started_by_the_engine_and_find_the_run(home: Path) -> None:

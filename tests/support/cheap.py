@@ -1,8 +1,8 @@
 """A stand-in for experiment.py in tests of the frontend: needs almost no CPU, behaves like a learner or an actor.
 
-A learner listens at its address and prints what it receives. On a stop signal it "saves" in logdir and ends with code
-0. An actor sends its name to its learner once a second. `cheap_python` makes an executable for the column `python` of a
-CSV.
+A learner listens at its address and prints what it receives, after CHEAP_START seconds if the environment has them. On
+a stop signal it "saves" in logdir and ends with code 0. An actor sends its name to its learner once a second.
+`cheap_python` makes an executable for the column `python` of a CSV.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def socket_address(text: str) -> tuple[int, Any]:
 
 def learn(flags: dict[str, str]) -> None:
     """Answers actors until a stop signal."""
+    time.sleep(float(os.environ.get("CHEAP_START", "0")))
 
     def save_and_end(*_: Any) -> None:
         Path(flags["logdir"], f"saved-{flags.get('task')}").write_text("saved")

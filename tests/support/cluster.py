@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -85,6 +87,25 @@ class Cluster:
         output = result.stdout + result.stderr
         assert code is None or result.returncode == code, f"{arguments}: code {result.returncode}\n{output}"
         return output
+
+    def folder_on(self, host: Host) -> Path:
+        """The run's folder on a host."""
+        session = json.loads((self.logdir / "cluster/run.json").read_text())["session"]
+        return host.home / ".mlma" / session / host.ip
+
+    def processes_on(self, host: Host) -> set[int]:
+        """The processes of this run on a host."""
+        mark = f"MLMA_RUN={json.loads((self.logdir / 'cluster/run.json').read_text())['id']}".encode()
+        found = set()
+        for pid in host.pids():
+            with contextlib.suppress(OSError):
+                if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    found.add(pid)
+        return found
+
+    def tmux(self, host: Host, *arguments: str, check: bool = True) -> str:
+        """Calls the run's tmux server on a host."""
+        return host.run("tmux", "-S", f"{self.folder_on(host)}/tmux", *arguments, user=True, check=check)
 
     def states(self) -> dict[str, str]:
         """Worker -> state, from the table of `status`."""

@@ -159,7 +159,7 @@ SSHD_CONFIG = """Port 22
 Port 2222
 ListenAddress {ip}
 HostKey {folder}/host_key
-AuthorizedKeysFile {home}/.ssh/authorized_keys
+AuthorizedKeysFile %h/.ssh/authorized_keys
 PasswordAuthentication yes
 KbdInteractiveAuthentication no
 UsePAM no
@@ -241,7 +241,7 @@ class Hosts:
         root("chown", "-R", f"{host.name}:{host.name}", str(host.home))
         host.folder.mkdir()
         host.new_host_key()
-        (host.folder / "sshd_config").write_text(SSHD_CONFIG.format(ip=host.ip, folder=host.folder, home=host.home))
+        (host.folder / "sshd_config").write_text(SSHD_CONFIG.format(ip=host.ip, folder=host.folder))
 
     def known_hosts(self, path: Path) -> Path:
         """Writes a known_hosts file with all hosts."""

@@ -6,6 +6,8 @@ A host's window is attached, read-only, to the run's session on that host. Not h
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,9 +15,8 @@ from pathlib import Path
 import libtmux
 
 from mlma.cluster.context import Context, display_name, plural
-from mlma.cluster.planning.hosts import Host
+from mlma.cluster.planning.hosts import Host, attach_argv
 
-OWNER_OPTION = "@mlma_run"  # option of the tmux session: id of the run that opened it
 KEEP_WINDOW_OPEN = "; echo; echo 'ended; Enter closes this window'; read -r _"
 
 
@@ -23,29 +24,30 @@ def dashboard(context: Context) -> int:
     """Opens the session unless it exists."""
     if not context.state.up:
         raise ValueError(f"--logdir={context.invocation.config.run.logdir}: the run there is not up; `up` starts it")
-    name = session_name(context)
-    server = libtmux.Server()
-    existing = server.sessions.get(session_name=name, default=None)
-    if existing and not _is_own(context, existing):
-        raise ValueError(f"a tmux session {name!r} of another program exists; end it, or choose another --tmux_sess")
-    if not existing:
+    server = _server(context)
+    if not server.is_alive():
         command = shlex.join(watch_command(context)) + KEEP_WINDOW_OPEN
+        name = f"{context.plan.name}-screens"
         session = server.new_session(session_name=name, window_name="status", window_command=command)
-        session.cmd("set-option", OWNER_OPTION, context.state.id)
         for host in context.plan.hosts.values():
             command = shlex.join(attach_command(context, host)) + KEEP_WINDOW_OPEN
             session.new_window(window_name=display_name(host), window_shell=command, attach=False)
     num_windows = plural(1 + len(context.plan.hosts), "window")
-    print(f"{num_windows}, one with `status` and one for each host; to see them: tmux attach -t {name}")
+    print(f"{num_windows}, one with `status` and one for each host; to see them: tmux -L {server.socket_name} attach")
     return 0
 
 
 def close(context: Context) -> None:
     """Ends the session; part of `down`."""
-    server = libtmux.Server()
-    session = server.sessions.get(session_name=session_name(context), default=None) if server.is_alive() else None
-    if session and _is_own(context, session):
-        session.kill()
+    server = _server(context)
+    if server.is_alive():
+        server.kill()
+    # tmux leaves the socket, and perhaps its folder, which is other servers' too.
+    path = Path(os.environ.get("TMUX_TMPDIR", "/tmp"), f"tmux-{os.getuid()}", str(server.socket_name))
+    with contextlib.suppress(OSError):
+        path.unlink()
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def watch_command(context: Context) -> list[str]:
@@ -58,7 +60,7 @@ def watch_command(context: Context) -> list[str]:
 
 def attach_command(context: Context, host: Host) -> list[str]:
     """The command that shows the run's session on a host."""
-    attach = ["env", "-u", "TMUX", "tmux", "attach", "-r", "-t", f"={context.plan.session}"]
+    attach = ["env", "-u", "TMUX", *attach_argv(context.plan.session, host), "-r"]
     if host.local:
         return attach
     known_hosts = str(Path(context.options.known_hosts).expanduser())
@@ -67,10 +69,6 @@ def attach_command(context: Context, host: Host) -> list[str]:
     return [*ssh, f"{host.user}@{host.ip}", shlex.join(attach)]
 
 
-def session_name(context: Context) -> str:
-    """Name of the local tmux session."""
-    return f"{context.plan.session}-screens"
-
-
-def _is_own(context: Context, session: libtmux.Session) -> bool:
-    return session.cmd("show-options", "-v", OWNER_OPTION).stdout == [context.state.id]
+def _server(context: Context) -> libtmux.Server:
+    """A tmux server of the run's own on this machine, which reads no configuration."""
+    return libtmux.Server(socket_name=f"mlma-{context.plan.session}", config_file=os.devnull)

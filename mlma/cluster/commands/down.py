@@ -1,7 +1,7 @@
 """down: learners save a checkpoint and end; then everything that the run started is ended and removed, on all hosts.
 
-A host that cannot be reached is reported and stays in the state, so that the next `down` cleans it. Not here: what
-happens on a host (mlma/cluster/on_host/host_agent.py).
+A host that cannot be reached is reported and stays in the state, so that the next `down` cleans it; `--forget` is for
+one that is gone for good. Not here: what happens on a host (mlma/cluster/on_host/host_agent.py).
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import time
 from typing import Any
 
 from mlma.cluster.commands.dashboard import close
-from mlma.cluster.context import Context, host_errors, plural
+from mlma.cluster.context import Context, display_name, host_errors, plural
+from mlma.cluster.planning.hosts import TMUX_SOCKET, run_folder
 from mlma.cluster.planning.worker_commands import LEARNERS
 from mlma.utils.child_process import STOP_SIGNAL
+from mlma.utils.user_text import shown
 
 WORKER_STOP_SECONDS = 12.0  # for workers other than learners to end before they are killed
 SUPERVISOR_SECONDS = 5.0  # for the learners' supervisor, in addition to --stop_seconds
@@ -24,12 +26,17 @@ UNHANDLED_STOP_CODES = (-int(STOP_SIGNAL), 128 + int(STOP_SIGNAL))
 def down(context: Context) -> int:
     """Exit code 1 if a host could not be reached."""
     state = context.state
+    for key in _hosts_to_forget(context):
+        del state.contacted_hosts[key]
+        print(f"{key}: forgotten; if it comes back, end what is left there: {_clean_up_by_hand(context, key)}")
+    close(context)
     if not state.contacted_hosts:
+        _mark_as_ended(context)
         print("nothing to end: no host has anything of this run")
         return 0
     started = time.monotonic()
-    close(context)
-    if problem := stop_learners(context):
+    problem, _ = stop_learners(context)
+    if problem:
         print(problem)
     request = context.request("stop", names=None, seconds=WORKER_STOP_SECONDS, final=True)
     answers = context.hosts.request(
@@ -45,43 +52,67 @@ def down(context: Context) -> int:
             del state.contacted_hosts[key]
     for key, problem in problems.items():
         print(f"{key}: unreachable, may still run workers: {problem}")
-    if not problems:
-        state.up = False
-        context.credentials.remove()
-    state.save()
+    if problems:
+        state.save()
+    else:
+        _mark_as_ended(context)
     clean = plural(len(answers) - len(problems), "host")
     logs = f"~/.mlma/{context.plan.session}/*/logs"
     print(f"{clean} left clean in {time.monotonic() - started:.1f} s; logs remain in {logs}")
     if problems:
-        print(f"{plural(len(problems), 'host')} not cleaned; run `down` again when reachable")
+        advice = "run `down` again when reachable; --forget=HOST if one is gone for good"
+        print(f"{plural(len(problems), 'host')} not cleaned; {advice}")
     return 1 if problems else 0
 
 
-def stop_learners(context: Context) -> str:
-    """Makes the learners save a checkpoint and end. Returns what failed, or nothing."""
+def _mark_as_ended(context: Context) -> None:
+    context.state.up = False
+    context.credentials.remove()
+    context.state.save()
+
+
+def _hosts_to_forget(context: Context) -> list[str]:
+    """Keys of the hosts that --forget names; ValueError for a name that is none of them."""
+    contacted, found = context.state.contacted_hosts, []
+    for name in filter(None, context.options.forget.split(",")):
+        keys = [key for key, host in contacted.items() if name in (key, display_name(host), f"{host.user}@{host.ip}")]
+        keys = keys or [key for key, host in contacted.items() if name == host.ip]
+        if not keys:
+            known = ", ".join(contacted) or "none, nothing is left of this run"
+            raise ValueError(f"--forget={shown(name)}: no host of this run; allowed: {known}")
+        found += [key for key in keys if key not in found]
+    return found
+
+
+def _clean_up_by_hand(context: Context, key: str) -> str:
+    """Commands for a host that the frontend does not contact any more."""
+    folder = run_folder(context.plan.session, key)
+    return f"tmux -S ~/{folder}/{TMUX_SOCKET} kill-server; rm -r ~/{folder}"
+
+
+def stop_learners(context: Context) -> tuple[str, bool]:
+    """Makes the learners save a checkpoint and end. Returns what failed, or nothing, and whether they have ended."""
     seconds = context.options.stop_seconds
     head = context.plan.head.key
     if head not in context.state.contacted_hosts:
-        return ""
+        return "", True
     print(f"learners: saving a checkpoint and ending (at most {seconds:.0f} s)", flush=True)
     request = context.request("stop", names=[LEARNERS], seconds=seconds + SUPERVISOR_SECONDS, final=False)
     answer = context.hosts.request({head: request}, seconds + ANSWER_MARGIN_SECONDS)[head]
     if not isinstance(answer, dict):
-        return f"{head}: no checkpoint was requested from the learners: {answer}"
-    if LEARNERS not in answer["stopped"]:
-        return ""
+        return f"{head}: no checkpoint was requested from the learners: {answer}", False
     code = answer["records"].get(LEARNERS, {}).get("code")
+    if LEARNERS not in answer["stopped"] or code == 0:
+        return "", True
     if code in UNHANDLED_STOP_CODES:
-        return f"{head}: learners had not started to train; there was nothing to save"
-    if code != 0:
-        return f"{head}: learners ended with code {code} instead of saving a checkpoint; see `logs {LEARNERS}`"
-    return ""
+        return f"{head}: learners had not started to train; there was nothing to save", True
+    return f"{head}: learners ended with code {code} instead of saving a checkpoint; see `logs {LEARNERS}`", True
 
 
 def stop_workers(context: Context, names: list[str]) -> dict[str, Any]:
     """Stops these workers and nothing else. Returns the answers by host key."""
     requests = {}
-    for key in context.plan.hosts:
+    for key in context.plan.hosts.keys() & context.state.contacted_hosts.keys():
         names_here = [process.name for process in context.plan.processes_on(key) if process.name in names]
         if names_here:
             requests[key] = context.request("stop", names=names_here, seconds=WORKER_STOP_SECONDS, final=False)

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mlma.cluster.context import Context, display_name, summarize_plan
+from mlma.cluster.context import Context, attach_text, display_name, summarize_plan
 from mlma.cluster.planning.worker_commands import LEARNERS, worker_kind
 from mlma.cluster.remote.host_pool import MAX_PARALLEL_HOSTS
 from mlma.cluster.remote.ssh import HostError
@@ -86,6 +86,7 @@ def status(context: Context) -> int:
     if not context.options.watch:
         rows, title = query_hosts(context, context.hosts.request)
         console.print(render(rows, title))
+        console.print(f"to attach: {attach_text(context.plan, context.plan.head)}", soft_wrap=True)
         return 0 if all(row.state in GOOD_STATES for row in rows) else 1
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         poller = StatusPoller(context)
@@ -128,7 +129,7 @@ def _actors_first(name_and_host: tuple[str, str]) -> tuple[bool, int, str]:
 def run_title(context: Context, metrics: dict[str, float]) -> str:
     """The run in one line: its size, progress, rate and mean return."""
     plan = context.plan
-    parts = [f"{plan.session}: {summarize_plan(plan)}"]
+    parts = [f"{plan.name}: {summarize_plan(plan)}"]
     if metrics.get("frames", 0) > 0:
         total = plan.config.run.total_environment_frames
         of_total = f" of {_format_frames(total)}" if total else ""

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from mlma.cluster.commands.down import stop_learners, stop_workers
-from mlma.cluster.context import Context, host_errors, plural
+from mlma.cluster.context import Context, attach_text, host_errors, plural
 from mlma.cluster.planning.hosts import Host
 from mlma.cluster.planning.worker_commands import LEARNERS, SupervisedProcess, worker_kind
 from mlma.cluster.remote.credentials import HostIdentity, authorized_keys_lines, credential_files
@@ -25,8 +25,6 @@ def up(context: Context) -> int:
     """Exit code 1 if a host is missing; the reasons are printed."""
     started = time.monotonic()
     plan, state = context.plan, context.state
-    state.contacted_hosts |= plan.hosts
-    state.up = True
     state.save()
     context.credentials.create()
     learner_hosts = list(dict.fromkeys(learner.worker.host for learner in plan.learners))
@@ -39,6 +37,7 @@ def up(context: Context) -> int:
     supervisor = (ON_HOST_SOURCES / "supervisor.py").read_text()
 
     def start(host: Host, connection: Connection) -> dict[str, Any]:
+        context.remember(host)
         request = _start_request(context, host, identities, supervisor)
         return call_on_host(host, connection, request, context.hosts.command_seconds)
 
@@ -66,9 +65,12 @@ def restart(context: Context) -> int:
         chosen = names
     else:
         raise ValueError(f"restart {' '.join(operands)}: must be actors, learners, or one of {', '.join(names)}")
-    if target == LEARNERS and (problem := stop_learners(context)):
-        print(problem)
-        return 1
+    if target == LEARNERS:
+        problem, have_ended = stop_learners(context)
+        if problem:
+            print(problem)
+        if not have_ended:
+            return 1
     stop_workers(context, chosen)
     return up(context)
 
@@ -79,6 +81,7 @@ def _exchange_keys(context: Context, learner_hosts: list[str]) -> dict[str, Any]
 
     def exchange(host: Host, connection: Connection) -> HostIdentity:
         home = ""
+        context.remember(host)
         if host.key in lines:
             request = context.request("authorize", lines=lines[host.key])
             home = call_on_host(host, connection, request, context.hosts.command_seconds)["home"]
@@ -137,12 +140,8 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
         print(f"still running with their earlier flags: {_summarize_names(changed)}; `restart` applies the new ones")
     if problems:
         print(f"{plural(len(problems), 'host')} missing; `up` again starts the rest")
-    head = context.plan.head
-    attach = f"tmux attach -t {context.plan.session}"
-    if not head.local:
-        attach = f"ssh -t {f'-p {head.port} ' * (head.port != 22)}{head.user}@{head.ip} {attach}"
     status = f"python run_experiment_mm_raw.py status --watch --logdir={context.invocation.config.run.logdir}"
-    print(f"to watch: {status}   or   {attach}")
+    print(f"to watch: {status}   or   {attach_text(context.plan, context.plan.head)}")
     return 1 if problems else 0
 
 

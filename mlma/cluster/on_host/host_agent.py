@@ -1,21 +1,20 @@
 """The frontend's helper on a host: start, stop, status, logs, authorize.
 
 Its source and that of host_files.py are sent with each request. They need only Python 3.8 or later and its standard
-library. Runs in the home directory of the account and answers in JSON. The run's folder is .mlma/SESSION/HOST; for each
-worker NAME, workers/NAME.spec says what to run and workers/NAME.json contains its state. A process belongs to the run
-if a supervisor recorded it (process id and start time), or if MLMA_RUN in its environment is the run's id; no other is
-ended. Not here: restarts (mlma/cluster/on_host/supervisor.py), `check` (mlma/cluster/on_host/preflight.py).
+library. Runs in the home directory of the account and answers in JSON. The run's folder is .mlma/NAME-ID/HOST, where ID
+tells runs of one name apart; for each worker, workers/WORKER.spec says what to run and workers/WORKER.json contains its
+state. The socket of the run's own tmux server is there, too. A process belongs to the run if a supervisor recorded it
+(process id and start time), or if MLMA_RUN in its environment is the run's id; no other is ended. Not here: restarts
+(mlma/cluster/on_host/supervisor.py), `check` (mlma/cluster/on_host/preflight.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from mlma.cluster.on_host.host_files import (
     TAIL_BYTES,
     authorize,
     boot_id,
+    exclusive,
     is_alive,
     last_rows,
     processes_of_run,
@@ -41,6 +41,9 @@ TAIL_LINES = 40  # of them that are sent
 MAX_LOG_ANSWER_BYTES = 1_000_000
 PRUNE_SECONDS = 15.0  # for a worker whose row is gone to end before it is killed
 LEFTOVER_SECONDS = 3.0  # the same for processes that no supervisor ended
+LOCK_SECONDS = 15.0  # for an earlier request to end
+TMUX_SECONDS = 10.0  # for an answer of tmux
+TMUX_SOCKET = "tmux"  # in the run's folder
 START_TIMEOUT_SECONDS = 10.0  # for a supervisor to start
 FORMER_RECORD_NAMES = {"why": "reason", "birth": "start_time"}  # of earlier versions
 
@@ -48,15 +51,22 @@ FORMER_RECORD_NAMES = {"why": "reason", "birth": "start_time"}  # of earlier ver
 class Run:
     """One run on this host."""
 
-    def __init__(self, session: str, run_id: str, folder: str) -> None:
-        self.session, self.id = session, run_id
-        self.folder = Path(folder)  # relative, since tmux windows start in the home directory, too
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.name, self.id = request["name"], request["id"]
+        # Relative, since tmux windows start in the home directory, too.
+        self.folder = Path(request["folder"])
         self.workers = self.folder / "workers"
+        self.tmux_problem = ""
+
+    def own_specs(self) -> list[Path]:
+        """The specs of this run. Earlier versions gave runs of one name one folder."""
+        paths = sorted(self.workers.glob("*.spec"))
+        return [path for path in paths if self.id == (read_json(path) or {}).get("env", {}).get("MLMA_RUN", self.id)]
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Name -> state of each worker; "gone" if its supervisor is gone without having recorded an end."""
         records = {}
-        for spec in sorted(self.workers.glob("*.spec")):
+        for spec in self.own_specs():
             record = read_json(spec.with_suffix(".json")) or {
                 "state": "starting",
                 "pid": 0,
@@ -72,16 +82,16 @@ class Run:
         return records
 
     def tmux(self, *argv: str) -> str | None:
-        """Output of a tmux command, or None if it failed."""
+        """Output of a command to the run's own tmux server, which reads no configuration; None if it failed."""
         environment = {name: value for name, value in os.environ.items() if name != "TMUX" and name not in SECRETS}
-        result = subprocess.run(["tmux", "-u", *argv], capture_output=True, text=True, env=environment)
-        return result.stdout if result.returncode == 0 else None
-
-    def session_owner(self) -> str | None:
-        """Id of the run that made the tmux session; empty if none did, None if there is no such session."""
-        if self.tmux("has-session", "-t", f"={self.session}") is None:
+        command = ["tmux", "-u", "-S", str(Path.home() / self.folder / TMUX_SOCKET), "-f", os.devnull, *argv]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TMUX_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.tmux_problem = f"tmux did not answer within {TMUX_SECONDS:.0f} s"
             return None
-        return (self.tmux("show-options", "-qv", "-t", f"={self.session}:", "@mlma_run") or "").strip()
+        self.tmux_problem = result.stderr.strip()
+        return result.stdout if result.returncode == 0 else None
 
     # -- start
 
@@ -90,14 +100,9 @@ class Run:
         problem = missing_requirement(request)
         if problem:
             return {"problem": problem}
-        for folder in (*reversed(self.folder.parents[:2]), self.folder, self.folder / "logs", self.workers):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        with open(self.folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # against a second frontend
-            owner = self.session_owner() if request["specs"] else None
-            if owner is not None and owner != self.id:
-                exists = f"a tmux session {self.session!r} of {'another run' if owner else 'another program'} exists"
-                return {"problem": f"{exists}; end it, or choose another --tmux_sess"}
+        with exclusive(self.folder, LOCK_SECONDS):
+            for folder in (self.folder / "logs", self.workers):
+                folder.mkdir(mode=0o700, exist_ok=True)
             for name, (text, mode) in request["files"].items():
                 write_file(self.folder / name, text.replace(HOME_PLACEHOLDER, str(Path.home())), mode)
             records, specs = self.records(), {spec["name"]: spec for spec in request["specs"]}
@@ -136,16 +141,14 @@ class Run:
         """Starts the supervisors. Returns what failed, or nothing."""
         for name in names:
             command = [*python, f"{self.folder}/supervisor.py", f"{self.workers}/{name}.spec"]
-            if self.session_owner() is None:
-                new = ["new-session", "-d", "-x", "160", "-y", "48", "-s", self.session]
+            if self.tmux("has-session", "-t", f"={self.name}") is None:
+                new = ["new-session", "-d", "-x", "160", "-y", "48", "-s", self.name]
             else:
-                new = ["new-window", "-d", "-t", f"={self.session}:"]
+                new = ["new-window", "-d", "-t", f"={self.name}:"]
             window = self.tmux(*new, "-P", "-F", "#{window_id}", "-n", name, *command)
             if window is None:
-                return f"tmux did not open a window for {name}"
-            self.tmux("set-option", "-t", f"={self.session}:", "@mlma_run", self.id)
+                return f"tmux did not open a window for {name}: {self.tmux_problem}"
             self.tmux("set-option", "-w", "-t", window.strip(), "@mlma_worker", name)
-            self.tmux("set-option", "-w", "-t", window.strip(), "remain-on-exit", "off")
         end = time.monotonic() + START_TIMEOUT_SECONDS
         silent = list(names)
         while silent and time.monotonic() < end:
@@ -157,6 +160,13 @@ class Run:
 
     def stop(self, request: dict[str, Any]) -> dict[str, Any]:
         """Stops workers, all of them if the request names none; a final stop also removes what the run left."""
+        if not self.folder.is_dir():
+            return self.stop_locked(request)
+        with exclusive(self.folder, LOCK_SECONDS):
+            return self.stop_locked(request)
+
+    def stop_locked(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As `stop`, while no other request changes the run here."""
         names = list(self.records()) if request["names"] is None else request["names"]
         stopped = self.stop_workers(names, request["seconds"])
         records = self.records()
@@ -196,46 +206,38 @@ class Run:
         for pid in processes_of_run(self.id):
             send_signal(pid, signal.SIGKILL)
         kept = self.close_windows()
-        self.remove_dead_socket()
         authorize(f"{self.id}-{self.folder.name}", [])
-        if self.folder.is_dir():
+        for path in self.own_specs():
+            path.unlink()
+        if self.folder.is_dir() and not list(self.workers.glob("*.spec")):  # otherwise of another run
             for folder in (self.workers, self.folder / "health"):
                 shutil.rmtree(folder, ignore_errors=True)
             for path in self.folder.iterdir():
-                if path.name != "logs":
+                if path.name not in ("logs", TMUX_SOCKET if kept else ""):
                     path.unlink()
-            for folder in (self.folder / "logs", self.folder, *self.folder.parents[:2]):
+            for folder in (self.folder / "logs", self.folder, *list(self.folder.parents)[:2]):
                 with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
         return {"killed": killed, "kept": kept}
 
     def close_windows(self) -> str:
-        """Closes the run's tmux windows. Returns a note if the session stays because of others."""
-        if self.session_owner() != self.id:
+        """Closes the run's tmux windows, and with the last one its server. Returns a note if others keep it."""
+        windows = self.tmux("list-windows", "-a", "-F", "#{window_id} #{pid} #{@mlma_worker}")
+        if windows is None:
             return ""
-        windows = self.tmux("list-windows", "-t", f"={self.session}", "-F", "#{window_id} #{@mlma_worker}") or ""
+        others, server = False, 0
         for line in windows.splitlines():
-            window, _, worker = line.partition(" ")
+            window, pid, worker = line.split(" ", 2)
+            server, others = int(pid), others or not worker
             if worker:
                 self.tmux("kill-window", "-t", window)
-        if self.session_owner() != self.id:
-            return ""
-        self.tmux("set-option", "-u", "-t", f"={self.session}:", "@mlma_run")
-        return f"the tmux session {self.session!r} was kept, because it has windows that the run did not open"
-
-    def remove_dead_socket(self) -> None:
-        """Removes the socket that tmux leaves when its last session ends, which takes it a moment."""
-        path = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}" / "default"
-        end = time.monotonic() + 2
-        while path.exists() and not self.tmux("list-sessions") and time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(str(path))
-                    time.sleep(0.05)
-                except ConnectionRefusedError:  # nobody listens
-                    path.unlink()
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()
+        if others:
+            attach = f"tmux -S ~/{self.folder}/{TMUX_SOCKET} attach"
+            return f"the run's tmux was kept, because it has windows that the run did not open: {attach}"
+        end = time.monotonic() + LEFTOVER_SECONDS
+        while send_signal(server, 0) and time.monotonic() < end:  # it takes a moment to end
+            time.sleep(0.02)
+        return ""
 
     # -- status and logs
 
@@ -284,6 +286,6 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         lines = [line.replace(HOME_PLACEHOLDER, home) for line in request["lines"]]
         authorize(f"{request['id']}-{Path(request['folder']).name}", lines)
         return {"home": home}
-    run = Run(request["session"], request["id"], request["folder"])
+    run = Run(request)
     actions = {"start": run.start, "stop": run.stop, "status": run.status, "logs": run.logs}
     return actions[request["action"]](request)

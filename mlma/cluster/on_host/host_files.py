@@ -12,9 +12,11 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+LOCK = "lock"  # in the run's folder
 TAIL_BYTES = 16384  # of a log that are read
 
 
@@ -36,6 +38,46 @@ def write_file(path: Path, text: str, mode: int) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, seconds: float) -> Iterator[None]:
+    """Holds the lock of a folder, which may not exist yet; RuntimeError if another request has it for so long.
+
+    A frontend that was interrupted leaves a request at work, which must not end what the next one starts.
+    """
+    end = time.monotonic() + seconds
+    lock = _open_locked(folder)
+    while lock is None:
+        if time.monotonic() > end:
+            raise RuntimeError("an earlier request is still being carried out on this host; try again in a moment")
+        time.sleep(0.05)
+        lock = _open_locked(folder)
+    with lock:
+        yield
+
+
+def _open_locked(folder: Path) -> IO[str] | None:
+    """The locked file of the folder, which is made if it does not exist; None if another request has it."""
+    with contextlib.suppress(FileNotFoundError):  # another request has just removed the folder
+        for parent in (*reversed(list(folder.parents)[:2]), folder):
+            parent.mkdir(mode=0o700, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+        if _lock(lock) and os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
+            return lock
+        lock.close()
+    return None
+
+
+def _lock(file: IO[str]) -> bool:
+    """Locks the file if nobody else has; also true on a file system without locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def boot_id() -> str:

@@ -1,7 +1,8 @@
 """The hosts of a run, and the folders and Pythons on them.
 
 Paths on a host are relative to the home directory of its account, where every worker runs. The run's folder is
-.mlma/SESSION/HOST, because hosts may share a home directory. Not here: connections to hosts (mlma/cluster/remote/).
+.mlma/NAME-ID/HOST, because hosts may share a home directory, and runs a name. Not here: connections to hosts
+(mlma/cluster/remote/).
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import dataclasses
 import getpass
 import shlex
 import sys
+from pathlib import Path
 
 from mlma.cluster.options import Options
 from mlma.cluster.planning.workers_csv import Worker
 from mlma.utils.code_layout import ROOT
 
+TMUX_SOCKET = "tmux"  # of the run's own tmux server, in its folder
 IMAGE_CODE_FOLDER = "/opt/mlma"  # folder of the code in container images
 
 
@@ -56,6 +59,12 @@ def plan_hosts(workers: list[Worker], options: Options) -> dict[str, Host]:
 def run_folder(session: str, host_key: str) -> str:
     """The run's folder on a host, relative to the home directory."""
     return f".mlma/{session}/{host_key.rpartition('@')[2].removesuffix(':22').replace(':', '-')}"
+
+
+def attach_argv(session: str, host: Host) -> list[str]:
+    """The command that shows the run's tmux session; on other hosts, from the home directory."""
+    folder = run_folder(session, host.key)
+    return ["tmux", "-S", f"{Path.home() / folder if host.local else folder}/{TMUX_SOCKET}", "attach"]
 
 
 def code_folder(worker: Worker, options: Options) -> str:

@@ -22,12 +22,15 @@ from mlma.cluster.planning.worker_sets import Learner, make_learners, place_acto
 from mlma.cluster.planning.workers_csv import Worker
 from mlma.core.config import Config
 
+MAX_NAME_CHARACTERS = 20  # of a run's name in the name of its folder on hosts
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Everything that a run starts, and where."""
 
-    session: str
+    session: str  # of this run only: the name of its folder in .mlma/ on every host
+    name: str  # for people, who may have several runs of one name
     config: Config
     options: Options
     hosts: dict[str, Host]
@@ -63,9 +66,15 @@ class Plan:
         return shlex.split(self.options.container)[:1] if uses_images else []
 
 
-def make_plan(workers: list[Worker], config: Config, options: Options, num_actors: int = 0) -> Plan:
-    """`num_actors` overrides the number of actors in the rows. ValueError if the rows cannot run together."""
-    settings = RunSettings(session_name(options, config), config, options)
+def make_plan(
+    workers: list[Worker], config: Config, options: Options, num_actors: int = 0, names: tuple[str, str] = ("", "")
+) -> Plan:
+    """`num_actors` overrides the number of actors in the rows. ValueError if the rows cannot run together.
+
+    `names` are the run's name and that of its folder on hosts.
+    """
+    name = names[0] or run_name(options, config)
+    settings = RunSettings(names[1] or name, config, options)
     placed = place_actors(workers, num_actors)
     learners = make_learners(workers, len(placed), options)
     processes = [learners_process(learners, placed, settings)]
@@ -75,10 +84,15 @@ def make_plan(workers: list[Worker], config: Config, options: Options, num_actor
     if options.channel == "ssh":
         processes += tunnel_processes(learners, placed, settings.session)
     hosts = plan_hosts(workers, options)
-    return Plan(settings.session, config, options, hosts, tuple(learners), tuple(processes))
+    return Plan(settings.session, name, config, options, hosts, tuple(learners), tuple(processes))
 
 
-def session_name(options: Options, config: Config) -> str:
-    """Name of the run's tmux session: ASCII letters, digits, _ and - only."""
+def run_name(options: Options, config: Config) -> str:
+    """Name of the run: ASCII letters, digits, _ and - only."""
     name = Path(config.run.logdir).name if options.tmux_sess == "auto" else options.tmux_sess
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in name) or "run"
+
+
+def session_name(name: str, run_id: str) -> str:
+    """Name of the run's folder on hosts, which no other run has. Short, since paths of sockets are limited."""
+    return f"{name[:MAX_NAME_CHARACTERS]}-{run_id}"

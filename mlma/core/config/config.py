@@ -106,6 +106,13 @@ def parse(argv: list[str]) -> Config:
 
 def parse_with(argv: list[str], others: type | None) -> tuple[Config, dict[str, Any]]:
     """The configuration, and the given flags of another dataclass, whose names must differ from those of `Config`."""
+    values = read_flags(argv, others)
+    given = {name: value for name, value in values.items() if name in flag_table()}
+    return merged_config([], given), {name: value for name, value in values.items() if name not in given}
+
+
+def read_flags(argv: list[str], others: type | None = None) -> dict[str, Any]:
+    """Flag -> value of those that a command line gives, also by its files and its preset."""
     known = flag_table() | (flags.flag_table(others) if others else {})
     files: list[str | None] = []
     given = flags.split_arguments(argv, known, repeated={"config": files})
@@ -117,9 +124,20 @@ def parse_with(argv: list[str], others: type | None) -> tuple[Config, dict[str, 
     values: dict[str, Any] = {}
     for layer in (*layers, flags.parse_values(given, known)):
         values |= _preset_values(layer) | layer
-    config = Config.from_flags(**{name: value for name, value in values.items() if name in flag_table()})
+    return values
+
+
+def merged_config(argv: list[str], given: dict[str, Any]) -> Config:
+    """The configuration of an earlier command line with these flags over it.
+
+    A given preset takes the place of the earlier one; what was set beside the earlier one stays, unless the given one
+    sets it, too.
+    """
+    earlier = flags.parse_values(flags.split_arguments(argv, flag_table()), flag_table())
+    preset = {} if "preset" in given else _preset_values(earlier)
+    config = Config.from_flags(**(preset | earlier | given))
     _check(config)
-    return config, {name: value for name, value in values.items() if name not in flag_table()}
+    return config
 
 
 def _preset_values(layer: dict[str, Any]) -> dict[str, Any]:
