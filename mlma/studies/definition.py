@@ -74,7 +74,7 @@ class Definition:
         if len(settings) * options.seeds > MAX_MEMBERS:
             raise ValueError(f"{len(settings)} settings and {options.seeds} seeds: at most {MAX_MEMBERS} are allowed")
         first = self.flags.get("seed", flag_table()["seed"].default)
-        found = []
+        found: list[dict[str, Any]] = []
         for number in range(options.seeds):
             for setting in settings:
                 seed = first + (len(found) if self.pbt else number)
