@@ -20,8 +20,7 @@ from mlma.studies.options import StudyOptions
 from mlma.studies.overview import best, status
 from mlma.utils.atomic_file import check_writable
 from mlma.utils.child_process import EXIT_USAGE
-from mlma.utils.code_layout import program
-from mlma.utils.console_streams import install_forgiving_streams
+from mlma.utils.code_layout import IS_INSTALLED, program
 from mlma.utils.own_files import check_own_folder, open_own
 from mlma.utils.user_text import shown
 
@@ -35,7 +34,6 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """The exit code: 0 for success, 1 if members failed or there is nothing yet, 2 for a mistake."""
-    install_forgiving_streams()
     command, definition = run_parser(argv, _parse, _help_text)
     try:
         if command == "up":
@@ -124,8 +122,10 @@ def _best(definition: Definition, journal: Journal) -> int:
     run = checkpoint.path.parents[1]
     print(checkpoint.path)
     print(f"{definition.metric} {checkpoint.score:.5g} at {checkpoint.frames:,.0f} frames; to evaluate it:")
-    flags = f"--mode=test --config={run}/config.json --logdir={run} --test_checkpoint={checkpoint.path}"
-    print(f"python experiment.py {flags}")
+    command = f"mlma evaluate {run}"
+    if not IS_INSTALLED:
+        command = f"python experiment.py --mode=test --config={run}/config.json --logdir={run}"
+    print(f"{command} --test_checkpoint={checkpoint.path}")
     return 0
 
 

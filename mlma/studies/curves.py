@@ -34,7 +34,7 @@ class Setting(NamedTuple):
     curves: list[Curve]  # those that have any reports
 
     def common(self) -> tuple[Any, Any]:
-        """(frames [points], scores [members, points]) over the frames that all curves cover; empty if there are none."""
+        """(frames [points], scores [members, points]) over the frames that all curves cover; empty without any."""
         usable = [curve for curve in self.curves if len(curve.frames)]
         if not usable:
             return np.zeros(0), np.zeros((0, 0))

@@ -91,8 +91,8 @@ def _page(definition: Definition, journal: Journal, settings: list[Setting], row
     ]
     found = best(definition, journal)
     explained = (
-        f"Scores are {definition.metric} of the last report of each member. The IQM leaves out a quarter of the members "
-        "at each end; intervals are percentile bootstraps over members, as in rliable (arXiv 2108.13264)."
+        f"Scores are {definition.metric} of the last report of each member. The IQM leaves out a quarter of the "
+        "members at each end; intervals are percentile bootstraps over members, as in rliable (arXiv 2108.13264)."
     )
     parts = [
         f"<h1>{definition.folder.name}</h1>",
