@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         if not journal.members:
             raise ValueError(f"{shown(str(definition.folder))}: no study has started there; `up` starts it")
         if command == "report":  # with numpy and matplotlib
-            return int(importlib.import_module("mlma.studies.report").write_report(definition, journal))
+            return int(importlib.import_module("mlma.studies.report_page.page").write_report(definition, journal))
         if command == "status":
             print(status(definition, journal))
             return 0

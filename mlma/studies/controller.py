@@ -35,7 +35,7 @@ class Controller:
     ) -> None:
         self._definition, self._journal, self._script, self._show = definition, journal, script, show
         self._options = definition.options
-        self._at_once = suitable_number(self._options.at_once)
+        self._at_once = min(suitable_number(self._options.at_once), len(journal.members))
         self._processes: dict[int, MemberProcess] = {}
         self._failures: dict[int, tuple[int, float]] = {}  # in a row, and the frames that it had reached
         self._not_before: dict[int, float] = {}

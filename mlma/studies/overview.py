@@ -1,6 +1,6 @@
 """`status` and `best`: a study as it is now, from its journal and the files of its members. Starts and changes nothing.
 
-Not here: curves and statistics (mlma/studies/report.py).
+Not here: curves and statistics (mlma/studies/report_page/page.py).
 """
 
 from __future__ import annotations

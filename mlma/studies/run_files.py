@@ -1,6 +1,6 @@
 """What the files of a run tell about it: frames, scores, checkpoints. Reads them without numpy, while the run goes on.
 
-Not here: whole curves (mlma/studies/report.py).
+Not here: whole curves (mlma/studies/report_page/page.py).
 """
 
 from __future__ import annotations

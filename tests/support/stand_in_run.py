@@ -2,7 +2,7 @@
 
 It has the lock, config.json, metrics.csv and real checkpoints; resumes, saves on SIGTERM, and can fail. Its score
 is the nearness of the learning rate to 1e-3. With entropy_cost above 1 it fails after its first checkpoint; with
-baseline_cost=7 it refuses its flags.
+baseline_cost=7 it refuses its flags, and with 8 it fails at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlma.core.config import parse
 from mlma.learning.checkpoint import Checkpoints
 from mlma.utils.atomic_file import atomic_write
 
-FRAMES_PER_STEP, STEP_SECONDS = 1000, 0.04
+FRAMES_PER_STEP, STEP_SECONDS = 1000, 0.03
 STEPS_PER_CHECKPOINT = 5
 
 
@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
     if config.learner.baseline_cost == 7:
         print("--baseline_cost=7: a line about it")
         return 2
+    if config.learner.baseline_cost == 8:
+        return 1
     logdir = Path(config.run.logdir)
     logdir.mkdir(parents=True, exist_ok=True)
     lock = (logdir / ".lock").open("ab")

@@ -20,9 +20,9 @@ from mlma.studies.definition import Definition, read_definition, save_definition
 from mlma.studies.journal import JOURNAL, Journal
 from mlma.studies.options import PbtOptions
 from mlma.studies.population import choose_parent, explore
+from mlma.studies.report_page.statistics import bootstrap, bootstrap_curve, iqm, mean
 from mlma.studies.run_files import read_description, saved, score_of
 from mlma.studies.search import Range, Values
-from mlma.studies.statistics import bootstrap, bootstrap_curve, iqm, mean
 
 GRID = """
 seeds = 2

@@ -9,9 +9,9 @@ import matplotlib.pyplot as plt
 
 from mlma.evaluation.charts import render_svg
 from mlma.evaluation.html_elements import figure
-from mlma.studies.curves import runs_of
 from mlma.studies.definition import Definition
 from mlma.studies.journal import Journal
+from mlma.studies.report_page.curves import runs_of
 
 MAX_RATIO = 10.0  # of values on a linear axis
 

@@ -1,6 +1,7 @@
 """STUDY/report.html and report.json: curves and statistics of all members, and the history of a population.
 
-Not here: the statistics (mlma/studies/statistics.py), charts of a population (mlma/studies/population_charts.py).
+Not here: the statistics (mlma/studies/report_page/statistics.py), charts of a population
+(mlma/studies/report_page/population_charts.py).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 
 from mlma.evaluation.charts import render_svg
 from mlma.evaluation.html_elements import figure, format_number, grid, note, page, section, table
-from mlma.studies.curves import Setting, settings_of
 from mlma.studies.definition import Definition
 from mlma.studies.journal import Journal
 from mlma.studies.overview import HEAD, best, format_table, lines_of
-from mlma.studies.population_charts import population_figures
-from mlma.studies.statistics import CONFIDENCE, bootstrap, bootstrap_curve, iqm, mean
+from mlma.studies.report_page.curves import Setting, settings_of
+from mlma.studies.report_page.population_charts import population_figures
+from mlma.studies.report_page.statistics import CONFIDENCE, bootstrap, bootstrap_curve, iqm, mean
 from mlma.utils.atomic_file import atomic_write
 
 PAGE, NUMBERS = "report.html", "report.json"
