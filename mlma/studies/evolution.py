@@ -8,6 +8,7 @@ without a line is removed, so nothing is done twice, and nothing half.
 from __future__ import annotations
 
 import math
+import os
 import random
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from mlma.studies.journal import Journal, Member, run_name
 from mlma.studies.population import choose_parent, explore
 from mlma.studies.run_files import Saved, frame_budget, newest_checkpoint, saved
 from mlma.utils.code_layout import ROOT
+from mlma.utils.own_files import make_own_folder
 
 ADOPT_SECONDS = 600.0
 RETIRED = "checkpoint-*.npz"  # of a run that a copy has replaced; its best.npz stays
@@ -101,7 +103,15 @@ class Evolution:
             path.unlink(missing_ok=True)
 
     def _adopt(self, source: Saved, target: Path, seed: int) -> bool:
-        command = [sys.executable, "-m", "mlma.studies.adopt", str(source.path.absolute()), str(target.absolute())]
+        """Writes the checkpoint of a copy. Its source is held by a link of ours: the parent soon deletes its own."""
+        held = target.parents[1] / "parent.npz"
+        try:
+            make_own_folder(held.parent)
+            os.link(source.path, held)
+        except OSError as problem:
+            self._show(f"no copy of {source.path}: {problem}")
+            return False
+        command = [sys.executable, "-m", "mlma.studies.adopt", str(held.absolute()), str(target.absolute())]
         try:
             done = subprocess.run(
                 [*command, str(seed)], cwd=ROOT, capture_output=True, text=True, timeout=ADOPT_SECONDS, check=False
@@ -109,6 +119,8 @@ class Evolution:
         except (OSError, subprocess.TimeoutExpired) as problem:
             self._show(f"no copy of {source.path}: {problem}")
             return False
+        finally:
+            held.unlink(missing_ok=True)
         if done.returncode:
             self._show(f"no copy of {source.path}: {done.stderr.strip()}")
         return done.returncode == 0
