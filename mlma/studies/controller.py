@@ -110,7 +110,8 @@ class Controller:
             member = self._journal.members[number]
             if process.is_stopping or not self._evolution.compare(member):
                 continue
-            if member.outcome == "replaced" or self._queue:  # else it goes on; those that wait get its place
+            places = self._at_once - len(self._processes)
+            if member.outcome == "replaced" or len(self._queue) > places:  # who waits for a place gets this one
                 process.stop()
 
     # -- members that ended

@@ -6,6 +6,7 @@ really train.
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
@@ -106,6 +107,10 @@ perturb_probability = 1
 """
 
 
+def has_copies(file: Path, count: int) -> bool:
+    return len(events(file, "exploit")) >= count
+
+
 def check_population(file: Path, budget: int) -> None:
     """No copy was made twice, or from something else than the journal says, and nothing was lost."""
     members = file.parent / "STUDY" / "members"
@@ -145,7 +150,7 @@ def test_a_killed_controller_goes_on_and_makes_no_copy_twice(kills: int, tmp_pat
     file = write(tmp_path, POPULATION.format(at_once=3, frames=budget))
     for copies in range(1, kills + 1):
         with study(file) as up:
-            until(file, lambda copies=copies: len(events(file, "exploit")) >= copies, up)
+            until(file, functools.partial(has_copies, file, copies), up)
             up.signal(signal.SIGKILL)  # with a copy that counts but has not started
             up.wait()
         runs = list((tmp_path / "STUDY" / "members").iterdir())

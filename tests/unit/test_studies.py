@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import statistics
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlma.learning.checkpoint_file import load_checkpoint, write_checkpoint
 from mlma.studies.adopt import adopt
 from mlma.studies.cli import main
 from mlma.studies.definition import Definition, read_definition, save_definition
+from mlma.studies.evolution import Evolution
 from mlma.studies.journal import JOURNAL, Journal
 from mlma.studies.options import PbtOptions
 from mlma.studies.population import choose_parent, explore
@@ -171,10 +173,10 @@ def test_with_a_margin_a_member_copies_one_that_is_better_by_more() -> None:
 
 
 def test_a_copy_changes_by_the_factor_or_is_drawn_anew() -> None:
-    vary = {"learning_rate": Range(1e-5, 1e-2, True, False), "discounting": Values((0.99,))}
+    vary: dict[str, Values | Range] = {"learning_rate": Range(1e-5, 1e-2, True, False), "discounting": Values((0.99,))}
     values = {"learning_rate": 1e-3, "discounting": 0.99, "seed": 3}
 
-    def changed(**options: float) -> list[dict[str, Any]]:
+    def changed(**options: Any) -> list[dict[str, Any]]:
         pbt = PbtOptions(**options)
         return [explore(values, vary, flag_table(), pbt, random.Random(seed)) for seed in range(300)]
 
@@ -206,6 +208,37 @@ def test_a_copy_has_the_weights_and_frames_of_its_parent_but_other_seeds(tmp_pat
     with pytest.raises(ValueError, match="not a checkpoint"):
         adopt(source, target, seed=3)
     assert saved(source, "return/mean", "catch") is None
+
+
+def test_a_copy_comes_about_although_its_parent_deletes_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = read(tmp_path, f"folder = '{tmp_path}/study'\n{PBT}")
+    definition.folder.mkdir()
+    journal = Journal(definition.folder)
+    for number, values in enumerate(definition.members()):
+        journal.add("member", number, values=values)
+        run = definition.folder / "members" / f"0{number}"
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "metrics.csv").write_text(f"frames,return/mean\n1000,{-number}\n")
+        with (run / "checkpoints" / "checkpoint-000000001.npz").open("wb") as file:
+            write_checkpoint(file, {"w": np.full(2, number)}, {"frames": 1000 + number, "step": 1, "seeds": [1, 2]})
+    start = subprocess.run
+
+    def run_late(command: list[str], **options: Any) -> Any:
+        (definition.folder / "members" / "00" / "checkpoints" / "checkpoint-000000001.npz").unlink()
+        return start(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", run_late)
+    evolution = Evolution(definition, journal, print)
+    best, worst = journal.members
+    assert evolution.compare(best) and best.generation == 0 and best.compared_at == 1000
+    assert evolution.compare(worst) and worst.run == "01.1" and worst.score == 0
+    (copy,) = (definition.folder / "members" / "01.1").rglob("*.npz")
+    assert load_checkpoint(copy)[0]["w"].tolist() == [0, 0]
+    assert not evolution.compare(worst)  # until it has trained
+    evolution.retire(worst)
+    assert not list((definition.folder / "members" / "01").rglob("*.npz"))
 
 
 def test_the_capped_score_of_one_level_is_that_of_its_return() -> None:

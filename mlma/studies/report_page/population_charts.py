@@ -41,11 +41,11 @@ def stretches_of(definition: Definition, journal: Journal) -> list[Stretch]:
     found = []
     for member in journal.members:
         for generation, curve in enumerate(runs_of(definition, member)):
-            event = copies.get((member.number, generation))
-            start = event["parent_frames"] if event else 0.0
+            copy = copies.get((member.number, generation))
+            start = copy["parent_frames"] if copy else 0.0
             following = copies.get((member.number, generation + 1))
             ends = [start, following["frames"] if following else 0.0, *curve.frames[-1:]]
-            values = event["values"] if event else first_values[member.number]
+            values = copy["values"] if copy else first_values[member.number]
             found.append(Stretch(member.number, start, max(ends), values, roots[member.number, generation]))
     return found
 
