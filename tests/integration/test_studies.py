@@ -65,13 +65,13 @@ def test_ctrl_c_ends_all_with_checkpoints_and_the_same_command_goes_on(tmp_path:
         assert {number: event["outcome"] for number, event in ended.items()} == {0: "stopped", 1: "stopped"}
         assert all(event["frames"] == frames(file, f"0{number}") for number, event in ended.items())
     with study(file) as up:
-        assert up.wait() == 0, up.text()
+        assert up.wait(200) == 0, up.text()
     assert [frames(file, f"0{number}") for number in range(3)] == [30_000] * 3
     assert main(["status", str(file)]) == 0
     table = capsys.readouterr().out
     assert table.count("finished") == 3 and "no controller runs" in table
     with study(file, "--total_environment_frames=35000") as up:  # longer, and only that is trained
-        assert up.wait() == 0, up.text()
+        assert up.wait(200) == 0, up.text()
     assert [frames(file, f"0{number}") for number in range(3)] == [35_000] * 3
 
 
@@ -79,7 +79,7 @@ def test_a_member_that_fails_is_restarted_then_given_up_and_never_blocks_the_oth
     text = "at_once = 1\nrestarts = 1\n[flags]\ntotal_environment_frames = 10_000\nentropy_cost = 2\n"
     file = write(tmp_path, text + "[vary]\nbaseline_cost = [7, 8, 1]\n")
     with study(file) as up:
-        assert up.wait() == 1, up.text()
+        assert up.wait(200) == 1, up.text()
         console = up.text()
     outcomes: dict[int, list[str]] = {}
     for event in events(file, "ended"):
@@ -146,7 +146,7 @@ def check_population(file: Path, budget: int) -> None:
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_killed_controller_goes_on_and_makes_no_copy_twice(kills: int, tmp_path: Path, capsys: Any) -> None:
-    budget = 40_000 * kills
+    budget = 30_000 * kills
     file = write(tmp_path, POPULATION.format(at_once=3, frames=budget))
     for copies in range(1, kills + 1):
         with study(file) as up:
@@ -162,7 +162,7 @@ def test_a_killed_controller_goes_on_and_makes_no_copy_twice(kills: int, tmp_pat
     (unfinished / "checkpoints").mkdir(parents=True)  # a copy that was prepared but does not count
     (unfinished / "checkpoints" / "checkpoint-999999999.npz").write_bytes(b"half")
     with study(file) as up:
-        assert up.wait() == 0, up.text()
+        assert up.wait(200) == 0, up.text()
     check_population(file, budget)
     assert main(["report", str(tmp_path / "STUDY")]) == 0
     page = (tmp_path / "STUDY" / "report.html").read_text()
