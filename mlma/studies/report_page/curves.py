@@ -1,7 +1,6 @@
 """The curves of a study: what each member has measured, and the members of each setting together.
 
-A member of a population has several runs, one for each copy. Its curve goes on from run to run; the line of descent of
-its weights is in the journal.
+A member of a population has several runs, one for each copy. Statistics are over the last runs.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ class Setting(NamedTuple):
 
     label: str
     members: list[Member]
-    curves: list[Curve]  # those that have any reports
+    curves: list[Curve]  # of the last run of each, if it has any reports
+    earlier: list[Curve]  # of runs that copies have replaced
 
     def common(self) -> tuple[Any, Any]:
         """(frames [points], scores [members, points]) over the frames that all curves cover; empty without any."""
@@ -73,5 +73,6 @@ def settings_of(definition: Definition, journal: Journal) -> list[Setting]:
     found = []
     for label, members in groups.items():
         last = [[run for run in runs_of(definition, member) if len(run.frames)] for member in members]
-        found.append(Setting(label, members, [runs[-1] for runs in last if runs]))
+        earlier = [run for runs in last for run in runs[:-1]]
+        found.append(Setting(label, members, [runs[-1] for runs in last if runs], earlier))
     return found

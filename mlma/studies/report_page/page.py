@@ -132,7 +132,7 @@ def _draw_members(axis: Any, settings: list[Setting]) -> None:
     """Each member in the color of its setting, and the mean and range over the frames that all of a setting have."""
     for number, setting in enumerate(settings):
         color = f"C{number % 10}"
-        for curve in setting.curves:
+        for curve in [*setting.earlier, *setting.curves]:
             axis.plot(curve.frames / 1e6, curve.scores, color=color, alpha=0.35, linewidth=0.8)
         frames, scores = setting.common()
         if len(scores):
