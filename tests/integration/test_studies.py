@@ -53,7 +53,7 @@ def until(file: Path, happened: Callable[[], Any], process: Process, seconds: fl
 
 
 def test_ctrl_c_ends_all_with_checkpoints_and_the_same_command_goes_on(tmp_path: Path, capsys: Any) -> None:
-    file = write(tmp_path, "seeds = 3\nat_once = 2\n[flags]\ntotal_environment_frames = 30_000\n")
+    file = write(tmp_path, "seeds = 3\nat_once = 2\n[flags]\ntotal_environment_frames = 1e9\n")
     with study(file) as up:
         until(file, lambda: min(frames(file, "00"), frames(file, "01")), up)
         assert len(up.children()) == 2
@@ -64,15 +64,16 @@ def test_ctrl_c_ends_all_with_checkpoints_and_the_same_command_goes_on(tmp_path:
         ended = {event["member"]: event for event in events(file, "ended")}
         assert {number: event["outcome"] for number, event in ended.items()} == {0: "stopped", 1: "stopped"}
         assert all(event["frames"] == frames(file, f"0{number}") for number, event in ended.items())
-    with study(file) as up:
+    budget = max(event["frames"] for event in ended.values()) + 5000
+    with study(file, f"--total_environment_frames={budget}") as up:
         assert up.wait(200) == 0, up.text()
-    assert [frames(file, f"0{number}") for number in range(3)] == [30_000] * 3
+    assert [frames(file, f"0{number}") for number in range(3)] == [budget] * 3
     assert main(["status", str(file)]) == 0
     table = capsys.readouterr().out
     assert table.count("finished") == 3 and "no controller runs" in table
-    with study(file, "--total_environment_frames=35000") as up:  # longer, and only that is trained
+    with study(file, f"--total_environment_frames={budget + 5000}") as up:  # longer, and only that is trained
         assert up.wait(200) == 0, up.text()
-    assert [frames(file, f"0{number}") for number in range(3)] == [35_000] * 3
+    assert [frames(file, f"0{number}") for number in range(3)] == [budget + 5000] * 3
 
 
 def test_a_member_that_fails_is_restarted_then_given_up_and_never_blocks_the_others(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ total_environment_frames = {frames}
 [vary]
 learning_rate = [1e-3, 1e-5, 1e-7]
 [pbt]
-every_frames = 10_000
+every_frames = {every}
 burn_in_frames = 10_000
 quantile = 0.34
 perturb_probability = 1
@@ -146,8 +147,8 @@ def check_population(file: Path, budget: int) -> None:
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_killed_controller_goes_on_and_makes_no_copy_twice(kills: int, tmp_path: Path, capsys: Any) -> None:
-    budget = 30_000 * kills
-    file = write(tmp_path, POPULATION.format(at_once=3, frames=budget))
+    budget = 150_000 * kills  # long enough that no member has finished before all have started
+    file = write(tmp_path, POPULATION.format(at_once=3, frames=budget, every=40_000))
     for copies in range(1, kills + 1):
         with study(file) as up:
             until(file, functools.partial(has_copies, file, copies), up)
@@ -174,7 +175,7 @@ def test_a_killed_controller_goes_on_and_makes_no_copy_twice(kills: int, tmp_pat
 
 @pytest.mark.slow
 def test_a_population_takes_turns_on_few_cores(tmp_path: Path) -> None:
-    file = write(tmp_path, POPULATION.format(at_once=1, frames=40_000))
+    file = write(tmp_path, POPULATION.format(at_once=1, frames=40_000, every=10_000))
     with study(file) as up:
         assert up.wait(200) == 0, up.text()
     check_population(file, 40_000)
