@@ -13,6 +13,8 @@ from mlma.command.main import BENCHMARKS, INSTALLS, SUBCOMMANDS
 from mlma.core.config import flag_table
 from mlma.core.config.flags import Flag
 from mlma.core.config.flags import flag_table as flags_of
+from mlma.studies.cli import COMMANDS as STUDY_COMMANDS
+from mlma.studies.options import StudyOptions
 from mlma.utils.child_process import EXIT_USAGE
 from mlma.utils.console_streams import print_text
 
@@ -125,7 +127,15 @@ def flags_of_subcommands() -> dict[str, list[str]]:
     training = [_typed(flag) for flag in flag_table().values()] + ["--config=", "--help"]
     plot = [f"--{name}" if name in ("no-published", "report") else f"--{name}=" for name in PLOT_FLAGS] + ["--help"]
     frontend = [_typed(flag) for flag in flags_of(Options).values()]
-    flags = {"train": training, "evaluate": training, "cluster": frontend + training, "plot": plot, "report": plot}
+    study = [_typed(flag) for flag in flags_of(StudyOptions).values()] + training
+    flags = {
+        "study": study,
+        "train": training,
+        "evaluate": training,
+        "cluster": frontend + training,
+        "plot": plot,
+        "report": plot,
+    }
     return {name: flags.get(name, ["--help"]) for name in SUBCOMMANDS}
 
 
@@ -137,7 +147,7 @@ def values_of_flags() -> dict[str, list[str]]:
     """Flag -> its values, where they can be listed."""
     from mlma.envs.registry import LEVEL_SETS, SUITES
 
-    table = flags_of(Options) | flag_table()
+    table = flags_of(Options) | flags_of(StudyOptions) | flag_table()
     values = {name: list(flag.choices) for name, flag in table.items() if flag.choices}
     values |= {name: ["true", "false"] for name, flag in table.items() if flag.type is bool}
     levels = [name for suite in SUITES.values() for name in suite.level_names()]
@@ -149,6 +159,7 @@ def operands_of_subcommands() -> dict[str, list[str]]:
     return {
         "cluster": list(COMMANDS),
         "bench": list(BENCHMARKS),
+        "study": list(STUDY_COMMANDS),
         "completion": list(SHELLS),
         "|".join(("train", "presets", "levels", *INSTALLS)): [],
     }

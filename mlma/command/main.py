@@ -44,6 +44,11 @@ SUBCOMMANDS = {
         "start, watch and end a run on many hosts: up, check, status, logs, ...",
         "run_experiment_mm_raw.py",
     ),
+    "study": Subcommand(
+        "COMMAND [FILE] [--flag=value ...]",
+        "seeds, sweeps and populations from one file: up, status, report, best",
+        module="mlma.studies",
+    ),
     "presets": Subcommand("", "list the presets and what they set", "experiment.py", arguments=("--preset=help",)),
     "levels": Subcommand("", "list the levels", "experiment.py", arguments=("--level_name=help",)),
     "install-learner": Subcommand(
@@ -103,10 +108,10 @@ def _evaluation_flags(rest: list[str]) -> list[str]:
 
 
 def _become(name: str, command: list[str]) -> NoReturn:
-    environment = dict(os.environ)
-    if SUBCOMMANDS[name].script:
-        environment[PROGRAM_ENV] = f"mlma {name}"  # for its help
-    elif not IS_INSTALLED:  # started by `python -m mlma`: modules are found here, from any working folder
+    environment = dict(os.environ) | {PROGRAM_ENV: f"mlma {name}"}  # for its help
+    if (
+        not SUBCOMMANDS[name].script and not IS_INSTALLED
+    ):  # started by `python -m mlma`: modules are found here, from any working folder
         known = os.environ.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
     sys.stdout.flush()

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # start training as a user does; nothing in the system knows them.
 LAYERS = (
     "utils", "core", "envs", "transport", "replay", "distributed", "monitoring", "acting", "learning", "evaluation",
-    "roles", "cluster", "export", "api", "command",
+    "roles", "cluster", "export", "api", "studies", "command",
 )  # fmt: skip
 MAX_OWN_IMPORTS, MAX_FILES_PER_FOLDER, MAX_FILE_LINES, MAX_FUNCTION_LINES = 15, 15, 320, 60
 OWN = ("mlma", "agents", "benchmarks", "experiment", "tests")
@@ -140,6 +140,10 @@ def test_metrics_presets_and_networks_know_no_simulator(name: str) -> None:
 
 def test_a_typo_is_answered_before_anything_heavy_is_imported() -> None:
     assert packages(closure("mlma.core.config")) & {"tensorflow", "sonnet", "numpy"} == set()
+
+
+def test_the_controller_of_a_study_imports_nothing_heavy() -> None:
+    assert packages(closure("mlma.studies.cli")) & {"tensorflow", "sonnet", "numpy", "matplotlib"} == set()
 
 
 def string_constants(path: Path) -> Iterator[str]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlma.core.config.flags import Flag, current_names, did_you_mean
 from mlma.core.config.json_object import json_object
@@ -19,31 +19,36 @@ from mlma.utils.input_file import read_input_file
 from mlma.utils.own_files import check_own_file
 from mlma.utils.user_text import shown
 
+Converted = TypeVar("Converted")
 MAX_BYTES = 2**20  # a configuration with every flag has 5,000
 
 
 def read_config_file(path: str, table: Mapping[str, Flag]) -> dict[str, Any]:
     """Flag -> value; ValueError in one line that names the file, and the line if it is known."""
-    file = shown(path)
-    check_own_file(Path(path), f"--config={file}")
+    return read_entries(path, f"--config={shown(path)}", lambda entries: parse_entries(entries, dict(table)))
+
+
+def read_entries(path: str, name: str, convert: Callable[[list[Entry]], Converted]) -> Converted:
+    """What `convert` makes of the entries of a file; ValueError in one line that begins with `name`, its own, too."""
+    check_own_file(Path(path), name)
     try:
         data = read_input_file(path, MAX_BYTES)
         try:
             text = data.decode("utf-8-sig")  # editors of Windows write a mark at the start
         except UnicodeDecodeError:
             raise ValueError(f"not {_format(path)}: must be UTF-8 text") from None
-        return _flags(_READERS[_format(path)](text), dict(table))
+        return convert(_READERS[_format(path)](text))
     except OSError as error:
-        raise ValueError(f"--config={file}: {error.strerror}") from None
+        raise ValueError(f"{name}: {error.strerror}") from None
     except ValueError as error:
-        raise ValueError(f"--config={file}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _format(path: str) -> str:
     return {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}.get(Path(path).suffix.lower(), "JSON")
 
 
-def _flags(entries: list[Entry], table: dict[str, Flag]) -> dict[str, Any]:
+def parse_entries(entries: list[Entry], table: dict[str, Flag]) -> dict[str, Any]:
     """The values of the flags; ValueError for one that does not exist, is there twice or is out of bounds."""
     renamed, parsed = current_names(table), {}
     for given, value, line in entries:
@@ -56,13 +61,14 @@ def _flags(entries: list[Entry], table: dict[str, Flag]) -> dict[str, Any]:
         if name in parsed:
             raise ValueError(f"{where}{shown(given)}: is there twice")
         try:
-            parsed[name] = _parse(table[name], value)
+            parsed[name] = parse_value(table[name], value)
         except ValueError as error:
             raise ValueError(f"{where}{error}") from None
     return parsed
 
 
-def _parse(flag: Flag, value: Any) -> Any:
+def parse_value(flag: Flag, value: Any) -> Any:
+    """The value of a flag in a file; ValueError that names the flag."""
     if isinstance(value, dict) and flag.check is json_object:
         try:
             value = json.dumps(value)

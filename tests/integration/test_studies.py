@@ -1,0 +1,204 @@
+"""Studies with processes: members end and go on, fail, take turns and copy, and the controller may be killed.
+
+Members are stand-ins that keep a run's promises to its folder (tests/support/stand_in_run.py); those of the slow test
+really train.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlma.learning.checkpoint_file import load_checkpoint
+from mlma.studies.cli import main
+from mlma.studies.journal import read_events
+from mlma.studies.run_files import is_in_use, newest_checkpoint, read_description
+from tests.support.runs import Process, wait_for
+
+STAND_IN = [sys.executable, "-m", "tests.support.stand_in_study"]
+REAL = [sys.executable, "-m", "mlma.studies"]
+
+
+def write(folder: Path, text: str) -> Path:
+    """The file of a study whose folder is STUDY."""
+    path = folder / "study.toml"
+    path.write_text(f'folder = "{folder}/STUDY"\n{text}')
+    return path
+
+
+def study(file: Path, *flags: str, command: list[str] = STAND_IN) -> Process:
+    return Process(file.parent, "controller", "up", str(file), *flags, command=command)
+
+
+def events(file: Path, *kinds: str) -> list[dict[str, Any]]:
+    return [event for event in read_events(file.parent / "STUDY") if event["event"] in kinds]
+
+
+def frames(file: Path, run: str) -> int:
+    """Those of a run's last checkpoint."""
+    path = newest_checkpoint(file.parent / "STUDY" / "members" / run)
+    return int(read_description(path)["frames"]) if path else 0
+
+
+def until(file: Path, happened: Callable[[], Any], process: Process, seconds: float = 60) -> None:
+    wait_for(lambda: bool(happened()), seconds, process.text, process)
+
+
+def test_ctrl_c_ends_all_with_checkpoints_and_the_same_command_goes_on(tmp_path: Path, capsys: Any) -> None:
+    file = write(tmp_path, "seeds = 3\nat_once = 2\n[flags]\ntotal_environment_frames = 1e9\n")
+    with study(file) as up:
+        until(file, lambda: min(frames(file, "00"), frames(file, "01")), up)
+        assert len(up.children()) == 2
+        with study(file) as second:  # on the same folder
+            assert second.wait() == 2 and "is up already" in second.text()
+        up.signal(signal.SIGINT)
+        assert up.wait() == 130, up.text()
+        ended = {event["member"]: event for event in events(file, "ended")}
+        assert {number: event["outcome"] for number, event in ended.items()} == {0: "stopped", 1: "stopped"}
+        assert all(event["frames"] == frames(file, f"0{number}") for number, event in ended.items())
+    budget = max(event["frames"] for event in ended.values()) + 5000
+    with study(file, f"--total_environment_frames={budget}") as up:
+        assert up.wait(200) == 0, up.text()
+    assert [frames(file, f"0{number}") for number in range(3)] == [budget] * 3
+    assert main(["status", str(file)]) == 0
+    table = capsys.readouterr().out
+    assert table.count("finished") == 3 and "no controller runs" in table
+    with study(file, f"--total_environment_frames={budget + 5000}") as up:  # longer, and only that is trained
+        assert up.wait(200) == 0, up.text()
+    assert [frames(file, f"0{number}") for number in range(3)] == [budget + 5000] * 3
+
+
+def test_a_member_that_fails_is_restarted_then_given_up_and_never_blocks_the_others(tmp_path: Path) -> None:
+    text = "at_once = 1\nrestarts = 1\n[flags]\ntotal_environment_frames = 10_000\nentropy_cost = 2\n"
+    file = write(tmp_path, text + "[vary]\nbaseline_cost = [7, 8, 1]\n")
+    with study(file) as up:
+        assert up.wait(200) == 1, up.text()
+        console = up.text()
+    outcomes: dict[int, list[str]] = {}
+    for event in events(file, "ended"):
+        outcomes.setdefault(event["member"], []).append(event["outcome"])
+    assert outcomes == {
+        0: ["gave_up"],  # flags that are refused: a restart does not help
+        1: ["failed", "gave_up"],
+        2: ["failed", "failed", "finished"],  # it fails after each checkpoint, which is progress
+    }
+    assert "00 gave up at 0 frames (code 2): --baseline_cost=7: a line about it" in console
+    assert "02 failed at 5,000 frames (code 1): a failure of the stand-in" in console
+
+
+POPULATION = """
+at_once = {at_once}
+[flags]
+total_environment_frames = {frames}
+[vary]
+learning_rate = [1e-3, 1e-5, 1e-7]
+[pbt]
+every_frames = {every}
+burn_in_frames = 10_000
+quantile = 0.34
+perturb_probability = 1
+"""
+
+
+def has_copies(file: Path, count: int) -> bool:
+    return len(events(file, "exploit")) >= count
+
+
+def check_population(file: Path, budget: int) -> None:
+    """No copy was made twice, or from something else than the journal says, and nothing was lost."""
+    members = file.parent / "STUDY" / "members"
+    copies = events(file, "exploit")
+    assert copies
+    last = [0, 0, 0]
+    for copy in copies:
+        last[copy["member"]] += 1
+        assert copy["generation"] == last[copy["member"]], "a copy was made twice, or skipped"
+        assert copy["parent_score"] > copy["score"] and copy["parent"] != copy["member"]
+        old, new = copy["changes"]["learning_rate"]
+        parent = copy["parent_values"]["learning_rate"]
+        assert new in (pytest.approx(parent * 1.2, rel=1e-5), pytest.approx(parent / 1.2, rel=1e-5)), old
+    runs = {
+        f"0{member}" + (f".{generation}" if generation else "")
+        for member in range(3)
+        for generation in range(last[member] + 1)
+    }
+    assert {path.name for path in members.iterdir()} == runs
+    for member, generation in enumerate(last):
+        run = f"0{member}" + (f".{generation}" if generation else "")
+        assert frames(file, run) == budget
+        path = newest_checkpoint(members / run)
+        assert path
+        variables, _ = load_checkpoint(path)
+        assert variables["weights"].tolist() == [budget / 1000] * 3, "frames and weights are of different runs"
+        config = json.loads((members / run / "config.json").read_text())
+        assert config["learning_rate"] == next(
+            (copy["values"]["learning_rate"] for copy in reversed(copies) if copy["member"] == member),
+            [1e-3, 1e-5, 1e-7][member],
+        )
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_killed_controller_goes_on_and_makes_no_copy_twice(kills: int, tmp_path: Path, capsys: Any) -> None:
+    budget = 150_000 * kills  # long enough that no member has finished before all have started
+    file = write(tmp_path, POPULATION.format(at_once=3, frames=budget, every=40_000))
+    for copies in range(1, kills + 1):
+        with study(file) as up:
+            until(file, functools.partial(has_copies, file, copies), up)
+            up.signal(signal.SIGKILL)  # with a copy that counts but has not started
+            up.wait()
+        runs = list((tmp_path / "STUDY" / "members").iterdir())
+        end = time.monotonic() + 20
+        while any(is_in_use(run) for run in runs) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not any(is_in_use(run) for run in runs), "members outlive the controller"
+    unfinished = tmp_path / "STUDY" / "members" / "00.1"
+    (unfinished / "checkpoints").mkdir(parents=True)  # a copy that was prepared but does not count
+    (unfinished / "checkpoints" / "checkpoint-999999999.npz").write_bytes(b"half")
+    with study(file) as up:
+        assert up.wait(200) == 0, up.text()
+    check_population(file, budget)
+    assert main(["report", str(tmp_path / "STUDY")]) == 0
+    page = (tmp_path / "STUDY" / "report.html").read_text()
+    assert "Schedule of learning_rate" in page and "Genealogy" in page
+    assert len(json.loads((tmp_path / "STUDY" / "report.json").read_text())["exploits"]) == len(events(file, "exploit"))
+    assert main(["best", str(file)]) == 0
+    assert "/checkpoints/checkpoint-" in capsys.readouterr().out.splitlines()[-3]
+
+
+@pytest.mark.slow
+def test_a_population_takes_turns_on_few_cores(tmp_path: Path) -> None:
+    file = write(tmp_path, POPULATION.format(at_once=1, frames=40_000, every=10_000))
+    with study(file) as up:
+        assert up.wait(200) == 0, up.text()
+    check_population(file, 40_000)
+    turns = [event["member"] for event in events(file, "ended") if event["outcome"] == "turn"]
+    assert turns[:2] == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_real_runs_end_with_ctrl_c_go_on_and_are_compared(tmp_path: Path) -> None:
+    text = "seeds = 4\nat_once = 2\n[flags]\nlevel_name = 'CartPole-v1'\ntotal_environment_frames = 30_000\n"
+    file = write(tmp_path, text + "report_every_seconds = 1\ncheckpoint_every_seconds = 2\n")
+    with study(file, command=REAL) as up:
+        until(file, lambda: frames(file, "00") and frames(file, "01"), up, 200)
+        up.signal(signal.SIGINT)
+        assert up.wait(120) == 130, up.text()
+    reached = frames(file, "00")
+    with study(file, command=REAL) as up:
+        assert up.wait(400) == 0, up.text()
+    console = (tmp_path / "STUDY" / "output" / "00.log").read_text()
+    assert f"at {reached:,} frames" in console, console  # the log of the run: resumed
+    assert all(frames(file, f"0{number}") >= 30_000 for number in range(4))
+    assert main(["report", str(file)]) == 0
+    (setting,) = json.loads((tmp_path / "STUDY" / "report.json").read_text())["settings"]
+    middle = sorted(setting["scores"])[1:3]
+    assert setting["iqm"] == pytest.approx(sum(middle) / 2) and len(setting["scores"]) == 4
