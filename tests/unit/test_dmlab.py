@@ -23,9 +23,10 @@ from mlma.envs.level_cache import LevelCache
 from mlma.envs.reference_scores import mean_over_levels, score_table
 from mlma.envs.registry import env_spec, level_names, make_env, make_for_levels
 from mlma.envs.spaces import hash_words
-from mlma.envs.suites.dmlab import find_module, import_lab, level_script, train_to_test_levels
+from mlma.envs.suites.dmlab import ACTIONS, find_module, import_lab, level_script, train_to_test_levels
 from mlma.envs.trial import try_levels
 from mlma.envs.vector import temp_folder
+from mlma.evaluation.video import short_name
 from tests.support.runs import ROOT, Process, gone, rows, wait_for
 
 STAND_IN = Path(__file__).parents[1] / "support" / "stand_in"
@@ -379,3 +380,11 @@ def test_the_module_is_found_at_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match="name its folder with --dmlab_path"):
         env_spec(EnvironmentConfig(level_name=TRAIN))
     assert env_spec(EnvironmentConfig(level_name=TRAIN, dmlab_path=str(bare)))
+
+
+def test_the_actions_have_different_names_in_a_video() -> None:
+    names = [short_name(name) for name in ACTIONS]
+    assert names[6:8] == ["f_look_left", "f_look_right"]
+    assert len(set(names)) == len(names) == 9
+    assert max(map(len, names)) <= 12
+    assert short_name("DOWNRIGHTFIRE") == "DOWNRIGHTFIR"
