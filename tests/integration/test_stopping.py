@@ -27,13 +27,14 @@ def test_ctrl_c_within_a_long_step_saves_and_leaves_nothing(tmp_path: Path) -> N
         return list(temporary.glob("mlma-simulators-*"))
 
     with Process(tmp_path, "train", *flags, env=env) as run:
-        wait_for(lambda: rows(logdir), 280, run.text, run)  # a step was made
+        wait_for(lambda: rows(logdir) and rows(logdir)[-1]["learner_step"] >= 1, 280, run.text, run)
         time.sleep(3)  # the next one has begun
         pids = [run.process.pid, *descendants(run.process.pid)]
-        assert simulators()
+        assert simulators(), run.text() + (logdir / "actor-0.log").read_text()
         run.signal(signal.SIGINT)
         run.expect("SIGINT: stopping after this step", 5)
         assert run.wait(40) == 0, run.text()
+        assert "a learner step takes long: leaving it" in run.text()
     wait_for(lambda: gone(pids) and not simulators(), 10, lambda: f"{pids} {simulators()}")
     loaded = Checkpoints(logdir / "checkpoints", 3).load_last()
     assert loaded is not None

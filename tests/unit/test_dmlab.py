@@ -388,3 +388,32 @@ def test_the_actions_have_different_names_in_a_video() -> None:
     assert len(set(names)) == len(names) == 9
     assert max(map(len, names)) <= 12
     assert short_name("DOWNRIGHTFIRE") == "DOWNRIGHTFIR"
+
+
+def test_a_simulator_that_exits_again_and_again_ends_with_its_last_words(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_EXIT_AT_RESET", "2")
+    env = make_env("rooms_watermaze", 1, 1, EnvironmentConfig(level_cache="", max_env_errors=2))
+    env.reset()
+    with pytest.raises(SimulatorLostError) as caught:
+        for _ in range(200):
+            env.step(np.zeros(1, int))
+    env.close()
+    (failure,) = find_failures(f"mlma.envs.failures.SimulatorLostError: {caught.value}\n")
+    assert failure.kind == "rooms_watermaze: 2 errors of environments (--max_env_errors)"
+    assert "Couldn't load maps" in failure.line
+    assert failure.is_young
+
+
+@pytest.mark.slow
+def test_a_run_with_a_lab_that_cannot_start_ends_with_code_2_in_one_line(tmp_path: Path) -> None:
+    flags = ["--level_name=dmlab/demos/missing_map", f"--logdir={tmp_path}/run", "--level_cache="]
+    options: Any = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run(
+        [sys.executable, "experiment.py", *flags], env=os.environ | {"PYTHONPATH": str(STAND_IN)}, **options
+    )
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("opening each level once")]
+    assert (done.returncode, len(lines)) == (2, 1), done.stderr
+    assert "ERROR: Couldn't load maps/missing.bsp" in lines[0]
+    assert not (tmp_path / "run").exists()

@@ -124,18 +124,19 @@ class SubprocessVectorEnv:
                 words = worker.last_lines()
                 logger.warning("environment %s: %s; starting a new worker%s", worker.env_range(), error, words)
                 self.crashed[worker.rows] = True
-                self._count_error(worker)
+                self._count_error(worker, words)
                 self._replace(worker)
         return copy_timestep(self._timestep)
 
-    def _count_error(self, worker: WorkerProcess) -> None:
-        """RuntimeError if workers have ended too often with an error of Python's, which their log shows."""
+    def _count_error(self, worker: WorkerProcess, words: str) -> None:
+        """SimulatorLostError if workers have ended too often with code 1, which Python and simulators use for errors."""
         if worker.process.poll() != EXIT_ERROR or not self._max_errors:
             return
         now = time.monotonic()
         self._errors = [when for when in self._errors if now - when < WINDOW_SECONDS] + [now]
         if len(self._errors) >= self._max_errors:
-            raise RuntimeError(f"{len(self._errors)} errors of environments (--max_env_errors)")
+            problem = f"{len(self._errors)} errors of environments (--max_env_errors){words}"
+            raise SimulatorLostError(self._level_name, problem, self._steps, now - worker.started)
 
     def _replace(self, worker: WorkerProcess) -> None:
         self._counts_of_lost += self._counts[worker.rows].sum(axis=0)
@@ -186,6 +187,7 @@ class WorkerProcess:
         # A new seed for each process: the episodes that crashed the previous one might crash again.
         seed = self._seed + self.rows.start + self._num_starts * self._task["num_envs"]
         self._num_starts += 1
+        self.started = time.monotonic()
         task = self._task | {"seed": seed, "start": self.rows.start, "stop": self.rows.stop, "memory": self._memory}
         task["socket"] = worker_end.fileno()
         environment = {PARENT_PID_ENV: str(os.getpid()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
