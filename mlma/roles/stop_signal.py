@@ -16,7 +16,7 @@ from mlma.utils.failure import running
 logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)
-LEAVE_SECONDS = 4.0  # after the first signal, for the learner step to end
+LEAVE_SECONDS = 2.0  # after the first signal, for the learner step to end
 
 
 class StopSignal:

@@ -100,8 +100,9 @@ class TrainingSession:
 
     def save(self) -> bool:
         """Saves a checkpoint, on the first rank, and the replay of every rank."""
-        self.data.snapshot.save()
-        return self.state.save(self.metrics) if self.is_first else True
+        with self._ending:  # two threads must not write the same file
+            self.data.snapshot.save()
+            return self.state.save(self.metrics) if self.is_first else True
 
     def train(self, heartbeat: Heartbeat) -> bool:
         """Runs the training loop and ends the session; whether the last checkpoint was saved."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from mlma.learning.checkpoint import Checkpoints
-from tests.support.runs import Process, descendants, gone, rows, wait_for
+from tests.support.runs import ROOT, Process, descendants, gone, rows, wait_for
 
 STAND_IN = Path(__file__).parents[1] / "support" / "stand_in"
 
@@ -34,8 +36,36 @@ def test_ctrl_c_within_a_long_step_saves_and_leaves_nothing(tmp_path: Path) -> N
         run.signal(signal.SIGINT)
         run.expect("SIGINT: stopping after this step", 5)
         assert run.wait(40) == 0, run.text()
-        assert "a learner step takes long: leaving it" in run.text()
     wait_for(lambda: gone(pids) and not simulators(), 10, lambda: f"{pids} {simulators()}")
     loaded = Checkpoints(logdir / "checkpoints", 3).load_last()
     assert loaded is not None
     assert loaded.meta["step"] >= 1
+
+
+AT_ONCE = """
+import runpy, sys
+from mlma.roles import stop_signal
+stop_signal.LEAVE_SECONDS = 0.0  # as if each step took long
+sys.argv = ["experiment.py", *sys.argv[1:]]
+runpy.run_path("experiment.py", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_left_within_a_step_saves_and_can_be_resumed(tmp_path: Path) -> None:
+    logdir = tmp_path / "run"
+    flags = ["--level_name=catch", "--num_actors=1", "--report_every_seconds=1", f"--logdir={logdir}"]
+    command = [sys.executable, "-c", AT_ONCE, *flags]
+    with (tmp_path / "output").open("w+") as output:
+        with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output) as run:
+            wait_for(lambda: rows(logdir) and rows(logdir)[-1]["learner_step"] >= 1, 150, lambda: "no step")
+            pids = [run.pid, *descendants(run.pid)]
+            run.send_signal(signal.SIGINT)
+            assert run.wait(30) == 0
+        output.seek(0)
+        text = output.read()
+    assert "a learner step takes long: leaving it, with the weights before it" in text
+    wait_for(lambda: gone(pids), 10, lambda: str(pids))
+    loaded = Checkpoints(logdir / "checkpoints", 3).load_last()
+    assert loaded is not None
+    assert loaded.meta["step"] >= rows(logdir)[-1]["learner_step"]

@@ -27,6 +27,7 @@ from mlma.envs.suites.dmlab import ACTIONS, find_module, import_lab, level_scrip
 from mlma.envs.trial import try_levels
 from mlma.envs.vector import temp_folder
 from mlma.evaluation.video import short_name
+from tests.support.env_steps import run as run_env
 from tests.support.runs import ROOT, Process, gone, rows, wait_for
 
 STAND_IN = Path(__file__).parents[1] / "support" / "stand_in"
@@ -397,8 +398,7 @@ def test_a_simulator_that_exits_again_and_again_ends_with_its_last_words(
     env = make_env("rooms_watermaze", 1, 1, EnvironmentConfig(level_cache="", max_env_errors=2))
     env.reset()
     with pytest.raises(SimulatorLostError) as caught:
-        for _ in range(200):
-            env.step(np.zeros(1, int))
+        run_env(env, np.zeros((200, 1), np.int32))
     env.close()
     (failure,) = find_failures(f"mlma.envs.failures.SimulatorLostError: {caught.value}\n")
     assert failure.kind == "rooms_watermaze: 2 errors of environments (--max_env_errors)"

@@ -129,7 +129,7 @@ class SubprocessVectorEnv:
         return copy_timestep(self._timestep)
 
     def _count_error(self, worker: WorkerProcess, words: str) -> None:
-        """SimulatorLostError if workers have ended too often with code 1, which Python and simulators use for errors."""
+        """SimulatorLostError if workers have ended too often with code 1, as Python and simulators do."""
         if worker.process.poll() != EXIT_ERROR or not self._max_errors:
             return
         now = time.monotonic()
