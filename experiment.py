@@ -24,6 +24,7 @@ from mlma.core.config import Config, parse_or_exit
 from mlma.core.config.flags import HELP, print_mistake
 from mlma.core.presets.overview import preset_help
 from mlma.core.types import EnvSpec
+from mlma.envs.failures import EnvironmentFailedError, SimulatorLostError
 from mlma.envs.registry import level_help
 from mlma.roles.preparation import prepare, role_of
 from mlma.utils.child_process import EXIT_USAGE, setup_child_process
@@ -72,6 +73,12 @@ def _run(role: str, config: Config, spec: EnvSpec) -> NoReturn:
     except ValueError as mistake:  # before the role began to work: mlma/utils/failure.py
         print_mistake(mistake)
         code = EXIT_USAGE
+    except (EnvironmentFailedError, SimulatorLostError) as failure:
+        traceback.print_exc()
+        code = 1
+        if not failure.steps:  # it never worked: a restart does not help
+            print_mistake(ValueError(failure.line))
+            code = EXIT_USAGE
     except Exception:
         traceback.print_exc()
         code = 1

@@ -77,6 +77,8 @@ def run_environment_loop(config: Config, spec: EnvSpec, agent: Agent, dependenci
         is_first_actor = answer["actor"] == 0
         try:
             timer = PhaseTimer(*ACTOR_PHASES)
+            if hasattr(env, "level_cache_counts"):
+                timer.count_level_cache(env.level_cache_counts)
             if is_first_actor and config.reports.profile:
                 timer.record_events([], clock_offset=answer["ahead"])
             frames = env.num_envs * config.learner.unroll_length * spec.action_repeats

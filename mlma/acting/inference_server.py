@@ -200,6 +200,7 @@ class InferenceServer:
             header = {"task": session.task, "dropped": writer.dropped(), **session.telemetry}
             for payload in writer.messages():
                 messages += split_message(header, payload)
+                header.pop("level_cache", None)  # counted once
             writer.add(timestep, output, session.agent_state, version)  # step T is step 0 of the next trajectories
         session.agent_state = self._build_state(state)
         self._num_rows, self._num_batches = self._num_rows + len(share), self._num_batches + float(share.sum())

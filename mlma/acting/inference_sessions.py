@@ -16,7 +16,7 @@ from mlma.core.record_layout import RecordLayout
 from mlma.core.refusal import RefusedError, shown
 from mlma.core.types import EnvSpec, TimeStep
 from mlma.monitoring.phase_timer import ACTOR_PHASES, MAX_EVENTS
-from mlma.transport.header_fields import VALUE_CHARACTERS, read_events, read_integer, read_phases
+from mlma.transport.header_fields import VALUE_CHARACTERS, read_events, read_integer, read_level_cache, read_phases
 from mlma.transport.inference_messages import InferenceRequest, inference_layouts
 from mlma.transport.messages import MAX_MESSAGE_BYTES
 
@@ -120,6 +120,8 @@ def read_telemetry(header: dict[str, Any]) -> dict[str, Any]:
         telemetry["phases"] = read_phases(header, ACTOR_PHASES)
     if "events" in header:
         telemetry["events"] = read_events(header, ACTOR_PHASES, MAX_EVENTS)
+    if "level_cache" in header:
+        telemetry["level_cache"] = list(read_level_cache(header))
     return telemetry
 
 

@@ -16,6 +16,7 @@ from mlma.utils.import_object import in_one_line
 MLMA = f"{Path(__file__).parents[1]}/"
 MAX_FRAMES, MAX_CHARACTERS = 20, 6000  # of a traceback
 WINDOW_SECONDS = 600.0  # within which equal errors are counted
+LAST_LINES = "; its last line"  # mlma/envs/vector/worker_output.py
 YOUNG_SECONDS = 60.0  # of stepping, after which an error is not counted: restarts keep such a run going
 
 
@@ -28,12 +29,22 @@ class EnvironmentFailedError(RuntimeError):
 
     def __init__(self, level_name: str, method: str, error: Exception, steps: int, seconds: float) -> None:
         """`steps` and `seconds` are since the environments were reset for the first time."""
+        self.steps = steps
         if isinstance(error, WrongResultError):
             line, self.details = f"{method} {error}", ""
         else:
             line, self.details = f"{method} raised {in_one_line(error)}", _own_traceback(error)
         self.line = f"{level_name}: {line}" if level_name else line
         super().__init__(f"{self.line} (after {steps} steps in {seconds:.1f} s)\n{self.details}".rstrip())
+
+
+class SimulatorLostError(RuntimeError):
+    """Worker processes of an environment crash or hang one after the other. Its text is one line."""
+
+    def __init__(self, level_name: str, problem: str, steps: int, seconds: float) -> None:
+        """`steps` and `seconds` are since the environments were reset for the first time."""
+        self.steps, self.line = steps, f"{level_name}: {problem}"
+        super().__init__(f"{self.line} (after {steps} steps in {seconds:.1f} s)")
 
 
 def _own_traceback(error: Exception) -> str:
@@ -59,15 +70,15 @@ class LoggedFailure(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What equal errors share: the method, the type and the place, but not the text."""
-        line = re.sub(r" \(after \d+ steps in [\d.]+ s\)$", "", self.line)
+        """What equal errors share: the method, the type and the place, but neither the text nor what was printed."""
+        line = re.sub(r" \(after \d+ steps in [\d.]+ s\)$", "", self.line).partition(LAST_LINES)[0]
         match = re.match(r"(.*? raised \S+ at .*?:\d+)(: |$)", line)
         return match[1] if match else line
 
 
 def find_failures(log: str) -> list[LoggedFailure]:
     """The failures of environments in a log: one, or one of each worker process that failed."""
-    _, *texts = log.split(f"{EnvironmentFailedError.__name__}: ")
+    _, *texts = re.split(f"(?:{EnvironmentFailedError.__name__}|{SimulatorLostError.__name__}): ", log)
     parts = [text.partition("\n") for text in texts]
     return [LoggedFailure(line, details[:MAX_CHARACTERS].rstrip()) for line, _, details in parts]
 

@@ -14,7 +14,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,29 +26,90 @@ from mlma.core.config import EnvironmentConfig
 from mlma.core.types import EnvSpec
 from mlma.envs.failures import EnvironmentFailedError, WrongResultError
 from mlma.envs.registry import SUITE_MODULES, SUITES, level_names
+from mlma.envs.vector import temp_folder
 from mlma.envs.vector.sequential import SyncVectorEnv
+from mlma.envs.vector.worker_output import last_lines
 from mlma.utils.child_process import PARENT_PID_ENV, available_cores, setup_child_process
 from mlma.utils.import_object import in_one_line
-from mlma.utils.user_text import printable
 
 STEPS = 3
 SEED = 1
 NOTE_SECONDS = 5.0  # after which a line says what is waited for
-LAST_LINE_BYTES = 4096
 
 
 def try_levels(settings: EnvironmentConfig) -> None:
     """ValueError, in one line, for the first level of the run that cannot be played on this machine."""
     names = level_names(settings.level_name)
-    tasks = [(name, module) for name in names if (module := _suite_to_try(name))]
-    if not tasks:
-        return
-    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
-        answers = [pool.submit(_try, name, module, settings) for name, module in tasks]
+    for suite in SUITES.values():
+        for name in names if hasattr(suite, "check_settings") else ():
+            suite.check_settings(name, settings)
+    tasks = [(name, suite) for name in names if (suite := _suite_to_try(name))]
+    if tasks:
+        _Trials(settings).run(tasks)
+
+
+class _Trials:
+    """Levels in child processes, some at a time. Whatever ends the trials ends these."""
+
+    def __init__(self, settings: EnvironmentConfig) -> None:
+        self._settings = settings
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._lock, self._stopped = threading.Lock(), False
+
+    def run(self, tasks: list[tuple[str, str]]) -> None:
+        """Tries levels, with the names of their suites. ValueError for the first that fails."""
+        folders = [temp_folder.acquire() if _wants_folder(suite) else None for _, suite in tasks]
+        with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
+            try:
+                answers = [pool.submit(self._try, *task, folder) for task, folder in zip(tasks, folders, strict=True)]
+                _wait_for_all(answers)
+            finally:
+                self._stop()
+                pool.shutdown(cancel_futures=True)
+                for folder in filter(None, folders):
+                    temp_folder.release(folder)
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for child in self._children:
+                child.kill()
+
+    def _start(self, folder: Path | None) -> subprocess.Popen[bytes] | None:
+        environment = {PARENT_PID_ENV: str(os.getpid()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        if folder:
+            environment["TMPDIR"] = str(folder)
+        with self._lock:
+            if self._stopped:
+                return None
+            child = subprocess.Popen(
+                [sys.executable, "-m", "mlma.envs.trial"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=os.environ | environment,
+            )
+            self._children.append(child)
+            return child
+
+    def _try(self, level_name: str, suite: str, folder: Path | None) -> str:
+        """What is wrong with the level, in one line, or ""."""
+        task = {"suite": SUITE_MODULES[suite], "level_name": level_name, "settings": dataclasses.asdict(self._settings)}
+        child = self._start(folder)
+        if child is None:
+            return ""
+        flag, seconds = f"--level_name={level_name}", self._settings.env_timeout_seconds
         try:
-            _wait_for_all(answers)
-        finally:
-            pool.shutdown(cancel_futures=True)
+            answer, log = child.communicate(json.dumps(task).encode(), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            _, log = child.communicate()
+            return f"{flag}: no answer for {seconds:g} s (--env_timeout_seconds){last_lines(log)}"
+        if child.returncode == 0 and answer:
+            return str(json.loads(answer)["problem"])
+        code = child.returncode
+        reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
+        return f"{flag}: its process ended with {reason} while it was tried before training{last_lines(log)}"
 
 
 def _wait_for_all(answers: list[concurrent.futures.Future[str]]) -> None:
@@ -63,41 +126,13 @@ def _wait_for_all(answers: list[concurrent.futures.Future[str]]) -> None:
 
 
 def _suite_to_try(level_name: str) -> str:
-    """The module of the level's suite, if the level needs a trial."""
-    for name, suite in SUITES.items():
-        if hasattr(suite, "needs_trial") and suite.needs_trial(level_name):
-            return SUITE_MODULES[name]
-    return ""
+    """The level's suite, if the level needs a trial."""
+    needed = (name for name, suite in SUITES.items() if hasattr(suite, "needs_trial") and suite.needs_trial(level_name))
+    return next(needed, "")
 
 
-def _try(level_name: str, suite: str, settings: EnvironmentConfig) -> str:
-    """What is wrong with the level, in one line, or ""."""
-    task = {"suite": suite, "level_name": level_name, "settings": dataclasses.asdict(settings)}
-    environment = {PARENT_PID_ENV: str(os.getpid()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "mlma.envs.trial"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | environment,
-    )
-    flag = f"--level_name={level_name}"
-    try:
-        answer, log = child.communicate(json.dumps(task).encode(), timeout=settings.env_timeout_seconds)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        _, log = child.communicate()
-        return f"{flag}: no answer for {settings.env_timeout_seconds:g} s (--env_timeout_seconds){_last_line(log)}"
-    if child.returncode == 0 and answer:
-        return str(json.loads(answer)["problem"])
-    code = child.returncode
-    reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-    return f"{flag}: its process ended with {reason} while it was tried before training{_last_line(log)}"
-
-
-def _last_line(log: bytes) -> str:
-    lines = log[-LAST_LINE_BYTES:].decode(errors="replace").strip().splitlines()
-    return f"; its last line: {printable(lines[-1])}" if lines else ""
+def _wants_folder(suite: str) -> bool:
+    return getattr(SUITES[suite], "OWN_TEMP_FOLDER", False)
 
 
 def _problem(task: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 FRAME_HEIGHT, PANEL_WIDTH = 420, 300
 GIF_BYTES = 900_000  # maximum size
 GIF_HEIGHT = 240
+MAX_NAME = 12  # letters of an action, for which there is room
 GIF_FRAMES = 120  # maximum, from the end of the episode
 WHITE, GRAY, BLUE, DARK = (235, 235, 235), (140, 140, 140), (235, 150, 60), (28, 28, 28)  # BGR
 
@@ -244,11 +245,22 @@ class _PanelWriter:
             return
         color = BLUE if highlighted else GRAY
         self._y += 16
-        cv2.putText(self._panel, name[:12], (14, self._y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
+        cv2.putText(self._panel, short_name(name), (14, self._y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
         left, right = 120, 245
         end = left + round((right - left) * min(1.0, max(0.0, share)))
         cv2.rectangle(self._panel, (left, self._y - 9), (end, self._y - 1), color, -1)
         cv2.putText(self._panel, number, (right + 6, self._y), cv2.FONT_HERSHEY_SIMPLEX, 0.38, color, 1, cv2.LINE_AA)
+
+
+def short_name(name: str) -> str:
+    """A name of at most MAX_NAME letters: words before the last lose all but their first letter, so that names that
+    differ at the end still do."""
+    *words, last = name.split("_")
+    for index in range(len(words)):
+        if len("_".join([*words, last])) <= MAX_NAME:
+            break
+        words[index] = words[index][:1]
+    return "_".join([*words, last])[:MAX_NAME]
 
 
 def _softmax(logits: Any) -> Any:

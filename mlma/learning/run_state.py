@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mlma.utils.side_task import describe
 
 logger = logging.getLogger(__name__)
 
+READ_AGAIN_SECONDS = 0.05  # longer than an update of the variables takes to go on
 IDENTITY_FLAGS = (
     "level_name", "env_args", "algorithm", "agent_name", "num_stacked_frames", "pixel_scaling", "action_bounds",
 )  # fmt: skip
@@ -107,8 +109,23 @@ class RunState:
         self._checkpoints.set_aside(damaged)
         logger.info("resumed %s at %s frames", path, f"{self._learner.frames:,}")
 
-    def save(self, metrics: Metrics) -> bool:
-        """False, with a warning, if the disk or the memory is full: that must not end weeks of training."""
+    def _read_between_updates(self) -> dict[str, Any]:
+        """The variables while the learner's step may go on in another thread: two readings of them are equal."""
+        while True:
+            step, before = self._learner.step, self._read()
+            time.sleep(READ_AGAIN_SECONDS)
+            after = self._read()
+            if step == self._learner.step and all(after[name].tobytes() == before[name].tobytes() for name in before):
+                return before
+
+    def _read(self) -> dict[str, Any]:
+        return {name: variable.numpy() for name, variable in self._learner.variables().items()}
+
+    def save(self, metrics: Metrics, during_step: bool = False) -> bool:
+        """False, with a warning, if the disk or the memory is full: that must not end weeks of training.
+
+        `during_step` if another thread may be within a learner step: what is saved is the state before it.
+        """
         mean = metrics.episodes.mean_return()
         better = metrics.episodes.full_window() and mean > self.best
         meta = self._identity | {
@@ -120,7 +137,7 @@ class RunState:
             "seeds": [self.seeds.base, self.seeds.allocated],
         }
         try:
-            variables = {name: variable.numpy() for name, variable in self._learner.variables().items()}
+            variables = self._read_between_updates() if during_step else self._read()
             path = self._checkpoints.save(self._learner.step, variables, meta)
             if better:
                 self._checkpoints.save_best(variables, meta)

@@ -24,7 +24,7 @@ from mlma.core.record_layout import RecordLayout
 from mlma.core.refusal import RefusedError
 from mlma.core.types import EnvSpec, Trajectory
 from mlma.monitoring.phase_timer import ACTOR_PHASES, MAX_EVENTS, Event
-from mlma.transport.header_fields import read_events, read_integer, read_phases, read_task
+from mlma.transport.header_fields import read_events, read_integer, read_level_cache, read_phases, read_task
 
 MAX_DROPPED = 1_000_000  # trajectories that one message may report as dropped
 MAX_ENV_INDEX = 2**30
@@ -45,6 +45,7 @@ class PutHeader(NamedTuple):
     dropped: int  # trajectories that the actor dropped before these
     phases: dict[str, float]
     events: list[Event]
+    level_cache: tuple[int, int]  # hits and misses since the actor's previous report
 
 
 def read_put_header(header: dict[str, Any], max_parts: int) -> PutHeader:
@@ -57,6 +58,7 @@ def read_put_header(header: dict[str, Any], max_parts: int) -> PutHeader:
         read_integer(header, "dropped", 0, MAX_DROPPED) if "dropped" in header else 0,
         read_phases(header, ACTOR_PHASES),
         read_events(header, ACTOR_PHASES, MAX_EVENTS),
+        read_level_cache(header),
     )
 
 

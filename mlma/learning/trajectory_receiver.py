@@ -108,6 +108,7 @@ class TrajectoryReceiver:
         actor = header.task
         if header.part == 0:
             self._record_events(header.events)
+            self._metrics.count_level_cache(*header.level_cache)
         if header.parts > 1:
             payload = self.parts.join(actor, header.part, header.parts, payload, message_bytes)
             if not payload:

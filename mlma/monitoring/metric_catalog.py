@@ -141,6 +141,14 @@ GROUPS = (
         },
     ),
     MetricGroup(
+        "Compiled maps",
+        "Counts in this session, over all actors; DeepMind Lab.",
+        {
+            "level_cache/hits": "maps that were loaded from `--level_cache`",
+            "level_cache/misses": "maps that had to be compiled",
+        },
+    ),
+    MetricGroup(
         "Evaluation",
         "With `--evaluate_every`.",
         {"evaluation/mean": "mean return of the last evaluation"},

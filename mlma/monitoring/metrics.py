@@ -83,6 +83,7 @@ class Metrics:
         self._phases_before: dict[str, float] = {}
         self._lock = threading.Lock()
         self._faults: collections.Counter[str] = collections.Counter()
+        self._level_cache = np.zeros(2, np.int64)  # hits, misses
         self.refusals = Refusals(self.count_fault)
         self._started = time.monotonic()
         self._reset(0, 0)
@@ -136,6 +137,11 @@ class Metrics:
             with self._lock:
                 self._faults[fault] += times
 
+    def count_level_cache(self, hits: int, misses: int) -> None:
+        """Counts compiled maps that an actor found in its level cache, and those that it did not."""
+        with self._lock:
+            self._level_cache += hits, misses
+
     # -- reporting
 
     def report_due(self, step: int) -> bool:
@@ -178,10 +184,11 @@ class Metrics:
         before, self._clocks_before = self._clocks_before, clocks
         phases = {name: total - self._phases_before.get(name, 0.0) for name, total in self.timer.seconds.items()}
         with self._lock:
-            faults = dict(self._faults)
+            faults, level_cache = dict(self._faults), self._level_cache.tolist()
         return self.episodes.drain() | {
             "actors": self.actors.summarize(elapsed),
             "faults": faults,
+            "level_cache": level_cache,
             "host": os.uname().nodename,
             "pid": os.getpid(),
             "sums": dict(self._sums),
@@ -218,6 +225,9 @@ class Metrics:
         for part in parts:
             faults.update(part["faults"])
         row |= {f"faults/{name}": count for name, count in sorted(faults.items())}
+        hits, misses = np.sum([part["level_cache"] for part in parts], axis=0).tolist()
+        if hits or misses:
+            row |= {"level_cache/hits": hits, "level_cache/misses": misses}
         for name in parts[0]["gauges"]:
             row[name] = float(np.mean([part["gauges"].get(name, 0.0) for part in parts]))
         if len(parts) > 1:

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from mlma.core.config import Config
 from mlma.core.types import EnvSpec
 from mlma.learning.learner import Learner
@@ -21,6 +23,8 @@ from mlma.utils.code_layout import IS_INSTALLED, ROOT
 logger = logging.getLogger(__name__)
 
 FORECAST_SECONDS = 60.0  # of training after the first new frames, before the duration is said
+SLOW_STEPS = 800  # in a batch, that take a residual network more than some seconds without a GPU
+SHORTER = "--agent_name=ShallowLSTMAgent --batch_size=8 --unroll_length=40"
 LONG_HOURS = 2.0  # a run that takes longer is told how to ask for a shorter one
 
 
@@ -28,9 +32,23 @@ def log_start(config: Config, spec: EnvSpec, learner: Learner, num_learners: int
     """Says what is trained, with which settings, and how long it takes, or that it is complete."""
     for line in start_lines(config, spec, learner.weights.count, num_learners):
         logger.info("%s", line)
+    if hint := slow_step_hint(config, spec, bool(tf.config.list_physical_devices("GPU"))):
+        logger.warning("%s", hint)
     total = config.run.total_environment_frames
     complete = complete_line(total, learner.frames)
     logger.info("%s", complete or duration_line(total, learner.frames, seconds))
+
+
+def slow_step_hint(config: Config, spec: EnvSpec, has_gpu: bool) -> str:
+    """What is said where a learner step of DeepMind Lab's preset takes half a minute, and how to have a shorter one."""
+    learner, network = config.learner, config.run.agent_name
+    steps = learner.batch_size * learner.unroll_length
+    if has_gpu or spec.suite != "dmlab" or not network.startswith("ResNet") or steps < SLOW_STEPS:
+        return ""
+    return (
+        f"no GPU: a learner step of {network} on {learner.batch_size} x {learner.unroll_length} steps takes long "
+        f"(32 s and 8.4 GB at 32 x 100, on 2 cores); shorter ones: {SHORTER}"
+    )
 
 
 def log_end(config: Config, frames: int) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import sys
+import threading
 
 import tensorflow as tf
 
@@ -53,7 +56,9 @@ class TrainingSession:
         self.learner = build_learner(config, spec, agent, allreduce)
         self.state = RunState(config, self.learner, allreduce)
         self.state.resume()
-        self.stop = StopSignal()
+        # Several learners end a step together, or not at all.
+        self.stop = StopSignal(self._leave_during_step if allreduce.size == 1 else None)
+        self._display, self._ending = display, threading.Lock()
         frames = self.learner.frames
         self.is_complete = frames >= config.run.total_environment_frames  # then no actor has anything to do
         listeners = learner_telemetry.make_run_loggers(config, display, frames) if self.is_first else []
@@ -95,8 +100,9 @@ class TrainingSession:
 
     def save(self) -> bool:
         """Saves a checkpoint, on the first rank, and the replay of every rank."""
-        self.data.snapshot.save()
-        return self.state.save(self.metrics) if self.is_first else True
+        with self._ending:  # two threads must not write the same file
+            self.data.snapshot.save()
+            return self.state.save(self.metrics) if self.is_first else True
 
     def train(self, heartbeat: Heartbeat) -> bool:
         """Runs the training loop and ends the session; whether the last checkpoint was saved."""
@@ -117,6 +123,8 @@ class TrainingSession:
             except FATAL_ERRORS as failure:
                 self.stop.failure = failure
             finally:
+                with self._ending:  # unless the process is ending in the middle of a step
+                    self.stop.left.set()
                 heartbeat.waiting_for("the end of the run", ENDING_SECONDS)
                 with self.timer.phase("end"):
                     saved = self.save()
@@ -125,6 +133,24 @@ class TrainingSession:
                         self.actors.stop()
                     self.metrics.close(finished=self.learner.frames >= config.run.total_environment_frames)
         return saved
+
+    def _leave_during_step(self) -> None:
+        """Saves the weights before a learner step that takes long, and ends the process. In a thread of its own."""
+        with self._ending:
+            if self.stop.left.is_set():
+                return
+            logger.info("a learner step takes long: leaving it, with the weights before it")
+            saved = self.state.save(self.metrics, during_step=True)
+            if self.actors:
+                self.actors.stop()
+            self.data.snapshot.wait()
+            self.metrics.close(finished=False)
+            self._display.__exit__(None, None, None)
+            if saved:
+                learner_telemetry.log_end(self.config, self.learner.frames)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0 if saved else 1)
 
 
 def run_session(

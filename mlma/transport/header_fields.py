@@ -13,6 +13,7 @@ from mlma.core.refusal import RefusedError, shown
 
 MAX_TASK = 999_999  # of an actor's number
 MAX_SECONDS = 1e10  # of a time that an actor reports: 300 years
+MAX_MAPS = 1_000_000  # that environments load within one trajectory
 VALUE_CHARACTERS = 40  # of a refused value, in a line of the log
 
 
@@ -36,6 +37,16 @@ def read_phases(header: dict[str, Any], names: Sequence[str]) -> dict[str, float
     if not isinstance(phases, dict) or phases.keys() != set(names):
         raise RefusedError("header", f"phases: must be seconds of {', '.join(names)}")
     return {name: _seconds(name, phases[name]) for name in names}
+
+
+def read_level_cache(header: dict[str, Any]) -> tuple[int, int]:
+    """Hits and misses of the level cache since the actor's previous report; none where there is no such cache."""
+    counts = header.get("level_cache", [0, 0])
+    if not isinstance(counts, list) or len(counts) != 2 or any(type(n) is not int or n < 0 for n in counts):
+        raise RefusedError("header", "level_cache: must be numbers of hits and misses")
+    if max(counts) > MAX_MAPS:
+        raise RefusedError("header", f"level_cache: must be at most {MAX_MAPS}")
+    return counts[0], counts[1]
 
 
 def read_events(header: dict[str, Any], names: Sequence[str], limit: int) -> list[tuple[str, float, float]]:

@@ -15,7 +15,15 @@ from mlma.cluster.options import parse_invocation
 from mlma.core.config import Config, parse, save
 from mlma.core.types import ArraySpec, EnvSpec
 from mlma.roles.config_history import note_changes
-from mlma.roles.run_summary import Forecast, complete_line, duration_line, end_lines, start_lines
+from mlma.roles.run_summary import (
+    SHORTER,
+    Forecast,
+    complete_line,
+    duration_line,
+    end_lines,
+    slow_step_hint,
+    start_lines,
+)
 from mlma.utils.code_layout import ROOT
 
 
@@ -27,6 +35,16 @@ def test_the_start_names_the_settings_that_matter() -> None:
     assert first.startswith("atari_pong: observations 84x84x1 uint8, 6 actions, 4 frames a step; rewards: auto")
     assert "impala with preset fast: ResNetAgent with 1,234,567 weights; 2 learners x 2 actors x 16 env" in second
     assert second.endswith("batches of 32 x 20 steps; learning rate 0.0006; seed 3")
+
+
+def test_a_machine_without_a_gpu_is_told_how_to_have_shorter_learner_steps() -> None:
+    spec = EnvSpec(ArraySpec((72, 96, 3), "uint8"), 9, 4, suite="dmlab")
+    config = parse(["--agent_name=ResNetLSTMAgent", "--batch_size=32", "--unroll_length=100"])
+    assert "32 s and 8.4 GB at 32 x 100" in slow_step_hint(config, spec, has_gpu=False)
+    assert slow_step_hint(config, spec, has_gpu=True) == ""
+    assert slow_step_hint(config, spec._replace(suite="atari"), has_gpu=False) == ""
+    shorter = parse(SHORTER.split())
+    assert slow_step_hint(shorter, spec, has_gpu=False) == ""
 
 
 def test_a_long_run_says_how_long_it_takes_and_a_resumed_one_at_once(

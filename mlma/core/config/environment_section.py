@@ -104,5 +104,23 @@ class EnvironmentConfig:
         "folder of compiled DeepMind Lab maps, shared by all actors of a host; empty disables the cache",
         may_be_empty=True,
     )
-    dataset_path: str = option("", "folder of the images that DeepMind Lab's psychlab levels show")
+    level_cache_gb: float = option(
+        10.0,
+        "most gigabytes that --level_cache may hold; maps that were not used for longest are removed",
+        minimum=0.001,
+        maximum=1e6,
+    )
+    map_seeds: int = option(
+        1000,
+        "number of seeds, each of which is a map, that training on a DeepMind Lab level draws episodes from, so that "
+        "compiled maps are used again; 0 is no limit; evaluation has none",
+        minimum=0,
+        maximum=2**31,
+    )
+    dmlab_path: str = option(
+        "", "folder with deepmind_lab.so, or with the package deepmind_lab, if the Python path has no such module"
+    )
+    dataset_path: str = option(
+        "", "folder of the pictures that two of DeepMind Lab's psychlab levels show, 0001.png to 2400.png"
+    )
     dmlab_renderer: Literal["software", "hardware"] = option("software", "renderer of DeepMind Lab")

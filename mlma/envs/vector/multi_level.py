@@ -79,7 +79,10 @@ class MultiLevelVectorEnv:
 
     def reset(self) -> TimeStep:
         """See mlma.core.types.VectorEnv."""
-        return self._collect([env.reset() for _, env, _ in self._groups])
+        for _, env, _ in self._groups:
+            if hasattr(env, "send"):  # so that the start of all levels takes as long as that of the slowest
+                env.send(None)
+        return self._collect([env.receive() if hasattr(env, "send") else env.reset() for _, env, _ in self._groups])
 
     def step(self, action: Any) -> TimeStep:
         """See mlma.core.types.VectorEnv."""
@@ -100,6 +103,11 @@ class MultiLevelVectorEnv:
             self._timestep.last_action[rows] = np.where(timestep.is_first, 0, actions[timestep.last_action])
             self.crashed[rows] = getattr(env, "crashed", False)
         return copy_timestep(self._timestep)
+
+    def level_cache_counts(self) -> Any:
+        """Hits and misses of the level cache so far: int64 [2]."""
+        counts = [env.level_cache_counts() for _, env, _ in self._groups if hasattr(env, "level_cache_counts")]
+        return np.sum([np.zeros(2, np.int64), *counts], axis=0)
 
     def close(self) -> None:
         """Closes the environments of all levels."""

@@ -18,15 +18,17 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlma.core.actions import action_spec
 from mlma.core.config import EnvironmentConfig
 from mlma.core.types import EnvSpec, TimeStep
-from mlma.envs.failures import WINDOW_SECONDS
+from mlma.envs.failures import WINDOW_SECONDS, SimulatorLostError
+from mlma.envs.vector import temp_folder
 from mlma.envs.vector.sequential import copy_timestep, timestep_layout
+from mlma.envs.vector.worker_output import WorkerOutput
 from mlma.utils.child_process import PARENT_PID_ENV
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,18 @@ MAX_START_ATTEMPTS = 3  # workers in a row that fail before this process gives u
 EXIT_SECONDS = 5.0  # for a worker that closed its socket to exit, so that its exit code is known
 EXIT_ERROR = 1  # exit code of a worker whose environment raised
 CLOSE_SECONDS = 0.5  # for a worker to end before it is killed
+NUM_COUNTS = 2  # of an environment, int64 each: hits and misses of the level cache
+COUNTS_BYTES = 8 * NUM_COUNTS
+
+
+class WorkerTraits(NamedTuple):
+    """What the workers of a suite need in addition."""
+
+    own_temp_folder: bool = False  # its simulator leaves files in TMPDIR if it is killed
+    quiet: bool = False  # what they print is only shown if they fail
+
+
+NO_TRAITS = WorkerTraits()
 
 
 class WorkerLostError(Exception):
@@ -56,17 +70,20 @@ class SubprocessVectorEnv:
         settings: EnvironmentConfig,
         evaluation: bool,
         sticky: float,
+        traits: WorkerTraits = NO_TRAITS,
     ) -> None:
         """`suite` is the name of the module that has `make_single`."""
-        self.spec, self.num_envs = spec, num_envs
+        self.spec, self.num_envs, self._level_name = spec, num_envs, level_name
         self.crashed = np.zeros(num_envs, bool)
         self._max_errors, self._errors = settings.max_env_errors, list[float]()  # when workers ended with an error
         self._timeout = settings.env_timeout_seconds
-        size = num_envs * (timestep_layout(spec).dtype.itemsize + _action_dtype(spec).itemsize)
+        size = num_envs * (timestep_layout(spec).dtype.itemsize + _action_dtype(spec).itemsize + COUNTS_BYTES)
         self._file = os.memfd_create("mlma-environments")
         os.ftruncate(self._file, size)
         self._memory = mmap.mmap(self._file, size)
-        self._timestep, self._actions = shared_arrays(self._memory, spec, num_envs)
+        self._timestep, self._actions, self._counts = shared_arrays(self._memory, spec, num_envs)
+        self._counts_of_lost = np.zeros(NUM_COUNTS, np.int64)  # workers
+        self._began, self._steps = time.monotonic(), 0
         task = {
             "suite": suite,
             "level_name": level_name,
@@ -77,7 +94,7 @@ class SubprocessVectorEnv:
         task["settings"] = dataclasses.asdict(settings)
         num_workers = max(1, min(num_workers, num_envs))
         bounds = [num_envs * n // num_workers for n in range(num_workers + 1)]
-        self._workers = [WorkerProcess(task, self._file, seed, *rows) for rows in itertools.pairwise(bounds)]
+        self._workers = [WorkerProcess(task, self._file, seed, *rows, traits) for rows in itertools.pairwise(bounds)]
 
     def reset(self) -> TimeStep:
         """See mlma.core.types.VectorEnv."""
@@ -94,42 +111,51 @@ class SubprocessVectorEnv:
         self.crashed[:] = False
         if action is not None:
             self._actions[:] = action
+            self._steps += 1
         for worker in self._workers:
             worker.send(RESET if action is None else STEP)
 
     def receive(self) -> TimeStep:
-        """The second half of `step` or `reset`. RuntimeError if a worker cannot be replaced."""
+        """The second half of `step` or `reset`. SimulatorLostError if a worker cannot be replaced."""
         for worker in self._workers:
             try:
                 worker.wait(self._timeout)
             except WorkerLostError as error:
-                logger.warning("environment %s: %s; starting a new worker", worker.env_range(), error)
+                words = worker.last_lines()
+                logger.warning("environment %s: %s; starting a new worker%s", worker.env_range(), error, words)
                 self.crashed[worker.rows] = True
-                self._count_error(worker)
+                self._count_error(worker, words)
                 self._replace(worker)
         return copy_timestep(self._timestep)
 
-    def _count_error(self, worker: WorkerProcess) -> None:
-        """RuntimeError if workers have ended too often with an error of Python's, which their log shows."""
+    def _count_error(self, worker: WorkerProcess, words: str) -> None:
+        """SimulatorLostError if workers have ended too often with code 1, as Python and simulators do."""
         if worker.process.poll() != EXIT_ERROR or not self._max_errors:
             return
         now = time.monotonic()
         self._errors = [when for when in self._errors if now - when < WINDOW_SECONDS] + [now]
         if len(self._errors) >= self._max_errors:
-            raise RuntimeError(f"{len(self._errors)} errors of environments (--max_env_errors)")
+            problem = f"{len(self._errors)} errors of environments (--max_env_errors){words}"
+            raise SimulatorLostError(self._level_name, problem, self._steps, now - worker.started)
 
     def _replace(self, worker: WorkerProcess) -> None:
+        self._counts_of_lost += self._counts[worker.rows].sum(axis=0)
         for attempt in range(MAX_START_ATTEMPTS):
             worker.close()
+            self._counts[worker.rows] = 0
             worker.start()
             worker.send(RESET)
             try:
                 return worker.wait(self._timeout)
             except WorkerLostError as error:
                 if attempt + 1 == MAX_START_ATTEMPTS:
-                    raise RuntimeError(
-                        f"environment {worker.env_range()}: {error}; {MAX_START_ATTEMPTS} workers in a row failed"
-                    ) from None
+                    problem = f"{error}; {MAX_START_ATTEMPTS} workers in a row failed{worker.last_lines()}"
+                    seconds = time.monotonic() - self._began if self._steps else 0.0
+                    raise SimulatorLostError(self._level_name, problem, self._steps, seconds) from None
+
+    def level_cache_counts(self) -> Any:
+        """Hits and misses of the level cache so far: int64 [2]."""
+        return self._counts_of_lost + self._counts.sum(axis=0)
 
     def pids(self) -> list[int]:
         """Process ids of the workers."""
@@ -147,8 +173,10 @@ class SubprocessVectorEnv:
 class WorkerProcess:
     """One child process; `rows` are the indices of its environments."""
 
-    def __init__(self, task: dict[str, Any], memory: int, seed: int, start: int, stop: int) -> None:
-        self._task, self._memory, self._seed = task, memory, seed
+    def __init__(
+        self, task: dict[str, Any], memory: int, seed: int, start: int, stop: int, traits: WorkerTraits
+    ) -> None:
+        self._task, self._memory, self._seed, self._traits = task, memory, seed, traits
         self.rows = slice(start, stop)
         self._num_starts = 0
         self.start()
@@ -159,17 +187,25 @@ class WorkerProcess:
         # A new seed for each process: the episodes that crashed the previous one might crash again.
         seed = self._seed + self.rows.start + self._num_starts * self._task["num_envs"]
         self._num_starts += 1
+        self.started = time.monotonic()
         task = self._task | {"seed": seed, "start": self.rows.start, "stop": self.rows.stop, "memory": self._memory}
         task["socket"] = worker_end.fileno()
+        environment = {PARENT_PID_ENV: str(os.getpid()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._folder = temp_folder.acquire() if self._traits.own_temp_folder else None
+        if self._folder:
+            environment["TMPDIR"] = str(self._folder)
         with worker_end:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlma.envs.vector.worker"],
                 stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 pass_fds=(self._memory, worker_end.fileno()),
-                env=os.environ
-                | {PARENT_PID_ENV: str(os.getpid()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ | environment,
             )
         assert self.process.stdin
+        assert self.process.stdout
+        self._output = WorkerOutput(self.process.stdout, self._traits.quiet)
         with contextlib.suppress(BrokenPipeError):  # it has ended already; `wait` reports that
             self.process.stdin.write(json.dumps(task).encode())
         with contextlib.suppress(BrokenPipeError):
@@ -202,6 +238,12 @@ class WorkerProcess:
                 code = None
             raise WorkerLostError(f"worker ended with code {code}")
 
+    def last_lines(self) -> str:
+        """What the process printed last, for the end of a message. It is killed if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+        return self._output.last_lines()
+
     def request_stop(self) -> None:
         """Closes the socket, on which the process ends by itself."""
         self._socket.close()
@@ -214,15 +256,21 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self._folder:
+            temp_folder.release(self._folder)
+            self._folder = None
 
 
-def shared_arrays(memory: Any, spec: EnvSpec, num_envs: int) -> tuple[TimeStep, Any]:
-    """Views of the shared memory: the time step [E, ...] and the actions [E, ...]."""
-    layout = timestep_layout(spec)
+def shared_arrays(memory: Any, spec: EnvSpec, num_envs: int) -> tuple[TimeStep, Any, Any]:
+    """Views of the shared memory: the time step [E, ...], the actions [E, ...] and the counts [E, NUM_COUNTS]."""
+    layout, action = timestep_layout(spec), _action_dtype(spec)
+    # The counts are last: their place need not be aligned.
+    actions_at = num_envs * layout.dtype.itemsize
+    counts_at = actions_at + num_envs * action.itemsize
     records = np.frombuffer(memory, layout.dtype, num_envs)
-    return layout.view(records), np.frombuffer(
-        memory, _action_dtype(spec), num_envs, offset=num_envs * layout.dtype.itemsize
-    )
+    actions = np.frombuffer(memory, action, num_envs, offset=actions_at)
+    counts = np.frombuffer(memory, np.int64, num_envs * NUM_COUNTS, offset=counts_at)
+    return layout.view(records), actions, counts.reshape(num_envs, NUM_COUNTS)
 
 
 def _action_dtype(spec: EnvSpec) -> Any:

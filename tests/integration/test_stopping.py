@@ -1,0 +1,71 @@
+"""A run whose learner step takes long ends within seconds of Ctrl-C, and leaves nothing but its checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlma.learning.checkpoint import Checkpoints
+from tests.support.runs import ROOT, Process, descendants, gone, rows, wait_for
+
+STAND_IN = Path(__file__).parents[1] / "support" / "stand_in"
+
+
+@pytest.mark.slow
+def test_ctrl_c_within_a_long_step_saves_and_leaves_nothing(tmp_path: Path) -> None:
+    temporary, logdir = tmp_path / "temporary", tmp_path / "run"
+    temporary.mkdir()
+    env = {"PYTHONPATH": str(STAND_IN), "TMPDIR": str(temporary)}
+    flags = ["--level_name=rooms_watermaze,explore_goal_locations_small", f"--level_cache={tmp_path}/cache",
+             "--batch_size=16", "--unroll_length=100", "--envs_per_actor=4", "--num_actors=1",
+             "--report_every_seconds=1", f"--logdir={logdir}"]  # fmt: skip
+
+    def simulators() -> list[Path]:
+        return list(temporary.glob("mlma-simulators-*"))
+
+    with Process(tmp_path, "train", *flags, env=env) as run:
+        wait_for(lambda: rows(logdir) and rows(logdir)[-1]["learner_step"] >= 1, 280, run.text, run)
+        time.sleep(3)  # the next one has begun
+        pids = [run.process.pid, *descendants(run.process.pid)]
+        assert simulators(), run.text() + (logdir / "actor-0.log").read_text()
+        run.signal(signal.SIGINT)
+        run.expect("SIGINT: stopping after this step", 5)
+        assert run.wait(40) == 0, run.text()
+    wait_for(lambda: gone(pids) and not simulators(), 10, lambda: f"{pids} {simulators()}")
+    loaded = Checkpoints(logdir / "checkpoints", 3).load_last()
+    assert loaded is not None
+    assert loaded.meta["step"] >= 1
+
+
+AT_ONCE = """
+import runpy, sys
+from mlma.roles import stop_signal
+stop_signal.LEAVE_SECONDS = 0.0  # as if each step took long
+sys.argv = ["experiment.py", *sys.argv[1:]]
+runpy.run_path("experiment.py", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_left_within_a_step_saves_and_can_be_resumed(tmp_path: Path) -> None:
+    logdir = tmp_path / "run"
+    flags = ["--level_name=catch", "--num_actors=1", "--report_every_seconds=1", f"--logdir={logdir}"]
+    command = [sys.executable, "-c", AT_ONCE, *flags]
+    with (tmp_path / "output").open("w+") as output:
+        with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output) as run:
+            wait_for(lambda: rows(logdir) and rows(logdir)[-1]["learner_step"] >= 1, 150, lambda: "no step")
+            pids = [run.pid, *descendants(run.pid)]
+            run.send_signal(signal.SIGINT)
+            assert run.wait(30) == 0
+        output.seek(0)
+        text = output.read()
+    assert "a learner step takes long: leaving it, with the weights before it" in text
+    wait_for(lambda: gone(pids), 10, lambda: str(pids))
+    loaded = Checkpoints(logdir / "checkpoints", 3).load_last()
+    assert loaded is not None
+    assert loaded.meta["step"] >= rows(logdir)[-1]["learner_step"]
