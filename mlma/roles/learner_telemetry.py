@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -10,20 +9,22 @@ from pathlib import Path
 
 from mlma.core.config import Config
 from mlma.distributed.allreduce import Allreduce
+from mlma.distributed.world import World
 from mlma.envs.registry import level_names
 from mlma.evaluation.background_evaluator import BackgroundEvaluator
 from mlma.learning.trajectory_receiver import TrajectoryReceiver
-from mlma.monitoring import loggers, profiler
+from mlma.monitoring import profiler
 from mlma.monitoring.console import ConsoleDisplay
 from mlma.monitoring.cpu_usage import CoreSeconds, CpuUsage
+from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.metrics import Metrics, ReportListener
+from mlma.monitoring.metrics_endpoint import MetricsEndpoint
 from mlma.monitoring.phase_timer import PhaseTimer
-from mlma.monitoring.run_log import SessionRecord, setup_logging, write_workers
+from mlma.monitoring.run_log import setup_logging, write_workers
 from mlma.replay.base import TrajectoryBuffer
-from mlma.roles import run_summary
-from mlma.roles.config_history import note_changes
+from mlma.roles import run_loggers
 
-log_start, log_end = run_summary.log_start, run_summary.log_end
+log_start, log_end, make_run_loggers = run_loggers.log_start, run_loggers.log_end, run_loggers.make_run_loggers
 
 
 def start_logging(config: Config, allreduce: Allreduce, display: ConsoleDisplay) -> None:
@@ -47,20 +48,13 @@ def make_metrics(config: Config, allreduce: Allreduce, listeners: list[ReportLis
     )
 
 
-def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int) -> list[ReportListener]:
-    """The loggers of a run that stands at `frames`; also writes logdir/config.json and logdir/sessions.json."""
-    logdir = Path(config.run.logdir)
-    changed = note_changes(config, logdir, frames)
-    saved = loggers.ConfigWriter(config, logdir / "config.json")
-    session = SessionRecord(logdir / "sessions.json", frames, changed)
-    for record in (saved, session):
-        with contextlib.suppress(OSError):  # no room: the next report tries again, and logs it
-            record.write()
-    made: list[ReportListener] = [display, saved, session, loggers.CsvWriter(logdir / "metrics.csv", frames)]
-    made.append(run_summary.Forecast(config.run.total_environment_frames))
-    if config.run.deterministic:
-        made.append(loggers.DeterministicCsvLogger(logdir / "curve.csv", frames))
-    return made + loggers.make_loggers(config.reports.writers, logdir, config.flags())
+def serve_metrics(config: Config, heartbeat: Heartbeat, metrics: Metrics, is_first: bool) -> None:
+    """Serves /metrics of this learner if that is asked for; the first learner's has the reports, too."""
+    if not (port := config.reports.metrics_port):
+        return
+    endpoint = MetricsEndpoint(port + World.from_environment().local_rank, heartbeat)
+    if is_first:  # reports are collective, and learners with a listener ask for them
+        metrics.add_listener(endpoint)
 
 
 def register_gauges(metrics: Metrics, buffer: TrajectoryBuffer, receiver: TrajectoryReceiver) -> None:
