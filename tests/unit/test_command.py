@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -145,3 +147,48 @@ def test_zsh_accepts_its_script(scripts: Path) -> None:
     if zsh := shutil.which("zsh"):
         done = subprocess.run([zsh, "-n", str(scripts / "zsh")], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+ZSH_SETTINGS = """PS1='> '
+fpath=({folder} $fpath)
+autoload -Uz compinit && compinit -u -D
+show() {{ print -r -- "<<$BUFFER>>"; BUFFER= }}
+zle -N show
+bindkey '^X' show
+setopt no_list_ambiguous no_beep
+"""
+
+
+def typed_in_zsh(scripts: Path, folder: Path, *lines: str) -> list[str]:
+    """What the command line is after Tab, in a real zsh that finds the script in its fpath."""
+    functions = folder / "functions"
+    functions.mkdir()
+    shutil.copy(scripts / "zsh", functions / "_mlma")
+    (folder / ".zshrc").write_text(ZSH_SETTINGS.format(folder=functions))
+    terminal, end = pty.openpty()
+    command = [shutil.which("zsh") or "zsh", "-d", "-i"]
+    environment = {"ZDOTDIR": str(folder), "PATH": os.environ["PATH"], "TERM": "dumb", "HOME": str(folder)}
+    with subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=environment, cwd=folder) as zsh:
+        os.close(end)
+        seen = b""
+        for number, line in enumerate(lines):
+            os.write(terminal, f"{line}\t\x18".encode())
+            while seen.count(b">>") <= number:
+                assert select.select([terminal], [], [], 60)[0], seen
+                seen += os.read(terminal, 4096)
+        zsh.kill()
+    os.close(terminal)
+    return re.findall("<<(.*?)>>", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[\r\n]", "", seen.decode()))
+
+
+def test_zsh_completes_from_the_first_tab_on(scripts: Path, tmp_path: Path) -> None:
+    if not shutil.which("zsh"):  # no test may be skipped where CI runs
+        return
+    lines = ("mlma ev", "mlma train --algorithm=a", "mlma train --algor", "mlma cluster stat", "mlma plot --col")
+    assert [line.rstrip() for line in typed_in_zsh(scripts, tmp_path, *lines)] == [
+        "mlma evaluate",
+        "mlma train --algorithm=apex",
+        "mlma train --algorithm=",
+        "mlma cluster status",
+        "mlma plot --column=",
+    ]
