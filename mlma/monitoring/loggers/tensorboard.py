@@ -79,10 +79,10 @@ class TensorBoardWriter:
 
 def _write_config(tf: Any, config: dict[str, Any]) -> None:
     """The flags: in the tab HParams, and as a text."""
-    from tensorboard.plugins.hparams import api  # takes a moment, which runs without TensorBoard do without
+    from tensorboard.plugins.hparams import summary_v2  # its module `api` would import Keras as well
 
     known = {name: value for name, value in config.items() if isinstance(value, bool | int | float | str)}
-    api.hparams({name: value for name, value in known.items() if name not in PLACES})
+    summary_v2.hparams({name: value for name, value in known.items() if name not in PLACES})
     text = json.dumps(config, indent=1)
     tf.summary.text("config", "\n".join(f"    {line}" for line in text.splitlines()))  # indented: Markdown's for code
 
