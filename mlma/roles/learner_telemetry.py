@@ -9,22 +9,20 @@ from pathlib import Path
 
 from mlma.core.config import Config
 from mlma.distributed.allreduce import Allreduce
-from mlma.distributed.world import World
 from mlma.envs.registry import level_names
 from mlma.evaluation.background_evaluator import BackgroundEvaluator
 from mlma.learning.trajectory_receiver import TrajectoryReceiver
 from mlma.monitoring import profiler
 from mlma.monitoring.console import ConsoleDisplay
 from mlma.monitoring.cpu_usage import CoreSeconds, CpuUsage
-from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.metrics import Metrics, ReportListener
-from mlma.monitoring.metrics_endpoint import MetricsEndpoint
 from mlma.monitoring.phase_timer import PhaseTimer
 from mlma.monitoring.run_log import setup_logging, write_workers
 from mlma.replay.base import TrajectoryBuffer
 from mlma.roles import run_loggers
 
 log_start, log_end, make_run_loggers = run_loggers.log_start, run_loggers.log_end, run_loggers.make_run_loggers
+serve_metrics = run_loggers.serve_metrics
 
 
 def start_logging(config: Config, allreduce: Allreduce, display: ConsoleDisplay) -> None:
@@ -46,15 +44,6 @@ def make_metrics(config: Config, allreduce: Allreduce, listeners: list[ReportLis
         config.reports.report_every_steps,
         (lambda workers: write_workers(workers_file, workers)) if listeners else None,
     )
-
-
-def serve_metrics(config: Config, heartbeat: Heartbeat, metrics: Metrics, is_first: bool) -> None:
-    """Serves /metrics of this learner if that is asked for; the first learner's has the reports, too."""
-    if not (port := config.reports.metrics_port):
-        return
-    endpoint = MetricsEndpoint(port + World.from_environment().local_rank, heartbeat)
-    if is_first:  # reports are collective, and learners with a listener ask for them
-        metrics.add_listener(endpoint)
 
 
 def register_gauges(metrics: Metrics, buffer: TrajectoryBuffer, receiver: TrajectoryReceiver) -> None:

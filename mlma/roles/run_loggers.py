@@ -9,9 +9,12 @@ import contextlib
 from pathlib import Path
 
 from mlma.core.config import Config
+from mlma.distributed.world import World
 from mlma.monitoring import loggers
 from mlma.monitoring.console import ConsoleDisplay
-from mlma.monitoring.metrics import ReportListener
+from mlma.monitoring.heartbeat import Heartbeat
+from mlma.monitoring.metrics import Metrics, ReportListener
+from mlma.monitoring.metrics_endpoint import MetricsEndpoint
 from mlma.monitoring.run_log import SessionRecord
 from mlma.roles import run_summary
 from mlma.roles.config_history import note_changes
@@ -33,3 +36,12 @@ def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int) -> li
     if config.run.deterministic:
         made.append(loggers.DeterministicCsvLogger(logdir / "curve.csv", frames))
     return made + loggers.make_loggers(config.reports.writers, logdir, config.flags())
+
+
+def serve_metrics(config: Config, heartbeat: Heartbeat, metrics: Metrics, is_first: bool) -> None:
+    """Serves /metrics of this learner if that is asked for; the first learner's has the reports, too."""
+    if not (port := config.reports.metrics_port):
+        return
+    endpoint = MetricsEndpoint(port + World.from_environment().local_rank, heartbeat)
+    if is_first:  # reports are collective, and learners with a listener ask for them
+        metrics.add_listener(endpoint)
