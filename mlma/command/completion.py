@@ -87,7 +87,8 @@ _mlma() {{
         compadd -a candidates
     fi
 }}
-compdef _mlma mlma
+# As a file of fpath, this text is the function's body at its first call, which must complete, too.
+if [[ $funcstack[1] == _mlma ]]; then _mlma "$@"; else compdef _mlma mlma; fi
 """
 
 

@@ -1,4 +1,4 @@
-"""`mlma install-learner` and `mlma install-vizdoom`: add to this Python what a plain `pip install` cannot.
+"""`mlma install-learner`, `mlma install-vizdoom` and others: add what the package does not depend on to this Python.
 
 Horovod has no wheel. It is built against the TensorFlow of this environment with the settings that pyproject.toml has
 for uv, since pip knows no such settings. In a checkout, `make install-learner` does the same.
@@ -18,10 +18,13 @@ from mlma.utils.child_process import EXIT_USAGE
 from mlma.utils.code_layout import IS_INSTALLED, ROOT
 from mlma.utils.console_streams import print_text
 
-USAGE = {
-    "install-learner": "usage: mlma install-learner\n\nInstalls Open MPI, then compiles Horovod with g++ and make. "
-    "2 to 5 minutes. Needed by several learners.",
-    "install-vizdoom": "usage: mlma install-vizdoom\n\nInstalls VizDoom and two maps. Nothing is compiled.",
+ABOUT = {
+    "install-learner": "Installs Open MPI, then compiles Horovod with g++ and make. 2 to 5 minutes. Needed by several "
+    "learners.",
+    "install-vizdoom": "Installs VizDoom and two maps. Nothing is compiled.",
+    "install-mujoco": "Installs MuJoCo. Needed on hosts with actors. Nothing is compiled.",
+    "install-box2d": "Installs Box2D. Needed on hosts with actors. There are no wheels for aarch64.",
+    "install-export": "Installs tf2onnx, ONNX Runtime and LiteRT. Nothing is compiled.",
 }
 
 
@@ -30,7 +33,11 @@ def main(argv: list[str]) -> int:
     target, flags = argv[0], argv[1:]
     if flags:
         asked = flags[0] in ("-h", "--help")
-        return print_text(USAGE[target]) if asked else _mistake(f"mlma {target} takes no {flags[0]!r}")
+        return (
+            print_text(f"usage: mlma {target}\n\n{ABOUT[target]}")
+            if asked
+            else _mistake(f"mlma {target} takes no {flags[0]!r}")
+        )
     if not IS_INSTALLED:
         return _mistake(f"this is a checkout, which has its own set-up; use: make {target}")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -52,6 +59,8 @@ def steps(target: str, project: dict[str, Any]) -> list[tuple[list[str], dict[st
     if target == "install-vizdoom":
         with_maps = [each for each in project["dependency-groups"]["vizdoom"] if "sample-factory" in each]
         return [(project["project"]["optional-dependencies"]["vizdoom"], {}), (["--no-deps", *with_maps], {})]
+    if target != "install-learner":
+        return [(project["dependency-groups"][target.removeprefix("install-")], {})]
     uv, learner = project["tool"]["uv"], project["project"]["optional-dependencies"]["learner"]
     horovod = [each for each in learner if each.startswith("horovod")]
     tools = [each for each in uv["extra-build-dependencies"]["horovod"] if isinstance(each, str)]

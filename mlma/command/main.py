@@ -18,7 +18,13 @@ from mlma.utils.code_layout import IS_INSTALLED, PROGRAM_ENV, ROOT
 from mlma.utils.console_streams import print_text
 
 BENCHMARKS = ("roofline", "scaling", "allreduce", "inference", "replay", "channels")
-INSTALLS = ("install-learner", "install-vizdoom")
+INSTALLS = {  # what they add to this Python
+    "install-learner": "add what several learners need: compiles Horovod, 2 to 5 minutes",
+    "install-vizdoom": "add VizDoom and its maps; nothing is compiled",
+    "install-mujoco": "add MuJoCo, for gymnasium's HalfCheetah-v5, Hopper-v5, Humanoid-v5, ...",
+    "install-box2d": "add Box2D, for LunarLander-v3, BipedalWalker-v3, CarRacing-v3",
+    "install-export": "add what exports to ONNX and LiteRT need; SavedModels need nothing",
+}
 
 
 class Subcommand(NamedTuple):
@@ -51,12 +57,7 @@ SUBCOMMANDS = {
     ),
     "presets": Subcommand("", "list the presets and what they set", "experiment.py", arguments=("--preset=help",)),
     "levels": Subcommand("", "list the levels", "experiment.py", arguments=("--level_name=help",)),
-    "install-learner": Subcommand(
-        "",
-        "add what several learners need: compiles Horovod, 2 to 5 minutes",
-        module="mlma.command.install",
-    ),
-    "install-vizdoom": Subcommand("", "add VizDoom and its maps; nothing is compiled", module="mlma.command.install"),
+    **{name: Subcommand("", does, module="mlma.command.install") for name, does in INSTALLS.items()},
     "completion": Subcommand(
         "bash | zsh", "print what completes these commands on Tab", module="mlma.command.completion"
     ),

@@ -20,7 +20,7 @@ from mlma.evaluation.charts import plot_runs
 from mlma.evaluation.html_report import write_report
 from mlma.evaluation.published_charts import describe_protocols
 
-DEFAULT_OUT = Path("curve.png")
+CHART_NAME = "curve.png"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("runs", nargs="+", type=Path, help="logdirs, or metrics.csv files")
     parser.add_argument(
-        "--out", type=Path, help=f"file of the chart; default: {DEFAULT_OUT}, or no chart with --report"
+        "--out",
+        type=Path,
+        help=f"file of the chart; default: {CHART_NAME} beside one run, or here for several; none with --report",
     )
     parser.add_argument("--title", default="", help="title of the chart")
     parser.add_argument(
@@ -57,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         published = NOTHING if arguments.no_published else _published(arguments.level, arguments.runs, arguments.column)
         if arguments.out or not arguments.report:
-            out, caption = arguments.out or DEFAULT_OUT, "\n".join(describe_protocols(published.curves))
+            out, caption = (
+                arguments.out or _default_out(arguments.runs),
+                "\n".join(describe_protocols(published.curves)),
+            )
             caption = f"Gray: published training returns. {caption}" if caption else ""
             plot_runs(
                 arguments.runs, out, arguments.title, labels, arguments.goal, arguments.column, published, caption
@@ -68,6 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(write_report(run))
     except ValueError as error:
         parser.error(str(error))
+
+
+def _default_out(runs: Sequence[Path]) -> Path:
+    """Beside a single run; in the working folder if there are several, which may lie anywhere."""
+    if len(runs) > 1:
+        return Path(CHART_NAME)
+    return (runs[0] if runs[0].is_dir() else runs[0].parent) / CHART_NAME
 
 
 def _published(level: str | None, runs: Sequence[Path], column: str) -> PublishedLevel:

@@ -24,7 +24,7 @@ from mlma.core.own_code import find_algorithm
 from mlma.core.types import ChoicePart, EnvSpec
 from mlma.envs.registry import make_for_video
 from mlma.evaluation.evaluation import EpisodeRecording
-from mlma.utils.own_files import make_own_folder
+from mlma.utils.own_files import check_own_folder, make_own_folder
 from mlma.utils.side_task import SideTask
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,13 @@ def image_of(env: Any, i: int, timestep: Any) -> Any:
     """The rendered image of environment i, or an image of its observation if it cannot render."""
     image = env.render(i) if hasattr(env, "render") else None
     return observation_image(timestep.observation[i]) if image is None else image
+
+
+def training_video_recorder(config: Config) -> TrainingVideoRecorder:
+    """The recorder of an actor. ValueError in one line if the run's folder is not the caller's."""
+    folder = Path(config.run.logdir)
+    check_own_folder(folder, f"--logdir={folder}", entries=False)
+    return TrainingVideoRecorder(config, folder / "videos" / "training")
 
 
 class TrainingVideoRecorder:

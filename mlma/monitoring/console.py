@@ -51,7 +51,9 @@ SECTIONS = {  # title -> (label, column of metrics.csv)
 SHARES = ("queue/fill", "learner/wait", "actors/wait", "vtrace/rho_clipped")
 WIDE_COLUMNS = 104  # terminal columns that all sections need next to each other
 BAR_COLUMNS = 60
-REPEAT_SECONDS = 60.0  # after which plain lines repeat an unchanged bottleneck
+REPEAT_SECONDS = 60.0  # after which plain lines repeat an unchanged bottleneck, and the returns of several levels
+LEVEL_RETURN, LEVEL_SCORE = "level_return/", "level_score/"  # columns of runs with several levels
+LEVELS_SIDE_BY_SIDE = 3
 
 
 def format_duration(seconds: float) -> str:
@@ -86,6 +88,8 @@ class ConsoleDisplay:
         self._title, self._total = title, total_frames
         self._recent: collections.deque[Row] = collections.deque(maxlen=RECENT_REPORTS)
         self._verdict, self._shown_at = "", -math.inf  # bottleneck that was printed last, and when
+        self._levels_shown_at = -math.inf
+        self._last_row: Row = {}
         self._console = Console(stderr=False, highlight=False)
         is_live = self._console.is_terminal and not plain
         self._live = Live(console=self._console, auto_refresh=False) if is_live else None
@@ -109,6 +113,7 @@ class ConsoleDisplay:
     def on_report(self, row: Row) -> None:
         """Shows the report; the bottleneck, too, on a terminal, when it changes, and every REPEAT_SECONDS."""
         self._recent.append(row)
+        self._last_row = row
         diagnosis = diagnose(average_columns(self._recent))
         if self._live:
             self._live.update(Group(self._table(row), Text(diagnosis, style="italic")), refresh=True)
@@ -118,9 +123,19 @@ class ConsoleDisplay:
         if diagnosis and (verdict != self._verdict or row["seconds"] - self._shown_at > REPEAT_SECONDS):
             self._verdict, self._shown_at = verdict, row["seconds"]
             self.show(f"{time.strftime('%H:%M:%S')} {diagnosis}")
+        if row["seconds"] - self._levels_shown_at > REPEAT_SECONDS:
+            self._show_levels(row)
 
     def close(self, finished: bool) -> None:
-        """Nothing to do: the display ends with its `with` block."""
+        """Prints how each of several levels ended; the display ends with its `with` block."""
+        self._show_levels(self._last_row)
+
+    def _show_levels(self, row: Row) -> None:
+        if levels := level_returns(row):
+            self._levels_shown_at = row["seconds"]
+            self.show(
+                f"{time.strftime('%H:%M:%S')} returns of {len(levels)} levels: {', '.join(map(' '.join, levels))}"
+            )
 
     def line(self, row: Row) -> str:
         """One report as one line."""
@@ -157,7 +172,31 @@ class ConsoleDisplay:
         filled = round(BAR_COLUMNS * done)
         bar = Text.assemble(("━" * filled, "green"), ("─" * (BAR_COLUMNS - filled), "dim"), f" {100 * done:.1f} %")
         frames = Text(f"{row['frames']:,.0f} of {self._total:,.0f} frames", style="dim")
-        return Group(head, bar, frames, *tables)
+        return Group(head, bar, frames, *tables, *_level_tables(row))
+
+
+def level_returns(row: Row) -> list[tuple[str, str]]:
+    """Each of several levels with its mean return, and its human-normalised score if that is known."""
+    found = []
+    for name in (column.removeprefix(LEVEL_RETURN) for column in row if column.startswith(LEVEL_RETURN)):
+        score = row.get(LEVEL_SCORE + name, math.nan)
+        text = format_number("return/", row[LEVEL_RETURN + name])
+        found.append((name, text if math.isnan(score) else f"{text} ({score:.0f} %)"))
+    return found
+
+
+def _level_tables(row: Row) -> list[Table]:
+    """The returns of several levels, column by column; nothing for one level."""
+    if not (levels := level_returns(row)):
+        return []
+    table = Table.grid(padding=(0, 1))
+    height = -(-len(levels) // LEVELS_SIDE_BY_SIDE)
+    for _ in range(LEVELS_SIDE_BY_SIDE):
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+    for line in range(height):
+        table.add_row(*[cell for entry in levels[line::height] for cell in entry])
+    return [table]
 
 
 def _section_table(titles: list[str], row: Row) -> Table:

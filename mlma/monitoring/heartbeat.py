@@ -52,6 +52,10 @@ class Heartbeat:
         """The worker has made progress: `frames` in total."""
         self._beat(waits_for="", may_be_silent=0.0, frames=frames, progressed=time.monotonic())
 
+    def record(self) -> dict[str, Any]:
+        """A copy of the record as it is now; any thread may ask."""
+        return dict(self._record)
+
     def close(self) -> None:
         """The worker has finished: removes the file."""
         if self._path:

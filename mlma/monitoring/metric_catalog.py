@@ -5,8 +5,9 @@ The reference page docs/reference/metrics.md is generated from here. A column wi
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mlma.core.refusal import REASONS
@@ -167,6 +168,23 @@ GROUPS = (
         | {f"faults/refused_{reason}": f"refused because {text}" for reason, text in REASONS.items()},
     ),
 )
+
+# Tags under which the runs of other toolkits are compared, for the same value as ours: rollout/, train/ and eval/ are
+# those of Stable-Baselines3, charts/ and losses/ those of CleanRL, both read by Open RL Benchmark. For loggers only;
+# metrics.csv has each value once. Speeds have no alias: theirs are in steps, ours in frames.
+ALIASES = {
+    "return/mean": ("rollout/ep_rew_mean", "charts/episodic_return"),
+    "episode_frames": ("rollout/ep_len_mean", "charts/episodic_length"),
+    "evaluation/mean": ("eval/mean_reward",),
+    "learning_rate": ("train/learning_rate", "charts/learning_rate"),
+    "policy/entropy": ("losses/entropy",),
+}
+
+
+def finite_with_aliases(row: Mapping[str, float]) -> dict[str, float]:
+    """The finite values of a row under all of their names, as loggers show them."""
+    finite = {name: value for name, value in row.items() if math.isfinite(value)}
+    return finite | {alias: finite[name] for name, others in ALIASES.items() if name in finite for alias in others}
 
 
 def undocumented(columns: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """The metrics of a run: collected at every step, reported every few seconds to console, TensorBoard and CSV.
 
 One row per report; its names are the columns of metrics.csv and the tags of TensorBoard (docs/reference/metrics.md).
-Not here: how a row looks on a terminal (mlma/monitoring/console.py), where else it goes (mlma/monitoring/loggers.py),
+Not here: how a row looks on a terminal (mlma/monitoring/console.py), where else it goes (mlma/monitoring/loggers/),
 what the phases mean (mlma/monitoring/bottleneck.py).
 """
 

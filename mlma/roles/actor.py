@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 
 import tensorflow as tf
 
@@ -14,13 +13,13 @@ from mlma.core.precision import with_precision
 from mlma.core.types import EnvSpec, MakeAgent
 from mlma.envs.registry import make_for_levels
 from mlma.monitoring.heartbeat import Heartbeat
+from mlma.monitoring.metrics_endpoint import FIRST_ACTOR, MetricsEndpoint
 from mlma.monitoring.run_log import setup_logging
 from mlma.transport.addresses import is_on_this_machine, parse_address
 from mlma.transport.auth import read_token
 from mlma.transport.client import connect
 from mlma.transport.handshake import handshake_request
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS
-from mlma.utils.own_files import check_own_folder
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
 # Niceness of actors that share a host with their learner, so the learner gets CPU time first. Otherwise actors fill the
@@ -51,6 +50,8 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         heartbeat=heartbeat,
         observer=_video_recorder(config),
     )
+    port = config.reports.metrics_port
+    MetricsEndpoint(port and port + FIRST_ACTOR + config.run.task, heartbeat)
     run_environment_loop(config, spec, make_agent(config, spec), dependencies)
     heartbeat.close()
     return 0
@@ -59,10 +60,9 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
 def _video_recorder(config: Config) -> StepObserver | None:
     if not config.reports.video_every_episodes:
         return None
-    check_own_folder(Path(config.run.logdir), f"--logdir={config.run.logdir}", entries=False)
-    from mlma.evaluation.video import TrainingVideoRecorder  # imports what other actors do without
+    from mlma.evaluation.video import training_video_recorder  # imports what other actors do without
 
-    return TrainingVideoRecorder(config, Path(config.run.logdir) / "videos" / "training")
+    return training_video_recorder(config)
 
 
 def lower_priority() -> None:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 FORMER_CONFIG = "config-until-{}.json"
 # Where and how a run is reached, which says nothing about what it learns.
-NOT_COMPARED = ("logdir", "heartbeat_folder", "learner_host", "actor_hosts", "token_file")
+NOT_COMPARED = ("logdir", "heartbeat_folder", "learner_host", "actor_hosts", "token_file", "metrics_port")
 MAX_SHOWN = 20  # changed flags in the log; the file has all
 
 

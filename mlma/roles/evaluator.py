@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 from mlma.core.config import Config
 from mlma.core.types import EnvSpec, MakeAgent
@@ -20,8 +21,10 @@ from mlma.evaluation.evaluation import (
 )
 from mlma.evaluation.saved_policy import restore_network
 from mlma.learning.checkpoint import Checkpoints
+from mlma.monitoring.loggers.tensorboard import write_evaluation
 from mlma.monitoring.run_log import print_line, setup_logging
 from mlma.utils.child_process import available_cores
+from mlma.utils.side_task import SideTask
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 from mlma.utils.tf_function import CachedGraph
 
@@ -61,9 +64,14 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
         words = "human-normalised over all levels: mean {mean:.1f} %  median {median:.1f} %  capped {capped:.1f} %"
         print_line(words.format(**score))
     print_line(f"written to {record}")
+    videos: list[Path] = []
     for name, recording, returns in recordings:
         from mlma.evaluation.video import render_episodes
 
         folder = Path(config.run.logdir) / "videos" / record.stem / (name.replace("/", "-") if several else "")
-        render_episodes(config.replace(level_name=name), evaluation_seed(config), recording, returns, folder)
+        videos += render_episodes(config.replace(level_name=name), evaluation_seed(config), recording, returns, folder)
+    if "tensorboard" in config.reports.writers.split(","):
+        best = next((video.with_suffix(".gif") for video in videos if video.stem == "best"), None)
+        mean = fmean(episode.episode_return for episode in episodes)
+        SideTask("TensorBoard")(write_evaluation, record.parent, meta["frames"], mean, best)
     return 0

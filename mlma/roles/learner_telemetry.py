@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -13,17 +12,17 @@ from mlma.distributed.allreduce import Allreduce
 from mlma.envs.registry import level_names
 from mlma.evaluation.background_evaluator import BackgroundEvaluator
 from mlma.learning.trajectory_receiver import TrajectoryReceiver
-from mlma.monitoring import loggers, profiler
+from mlma.monitoring import profiler
 from mlma.monitoring.console import ConsoleDisplay
 from mlma.monitoring.cpu_usage import CoreSeconds, CpuUsage
 from mlma.monitoring.metrics import Metrics, ReportListener
 from mlma.monitoring.phase_timer import PhaseTimer
-from mlma.monitoring.run_log import SessionRecord, setup_logging, write_workers
+from mlma.monitoring.run_log import setup_logging, write_workers
 from mlma.replay.base import TrajectoryBuffer
-from mlma.roles import run_summary
-from mlma.roles.config_history import note_changes
+from mlma.roles import run_loggers
 
-log_start, log_end = run_summary.log_start, run_summary.log_end
+log_start, log_end, make_run_loggers = run_loggers.log_start, run_loggers.log_end, run_loggers.make_run_loggers
+serve_metrics = run_loggers.serve_metrics
 
 
 def start_logging(config: Config, allreduce: Allreduce, display: ConsoleDisplay) -> None:
@@ -45,22 +44,6 @@ def make_metrics(config: Config, allreduce: Allreduce, listeners: list[ReportLis
         config.reports.report_every_steps,
         (lambda workers: write_workers(workers_file, workers)) if listeners else None,
     )
-
-
-def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int) -> list[ReportListener]:
-    """The loggers of a run that stands at `frames`; also writes logdir/config.json and logdir/sessions.json."""
-    logdir = Path(config.run.logdir)
-    changed = note_changes(config, logdir, frames)
-    saved = loggers.ConfigWriter(config, logdir / "config.json")
-    session = SessionRecord(logdir / "sessions.json", frames, changed)
-    for record in (saved, session):
-        with contextlib.suppress(OSError):  # no room: the next report tries again, and logs it
-            record.write()
-    made: list[ReportListener] = [display, saved, session, loggers.CsvWriter(logdir / "metrics.csv", frames)]
-    made.append(run_summary.Forecast(config.run.total_environment_frames))
-    if config.run.deterministic:
-        made.append(loggers.DeterministicCsvLogger(logdir / "curve.csv", frames))
-    return made + loggers.make_loggers(config.reports.writers, logdir, config.flags())
 
 
 def register_gauges(metrics: Metrics, buffer: TrajectoryBuffer, receiver: TrajectoryReceiver) -> None:

@@ -166,7 +166,9 @@ def start_local_actors(
     on_failure: Callable[[BaseException], None],
 ) -> LocalActors:
     """The actors of a learner in local training."""
-    flags = to_argv(config.replace(job_name="actor", task=0, heartbeat_folder=""))
+    # Several learners on one host have actors of the same numbers, which must not want the same ports.
+    port = config.reports.metrics_port and config.reports.metrics_port + rank * config.actor.num_actors
+    flags = to_argv(config.replace(job_name="actor", task=0, heartbeat_folder="", metrics_port=port))
     command = [sys.executable, str(Path(sys.argv[0]).resolve()), *flags]
     logdir = Path(config.run.logdir)
     return LocalActors(

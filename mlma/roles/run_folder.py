@@ -32,7 +32,7 @@ LOCK_SECONDS = 3.0  # for the process that holds the lock, to end
 DYING_SECONDS = 60.0  # the same for one that was killed but waits for a disk; a restart must not be refused for it
 TEMPORARY_FILE = re.compile(
     r"\.(checkpoint-\d+\.npz|best\.npz|replay-\d+\.bin|metrics\.csv|curve\.csv|workers\.json"
-    r"|config(?:-until-\d+)?\.json|sessions\.json|trace\.json|wandb_run|mlflow_run)\.(\d+)"
+    r"|config(?:-until-\d+)?\.json|sessions\.json|trace\.json|wandb_run|mlflow_run|trackio_run)\.(\d+)"
 )
 SOCKET_FOLDER = re.compile(SOCKET_FOLDER_PREFIX + "[a-z0-9_]{8}")  # as tempfile.mkdtemp makes it
 OLD_SECONDS = 3600.0  # age of files in the folder for temporary files, whose owner is not in their name

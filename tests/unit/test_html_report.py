@@ -176,7 +176,8 @@ def test_runs_with_the_same_label_are_one_line_with_a_band(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("flags", "files"),
     [
-        ([], ["curve.png"]),
+        ([], ["run/curve.png"]),
+        (["run/metrics.csv", "--labels=seed,seed"], ["curve.png"]),
         (["--report"], ["run/report.html"]),
         (["--report", "--out=chart.png"], ["chart.png", "run/report.html"]),
     ],

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tensorflow as tf
+from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.util.img_mime_type_detector import from_bytes
 
-from mlma.core.config import parse
+from mlma.core.config import Config, flag_table, parse
 from mlma.monitoring.loggers import CsvWriter, DeterministicCsvLogger, TensorBoardWriter, make_loggers
+from mlma.monitoring.loggers.tensorboard import PLACES, write_evaluation
+from mlma.monitoring.loggers.trackers import TrackioWriter
 from mlma.monitoring.metrics import Row
 from tests.support.samples import Rows, make_metrics
 
@@ -107,12 +116,14 @@ def test_a_resumed_run_can_widen_the_file(tmp_path: Path) -> None:
 
 
 def test_a_logger_without_its_package_is_a_one_line_error(tmp_path: Path) -> None:
-    for name in ("wandb", "mlflow"):
+    for name in ("wandb", "mlflow", "trackio"):
         if importlib.util.find_spec(name) is None:
             with pytest.raises(ValueError, match=f"--writers=tensorboard,{name}: the package {name} is not installed"):
                 make_loggers(f"tensorboard,{name}", tmp_path, {})
     assert make_loggers("", tmp_path, {}) == []
-    with pytest.raises(ValueError, match="--writers=comet: comet: no such logger; allowed: tensorboard, wandb, mlflow"):
+    with pytest.raises(
+        ValueError, match="--writers=comet: comet: no such logger; allowed: tensorboard, wandb, mlflow, trackio"
+    ):
         parse(["--writers=comet"])
 
 
@@ -148,10 +159,71 @@ def test_tensorboard_reads_every_number_over_frames(tmp_path: Path) -> None:
     writer.on_report({"frames": 2_000_000_000, "return/mean": 20.0, "loss": 0.5})
     log = EventAccumulator(str(tmp_path))
     log.Reload()
-    assert sorted(log.Tags()["tensors"]) == ["loss", "return/mean"]
+    aliases = ["charts/episodic_return", "rollout/ep_rew_mean"]
+    assert sorted(log.Tags()["tensors"]) == [aliases[0], "loss", "return/mean", aliases[1]]
 
     def values(tag: str) -> list[tuple[int, float]]:
         return [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in log.Tensors(tag)]
 
     assert values("return/mean") == [(100, -20.5), (2_000_000_000, 20.0)]
+    assert all(values(alias) == values("return/mean") for alias in aliases)
     assert values("loss") == [(2_000_000_000, 0.5)]  # NaN is left out
+
+
+def test_tensorboard_has_the_hyperparameters_and_the_configuration(tmp_path: Path) -> None:
+    config = Config.from_flags(learning_rate=0.125, level_name="catch", logdir=str(tmp_path), seed=7)
+    writer = TensorBoardWriter(tmp_path, config.flags())
+    writer.on_report({"frames": 100, "return/mean": 1.0})
+    log = EventAccumulator(str(tmp_path))
+    log.Reload()
+    shown = log.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    assert shown.plugin_name == "hparams"
+    hparams = HParamsPluginData.FromString(shown.content).session_start_info.hparams
+    assert hparams["learning_rate"].number_value == 0.125 and hparams["seed"].number_value == 7
+    assert hparams["level_name"].string_value == "catch" and hparams["deterministic"].bool_value is False
+    assert set(hparams) | set(PLACES) == set(flag_table()) and not set(hparams) & set(PLACES)
+    (text,) = tf.make_ndarray(log.Tensors("config")[0].tensor_proto).reshape(-1)
+    assert json.loads(text.decode()) == config.flags()
+
+
+def test_tensorboard_serves_the_video_of_an_evaluation_as_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (40, 30), color) for color in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "best.gif", save_all=True, append_images=frames[1:], duration=100)
+    write_evaluation(tmp_path / "evaluation", 5000, 12.5, tmp_path / "best.gif")
+    write_evaluation(tmp_path / "evaluation", 6000, float("nan"), None)
+    log = EventAccumulator(str(tmp_path / "evaluation"))
+    log.Reload()
+    assert log.SummaryMetadata("evaluation/video").plugin_data.plugin_name == "images"
+    (event,) = log.Tensors("evaluation/video")
+    width, height, data = tf.make_ndarray(event.tensor_proto)
+    assert (event.step, width, height) == (5000, b"40", b"30")
+    assert from_bytes(data) == "image/gif" and len(list(ImageSequence.Iterator(Image.open(io.BytesIO(data))))) == 3
+    assert [event.step for event in log.Tensors("evaluation/mean")] == [5000]
+
+
+def test_trackio_continues_the_run_of_a_logdir(tmp_path: Path) -> None:
+    started: list[dict[str, Any]] = []
+    logged: list[tuple[dict[str, float], int]] = []
+
+    class Run:
+        def log(self, values: dict[str, float], step: int) -> None:
+            logged.append((values, step))
+
+        def finish(self) -> None:
+            logged.append(({}, -1))
+
+    def init(**given: Any) -> Run:
+        started.append(given)
+        return Run()
+
+    trackio = SimpleNamespace(init=init)
+    for _ in range(2):
+        writer = TrackioWriter(trackio, tmp_path, {"seed": 1})
+        writer.on_report({"frames": 100, "return/mean": 2, "lag/mean": float("nan")})
+        writer.close(True)
+    assert started[0]["name"] == started[1]["name"] and started[0]["resume"] == "allow"
+    values = {"frames": 100.0} | dict.fromkeys(("return/mean", "rollout/ep_rew_mean", "charts/episodic_return"), 2.0)
+    assert logged == 2 * [(values, 100), ({}, -1)]
+    (tmp_path / "other").mkdir()
+    TrackioWriter(trackio, tmp_path / "other", {})
+    assert started[2]["name"] != started[0]["name"] and started[2]["project"] == "mlma"

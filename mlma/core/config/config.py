@@ -31,7 +31,7 @@ from mlma.utils.user_text import shown
 
 AUTO_LOGDIR, LOGDIRS = "auto", "logdir"
 MAX_FOLDER_NAME = 100
-LOGGERS = ("tensorboard", "wandb", "mlflow")
+LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
 CLIPPINGS = ("abs_one", "soft_asymmetric", "none")
 USAGE = (
     "usage: python experiment.py [--flag=value ...]",

@@ -234,9 +234,16 @@ class ReportsConfig:
     )
     writers: str = option(
         "tensorboard",
-        "loggers in addition to console and CSV: tensorboard, wandb, mlflow, separated by commas; the last two need "
-        "their package",
+        "loggers in addition to console and CSV: tensorboard, wandb, mlflow, trackio, separated by commas; the last "
+        "three need their package",
         may_be_empty=True,
+    )
+    metrics_port: int = option(
+        0,
+        "port of loopback at which a worker serves /metrics to Prometheus: a learner takes this port plus its number "
+        "among the learners of its host, actor N takes this port + 100 + N; 0 is none",
+        minimum=0,
+        maximum=65_535,
     )
     profile: float = option(
         0.0,
