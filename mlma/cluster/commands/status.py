@@ -188,9 +188,6 @@ def worker_row(context: Context, name: str, host_key: str, answers: dict[str, An
         rate = rates[-1] if rates and worker_kind(name) == "actor" else ""
         restarts = f"; restarted {record['restarts']} x" if record.get("restarts") else ""
         return WorkerRow(name, host, state, since, rate, last_line=f"{last_line}{restarts}")
-    if state in ("failed", "waiting"):  # the last line of the worker itself may say why it ended
-        output = [text for text in map(_strip_prefix, tail) if not text.startswith("ended with code")]
-        reason = f"{reason}{f': {output[-1]}' if output else ''}"
     advice = "; `up` restarts it" if state in RESTARTED_BY_UP else ""
     problem = f"{reason}{advice}" if state not in ("done", "starting") else ""
     return WorkerRow(name, host, state, since, last_line=reason or last_line, problem=problem)

@@ -18,6 +18,7 @@ from mlma.cluster.planning.worker_sets import Learner, spans_hosts
 from mlma.cluster.planning.workers_csv import Worker
 from mlma.core.config import Config, to_argv
 from mlma.distributed.mpi_launcher import NO_PORTS
+from mlma.monitoring.heartbeat import OVER_SUFFIX
 from mlma.utils.child_process import STOP_SIGNAL
 
 LEARNERS = "learners"  # name of the process that is mpirun, or the only learner
@@ -47,6 +48,9 @@ class SupervisedProcess:
     required_by: tuple[str, ...] = ()  # workers of this host; once they have ended, this one ends, too
     heartbeat_folder: str = ""
     worker_hang_seconds: float = 0.0  # without a heartbeat, after which the worker is killed
+    end_mark: str = ""  # file that the worker leaves if its work is done; empty: it ends with code 0 then
+    learner_addresses: tuple[str, ...] = ()  # by rank, of learners that have to find each other
+    start_seconds: float = 0.0  # for that
     signal_group: bool = True  # the stop signal goes to all of the worker's processes
     image: str = ""
 
@@ -87,6 +91,9 @@ def learners_process(learners: list[Learner], placed: list[Worker], settings: Ru
         backoff=(options.restart_seconds, LONGEST_BACKOFF_SECONDS, HEALTHY_SECONDS),
         heartbeat_folder=_heartbeat_folder(settings.session, head.host, LEARNERS),
         worker_hang_seconds=options.worker_hang_seconds,
+        end_mark=f"{_heartbeat_folder(settings.session, head.host, LEARNERS)}/learner-0{OVER_SUFFIX}",
+        learner_addresses=tuple(learner.worker.ip for learner in learners) if len(learners) > 1 else (),
+        start_seconds=options.start_seconds,
         signal_group=len(learners) == 1,
         image=head.image,
     )
