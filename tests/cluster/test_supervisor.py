@@ -140,7 +140,8 @@ def test_learners_are_done_only_if_they_say_so(tmp_path: Path) -> None:
         ("exit 137", "ended with code 137 (SIGKILL)"),
         ("echo 'disk error'; echo; echo; echo ------------------------------; exit 3", "ended with code 3: disk error"),
         (
-            "echo Traceback; echo '  File x'; echo 'ValueError: bad shape'; echo 'HorovodInternalError: aborted'; echo '12:00:00 saved 3 files'; echo '====='; exit 1",
+            "echo Traceback; echo '  File x'; echo 'ValueError: bad shape'; echo 'HorovodInternalError: aborted'; "
+            "echo '12:00:00 saved 3 files'; echo '====='; exit 1",
             "ended with code 1: ValueError: bad shape",
         ),
         ("test -e lived && kill -TERM $$; touch lived; echo 'error of an earlier life'; exit 4", "ended by SIGTERM"),

@@ -102,6 +102,7 @@ def _start_request(
     uses_ssh = any(process.name.startswith("tunnel") for process in processes)
     uses_ssh = uses_ssh or (plan.spans_hosts() and host == plan.head)
     tools = [*(["tmux"] if processes else []), *plan.container_engines(host), *(["ssh"] if uses_ssh else [])]
+    tools += plan.mpirun_on(host)
     return context.request(
         "start",
         files=files,

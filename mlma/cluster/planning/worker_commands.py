@@ -73,7 +73,13 @@ def learners_process(learners: list[Learner], placed: list[Worker], settings: Ru
     commands = [_learner_argv(learner, learners, placed, settings) for learner in learners]
     argv, env = commands[0], dict(WORKER_ENVIRONMENT)
     if len(learners) > 1:
-        argv = [_mpirun(head, options), *shlex.split(options.mpirun_args), "--oversubscribe", "--bind-to", "none"]
+        argv = [
+            mpirun_command(head, options),
+            *shlex.split(options.mpirun_args),
+            "--oversubscribe",
+            "--bind-to",
+            "none",
+        ]
         for number, command in enumerate(commands):
             argv += [":"] * bool(number) + command
         mpi_environment = _mpi_environment(run_folder(settings.session, head.host), spans_hosts(learners))
@@ -162,6 +168,14 @@ def shell_command(process: SupervisedProcess) -> str:
     return shlex.join(["env", *variables, *process.argv] if variables else process.argv)
 
 
+def mpirun_command(head: Worker, options: Options) -> str:
+    """The mpirun next to the Python of the first learner, or that of --mpirun."""
+    if options.mpirun != "auto":
+        return options.mpirun
+    python = _worker_python(head, options)[0]
+    return str(Path(python).parent / "mpirun") if "/" in python else "mpirun"
+
+
 def _learner_argv(learner: Learner, learners: list[Learner], placed: list[Worker], settings: RunSettings) -> list[str]:
     """The command of one learner; with several, the part of mpirun's command that starts it."""
     worker, several = learner.worker, len(learners) > 1
@@ -215,13 +229,6 @@ def _in_container(worker: Worker, argv: tuple[str, ...], options: Options) -> tu
 
 def _heartbeat_folder(session: str, host_key: str, name: str) -> str:
     return f"{run_folder(session, host_key)}/health/{name}"
-
-
-def _mpirun(head: Worker, options: Options) -> str:
-    if options.mpirun != "auto":
-        return options.mpirun
-    python = _worker_python(head, options)[0]
-    return str(Path(python).parent / "mpirun") if "/" in python else "mpirun"
 
 
 def _mpi_environment(folder: str, several_hosts: bool) -> dict[str, str]:

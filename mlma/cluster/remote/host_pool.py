@@ -20,7 +20,7 @@ T = TypeVar("T")
 MAX_PARALLEL_HOSTS = 200
 ANSWER_MARK = "@mlma "  # precedes the answer, since a login shell may print anything
 ON_HOST_SOURCES = Path(__file__).parents[1] / "on_host"
-HELPERS = {"host_agent": ("host_files",)}  # modules that a program imports
+HELPERS = {"host_agent": ("host_files",), "reach": ("host_files",)}  # modules that a program imports
 # Makes modules of the sources, the last of which answers the request.
 LOADER = """
 import json, sys, types
