@@ -89,6 +89,25 @@ def test_check_names_who_cannot_reach_whom(cluster: Cluster, hosts: Hosts) -> No
     assert cluster.left() == {}
 
 
+def test_a_full_disk_is_named_with_its_host(cluster: Cluster, hosts: Hosts) -> None:
+    rows = cluster.csv([cluster.row("learner", hosts[0]), cluster.row("actor", hosts[1])])
+    filler = hosts[1].home / "filler"
+    cluster.call("up", rows)
+    hosts[1].run("dd", "if=/dev/zero", f"of={filler}", "bs=64k", check=False)
+    full = f"disk full: the home directory ({hosts[1].home}) has 0 MB free"
+    assert f"actor-0 on {hosts[1].ip}: {full}" in cluster.call("status", code=1, COLUMNS="200")
+    cluster.call("down", code=None)
+    filler.unlink()
+    cluster.call("down")
+    hosts[1].run("dd", "if=/dev/zero", f"of={filler}", "bs=64k", check=False)
+    output = cluster.call("up", rows, code=1)
+    filler.unlink()
+    assert f"{hosts[1].name}@{hosts[1].ip}:22: {full}" in output
+    assert "started learners; " in output
+    cluster.call("down")
+    assert cluster.left() == {}
+
+
 @pytest.mark.slow
 def test_learners_behind_a_firewall_are_named_and_given_up(cluster: Cluster, hosts: Hosts) -> None:
     hosts[1].firewall(closed=True)

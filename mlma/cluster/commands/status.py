@@ -86,7 +86,7 @@ def status(context: Context) -> int:
     if not context.options.watch:
         rows, title = query_hosts(context, context.hosts.request)
         console.print(render(rows, title))
-        return 0 if all(row.state in GOOD_STATES for row in rows) else 1
+        return 0 if all(row.state in GOOD_STATES and not row.problem for row in rows) else 1
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         poller = StatusPoller(context)
         while True:
@@ -115,9 +115,20 @@ def query_hosts(context: Context, request_hosts: RequestHosts) -> tuple[list[Wor
         row = worker_row(context, name, host, answers)
         if worker_kind(name) != "tunnel" or row.state not in QUIET_TUNNEL_STATES:
             rows.append(row)
+    rows = add_full_disks(rows, {display_name(plan.hosts[key]): answer for key, answer in answers.items()})
     title = run_title(context, metrics)
     bottleneck = diagnose(average_columns(reports)) if metrics and metrics["age"] < STALE_SECONDS else ""
     return rows, f"{title}\n{bottleneck}" if bottleneck else title
+
+
+def add_full_disks(rows: list[WorkerRow], answers: dict[str, Any]) -> list[WorkerRow]:
+    """The rows, each with the full disks of its host. `answers` are by the host's name in the table."""
+    added = []
+    for row in rows:
+        answer = answers[row.host]
+        full = "; ".join(answer.get("disks", [])) if isinstance(answer, dict) else ""
+        added.append(row._replace(problem="; ".join(filter(None, (row.problem, full)))))
+    return added
 
 
 def _actors_first(name_and_host: tuple[str, str]) -> tuple[bool, int, str]:

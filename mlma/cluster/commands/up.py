@@ -105,6 +105,7 @@ def _start_request(
     tools += plan.mpirun_on(host)
     return context.request(
         "start",
+        logdir=context.logdir() if host == plan.head else "",
         files=files,
         specs=[process.spec(plan.session) for process in processes],
         python=list(host.python),
@@ -132,6 +133,8 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
 
     for key, problem in sorted(problems.items()):
         print(f"{key}: {problem}")
+    full = [f"{key}: {line}" for key, answer in sorted(answered.items()) for line in answer.get("disks", [])]
+    print(*full, sep="\n", end="\n" * bool(full))
     labels = {"started": "started ", "running": "already running: ", "stopped": "stopped "}
     summary = [f"{label}{_summarize_names(names(field))}" for field, label in labels.items() if names(field)]
     print(f"{'; '.join(summary) or 'nothing started'}; {plural(len(answered), 'host')}, {seconds:.1f} s")
@@ -145,7 +148,7 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
         attach = f"ssh -t {f'-p {head.port} ' * (head.port != 22)}{head.user}@{head.ip} {attach}"
     status = f"python run_experiment_mm_raw.py status --watch --logdir={context.invocation.config.run.logdir}"
     print(f"to watch: {status}   or   {attach}")
-    return 1 if problems else 0
+    return 1 if problems or full else 0
 
 
 def _summarize_names(names: list[str]) -> str:
