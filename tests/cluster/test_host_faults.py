@@ -89,6 +89,7 @@ def test_check_names_who_cannot_reach_whom(cluster: Cluster, hosts: Hosts) -> No
     assert cluster.left() == {}
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_with_its_host(cluster: Cluster, hosts: Hosts) -> None:
     rows = cluster.csv([cluster.row("learner", hosts[0]), cluster.row("actor", hosts[1])])
     filler = hosts[1].home / "filler"

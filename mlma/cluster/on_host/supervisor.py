@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import select
 import shlex
@@ -38,6 +39,7 @@ PR_SET_PDEATHSIG = 1
 MAX_HISTORY = 20  # runs of the worker that NAME.json lists
 MAX_LOG_BYTES = 64 * 2**20  # a longer log is renamed to *.log.1, and a new one started
 MAX_OUTPUT_BYTES = 32768  # of this life's output, in which the reason for its end is looked for
+MPIRUN_END_SECONDS = 5.0  # for mpirun to end before it is killed
 CHECK_SECONDS = 2.0  # between two looks at the worker's heartbeats
 EXIT_USAGE = 2  # exit code for wrong flags or files: a restart does not help
 ALIVE_STATES = ("starting", "running", "waiting")
@@ -76,7 +78,7 @@ class Supervisor:
         self.stop_requested_at: float | None = None
         self.kill_requested = self.window_closed = self.no_longer_required = False
         self.log: Any = None
-        self.output, self.kill_reason = b"", ""  # of this life
+        self.output, self.kill_reason, self.kill_at = b"", "", math.inf  # of this life
         self.start = LearnerStart(self.spec)
         self.record: dict[str, Any] = {
             "name": self.spec["name"], "state": "starting", "reason": "", "since": time.time(),
@@ -162,7 +164,7 @@ class Supervisor:
 
     def run_once(self) -> int:
         """Runs the worker. Returns its exit code, which is negative after a signal."""
-        self.kill_requested, self.output, self.kill_reason = False, b"", ""
+        self.kill_requested, self.output, self.kill_reason, self.kill_at = False, b"", "", math.inf
         self.start = LearnerStart(self.spec)
         self.kill_leftovers()
         if self.spec["heartbeat_folder"]:
@@ -217,7 +219,7 @@ class Supervisor:
                 # mpirun forwards the signal, so it must not reach mpirun's ssh; a worker below a wrapper must get it.
                 with contextlib.suppress(OSError):
                     (os.killpg if self.spec["signal_group"] else os.kill)(child.pid, self.spec["stop_signal"])
-            if self.kill_requested or self.stop_timed_out():
+            if self.kill_requested or self.stop_timed_out() or time.monotonic() > self.kill_at:
                 with contextlib.suppress(OSError):
                     os.killpg(child.pid, signal.SIGKILL)
 
@@ -225,9 +227,17 @@ class Supervisor:
         """Requests a stop if nothing requires the worker any more, and a kill if it hangs or does not start."""
         if self.spec["required_by"] and self.stop_requested_at is None and not self.is_required():
             self.no_longer_required, self.stop_requested_at = True, time.monotonic()
-        if not self.kill_requested and (reason := self.find_hung() or self.start.find_missing(pid)):
+        if self.kill_requested or self.kill_reason:
+            return
+        if reason := self.find_hung():
+            self.kill_requested = True
+        elif reason := self.start.find_missing(pid):  # mpirun itself is well, and can remove its files
+            self.kill_at = time.monotonic() + MPIRUN_END_SECONDS
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGTERM)
+        if reason:
             self.log_line(f"{reason}; killing it")
-            self.kill_requested, self.kill_reason = True, reason
+            self.kill_reason = reason
 
     def is_required(self) -> bool:
         """Whether a worker on this host requires this one. Always true for workers other than tunnels."""

@@ -22,7 +22,7 @@ ERROR_WORDS = re.compile(
 )
 # Of Open MPI, which frames its advice with rules. Only these lines of it name a host or a process.
 RULE = re.compile(r"^-{20,}$")
-LOST_HOST = re.compile(r"^Remote daemon: .*\bon node (\S+)")
+LOST_HOST = re.compile(r"^Remote (?:daemon: .*\bon node|host:) +(\S+)")
 EXITED_PROCESS = re.compile(r"^(?:mpirun|prterun) noticed that (process .*)")
 
 
