@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import math
 import os
 import select
 import shlex
@@ -23,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,6 @@ PR_SET_PDEATHSIG = 1
 MAX_HISTORY = 20  # runs of the worker that NAME.json lists
 MAX_LOG_BYTES = 64 * 2**20  # a longer log is renamed to *.log.1, and a new one started
 MAX_OUTPUT_BYTES = 32768  # of this life's output, in which the reason for its end is looked for
-MPIRUN_END_SECONDS = 5.0  # for mpirun to end before it is killed
 CHECK_SECONDS = 2.0  # between two looks at the worker's heartbeats
 EXIT_USAGE = 2  # exit code for wrong flags or files: a restart does not help
 ALIVE_STATES = ("starting", "running", "waiting")
@@ -78,7 +77,7 @@ class Supervisor:
         self.stop_requested_at: float | None = None
         self.kill_requested = self.window_closed = self.no_longer_required = False
         self.log: Any = None
-        self.output, self.kill_reason, self.kill_at = b"", "", math.inf  # of this life
+        self.output, self.kill_reason = b"", ""  # of this life
         self.start = LearnerStart(self.spec)
         self.record: dict[str, Any] = {
             "name": self.spec["name"], "state": "starting", "reason": "", "since": time.time(),
@@ -164,7 +163,7 @@ class Supervisor:
 
     def run_once(self) -> int:
         """Runs the worker. Returns its exit code, which is negative after a signal."""
-        self.kill_requested, self.output, self.kill_reason, self.kill_at = False, b"", "", math.inf
+        self.kill_requested, self.output, self.kill_reason = False, b"", ""
         self.start = LearnerStart(self.spec)
         self.kill_leftovers()
         if self.spec["heartbeat_folder"]:
@@ -210,6 +209,8 @@ class Supervisor:
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
                 child.stdout.close()
+                if self.spec.get("learner_addresses"):  # of an mpirun that was killed
+                    shutil.rmtree(Path(tempfile.gettempdir(), f"ompi.{child.pid}"), ignore_errors=True)
                 return child.returncode
             if time.monotonic() - checked > CHECK_SECONDS:
                 checked = time.monotonic()
@@ -219,7 +220,7 @@ class Supervisor:
                 # mpirun forwards the signal, so it must not reach mpirun's ssh; a worker below a wrapper must get it.
                 with contextlib.suppress(OSError):
                     (os.killpg if self.spec["signal_group"] else os.kill)(child.pid, self.spec["stop_signal"])
-            if self.kill_requested or self.stop_timed_out() or time.monotonic() > self.kill_at:
+            if self.kill_requested or self.stop_timed_out():
                 with contextlib.suppress(OSError):
                     os.killpg(child.pid, signal.SIGKILL)
 
@@ -227,17 +228,9 @@ class Supervisor:
         """Requests a stop if nothing requires the worker any more, and a kill if it hangs or does not start."""
         if self.spec["required_by"] and self.stop_requested_at is None and not self.is_required():
             self.no_longer_required, self.stop_requested_at = True, time.monotonic()
-        if self.kill_requested or self.kill_reason:
-            return
-        if reason := self.find_hung():
-            self.kill_requested = True
-        elif reason := self.start.find_missing(pid):  # mpirun itself is well, and can remove its files
-            self.kill_at = time.monotonic() + MPIRUN_END_SECONDS
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGTERM)
-        if reason:
+        if not self.kill_requested and (reason := self.find_hung() or self.start.find_missing(pid)):
             self.log_line(f"{reason}; killing it")
-            self.kill_reason = reason
+            self.kill_requested, self.kill_reason = True, reason
 
     def is_required(self) -> bool:
         """Whether a worker on this host requires this one. Always true for workers other than tunnels."""
