@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mlma.cluster.commands.up import SUPERVISOR_SOURCES
 from mlma.cluster.on_host.supervisor import read_spec
 from mlma.cluster.planning.worker_commands import SupervisedProcess
-from mlma.cluster.commands.up import SUPERVISOR_SOURCES
 from mlma.cluster.remote.host_pool import HELPERS, ON_HOST_SOURCES
 
 SOURCES = sorted(path for path in ON_HOST_SOURCES.glob("*.py") if path.name != "__init__.py")

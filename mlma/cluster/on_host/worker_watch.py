@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import socket
 import struct
@@ -129,11 +128,11 @@ def _connected_addresses(mpirun: int) -> set[str]:
     for pid, name in _session_processes(mpirun).items():
         if name in LAUNCHERS:
             with contextlib.suppress(OSError):
-                sockets = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+                inodes = {path.stat().st_ino for path in Path(f"/proc/{pid}/fd").iterdir()}
                 for table in ("tcp", "tcp6"):
                     for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
                         fields = line.split()
-                        if fields[3] == ESTABLISHED and f"socket:[{fields[9]}]" in sockets:
+                        if fields[3] == ESTABLISHED and int(fields[9]) in inodes:
                             addresses.add(_ipv4(fields[2].partition(":")[0]))
     return addresses
 
