@@ -121,6 +121,13 @@ class Options:
     restart_seconds: float = option(
         1.0, "seconds between a crash and the restart; doubled each time, up to a minute", minimum=0.1, maximum=86_400
     )
+    start_seconds: float = option(
+        300.0,
+        "seconds for several learners to start and find each other, before they are killed and restarted; hosts that "
+        "do not answer mpirun at all are named after 30",
+        minimum=1,
+        maximum=86_400,
+    )
     worker_hang_seconds: float = option(
         180.0,
         "seconds without a heartbeat after which a worker counts as hung and is killed and restarted",

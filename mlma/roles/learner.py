@@ -30,6 +30,7 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     distributed = config.distributed
     token = read_token(distributed.token_file)
     allreduce = connect_learners(distributed)
+    heartbeat.connected()
     config = config.replace(learner_host=assign_port(distributed.learner_host, allreduce))
     given = config.distributed.learner_host
     address = None if given == "auto" else parse_address(given, token, distributed.insecure_plaintext)

@@ -31,11 +31,11 @@ class LearnerData(NamedTuple):
     buffer: TrajectoryBuffer
     snapshot: ReplaySnapshot
 
-    def close(self, num_remote_actors: int) -> None:
-        """Finishes the snapshot, lets waiting actors go, and stays until the remote ones know that training is over."""
+    def close(self, num_remote_actors: int, training_is_over: bool) -> None:
+        """Finishes the snapshot and lets waiting actors go. If training is over, stays until the remote ones know."""
         self.snapshot.wait()
         self.buffer.close()
-        self.server.shutdown(num_remote_actors)
+        self.server.shutdown(num_remote_actors, training_is_over=training_is_over)
 
 
 def make_data_buffer(

@@ -60,7 +60,7 @@ class TrainingSession:
         self.stop = StopSignal(self._leave_during_step if allreduce.size == 1 else None)
         self._display, self._ending = display, threading.Lock()
         frames = self.learner.frames
-        self.is_complete = frames >= config.run.total_environment_frames  # then no actor has anything to do
+        is_complete = self.is_trained()  # then no actor has anything to do
         listeners = learner_telemetry.make_run_loggers(config, display, frames) if self.is_first else []
         if self.is_first:
             learner_telemetry.log_start(config, spec, self.learner, allreduce.size, self.state.seconds)
@@ -86,7 +86,7 @@ class TrainingSession:
         )
         self.data = LearnerData(server, receiver, buffer, snapshot)
         learner_telemetry.register_gauges(self.metrics, buffer, receiver)
-        self.actors = self._start_actors() if config.run.task < 0 and not self.is_complete else None
+        self.actors = self._start_actors() if config.run.task < 0 and not is_complete else None
         if self.is_first:
             learner_telemetry.add_periodic_tasks(config, self.metrics, self.timer, receiver, frames, self.save)
         timeout = config.distributed.hang_timeout_seconds
@@ -97,6 +97,10 @@ class TrainingSession:
         stop = self.stop
         config = self.config.replace(learner_host=self.listening.server)
         return start_local_actors(config, self.allreduce.rank, restarted, lambda: stop.requested, stop.fail)
+
+    def is_trained(self) -> bool:
+        """Whether the learner has seen all frames of the run."""
+        return bool(self.learner.frames >= self.config.run.total_environment_frames)
 
     def save(self) -> bool:
         """Saves a checkpoint, on the first rank, and the replay of every rank."""
@@ -129,10 +133,12 @@ class TrainingSession:
                 heartbeat.waiting_for("the end of the run", ENDING_SECONDS)
                 with self.timer.phase("end"):
                     saved = self.save()
-                    self.data.close(0 if self.actors else len(self.data.receiver.last_seen))
+                    # Not after a failure or a stop on request: the learner may come back, and needs its actors then.
+                    is_over = saved and self.is_trained()
+                    self.data.close(0 if self.actors else len(self.data.receiver.last_seen), is_over)
                     if self.actors:
                         self.actors.stop()
-                    self.metrics.close(finished=self.learner.frames >= config.run.total_environment_frames)
+                    self.metrics.close(finished=self.is_trained())
         return saved
 
     def _leave_during_step(self) -> None:
@@ -180,6 +186,8 @@ def run_session(
         print_error(f"{reason}; the last good weights are in {config.run.logdir}/checkpoints")
     elif session.is_first and saved:
         learner_telemetry.log_end(config, learner.frames)
+        if session.is_trained():
+            heartbeat.training_is_over()
     if not session.stop.broken:  # then the other ranks may not be here
         allreduce.shutdown()
     return 1 if failure or not saved else 0

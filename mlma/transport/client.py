@@ -67,6 +67,8 @@ class Client:
         answer, _ = unpack(self._call("handshake", self._secret, pack(request)).numpy())
         if "refused" in answer:
             raise HandshakeRefusedError(answer["refused"])
+        if "ending" in answer:
+            raise LearnerLostError("handshake: the learner ends, but training is not over")
         return answer
 
     def fetch(self, have: int) -> tuple[int, bytes | None]:

@@ -70,7 +70,7 @@ class Server:
         # Version -> tensor, its parts, time of last fetch.
         self._weights: dict[int, tuple[tf.Tensor, list[bytes], float]] = {}
         self._latest = VERSION_UNAVAILABLE
-        self._finished, self._actors_notified = False, 0
+        self._ending, self._finished, self._actors_notified = False, False, 0
         self._server = rpc.Server.create("grpc", address)
         self._server.register("put", tf_function(self._put, [STRING, STRING]))
         self._server.register("fetch", tf_function(self._fetch, [STRING, INT64, INT64]))
@@ -181,6 +181,8 @@ class Server:
             if self._finished:  # an actor that connects now lost its call when the inbox was closed
                 self._actors_notified += 1
                 return pack({"finished": True, "time": time.time()})
+            if self._ending:
+                return pack({"ending": True})
         try:
             return pack(self._admit(request))
         except ValueError as error:
@@ -212,14 +214,18 @@ class Server:
             self._weights = kept | {version: (weights, [], now)}
             self._latest = version
 
-    def shutdown(self, num_actors: int, grace_seconds: float = SHUTDOWN_GRACE_SECONDS) -> None:
+    def shutdown(
+        self, num_actors: int, grace_seconds: float = SHUTDOWN_GRACE_SECONDS, training_is_over: bool = True
+    ) -> None:
         """Releases actors that wait in `put`; returns when `num_actors` know that training is over, or after
-        `grace_seconds`."""
+        `grace_seconds`. If training is not over, actors lose this learner and look for the one that continues."""
         with self._lock:
-            self._finished = True
+            self._ending, self._finished = True, training_is_over
         if self._inference:
-            self._inference.finished = True
+            self._inference.finished = training_is_over
         self._inbox.close(cancel_pending_enqueues=True)
+        if not training_is_over:
+            return
         end = time.monotonic() + grace_seconds
         while self._num_notified() < num_actors and time.monotonic() < end:
             time.sleep(0.05)

@@ -180,7 +180,7 @@ def test_a_run_opens_no_port_but_that_of_ssh(cluster: Cluster, hosts: Hosts) -> 
     (tunnel,) = [pid for pid in hosts[3].pids() if command_of(pid).endswith("-N learner-0")]
     os.kill(tunnel, signal.SIGKILL)
     log, actor_log = (cluster.folder_on(hosts[3]) / f"logs/{name}.log" for name in ("tunnel-0", "actor-4"))
-    wait_for(lambda: "ended with code -9; restarting it" in log.read_text(), 20, log.read_text)
+    wait_for(lambda: "ended by SIGKILL; restarting it" in log.read_text(), 20, log.read_text)
     wait_for(lambda: any(command_of(pid).endswith("-N learner-0") for pid in hosts[3].pids()), 20, log.read_text)
     before = len(actor_log.read_text())
     wait_for(lambda: "reached the learner" in actor_log.read_text()[before:], 30, actor_log.read_text)

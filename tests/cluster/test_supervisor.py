@@ -22,10 +22,11 @@ from tests.support.runs import ROOT, wait_for
 
 # Runs the supervisor while somebody sets the clock: a day ahead, then back again, at each look at it.
 JUMPING_CLOCK = """
-import itertools, runpy, sys, time
+import itertools, os, runpy, sys, time
 true, ahead = time.time, itertools.cycle([0, 86400, -86400])
 time.time = lambda: true() + next(ahead)
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -108,3 +109,60 @@ def test_the_launcher_names_learners_that_never_start(tmp_path: Path, monkeypatc
     watch, now = LearnerWatch(tmp_path, 2, hang_seconds=6.0), time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + START_SECONDS + 1)
     assert watch.find_hung().startswith("no sign of life of learner 0, 1, started 601 s ago")
+
+
+def run_supervisor(folder: Path, script: str, **changes: Any) -> dict[str, Any]:
+    """The record of a worker that this script of sh is, as a host runs the supervisor."""
+    spec = write_spec(folder, argv=["sh", "-c", script], **changes)
+    supervisor = str(ROOT / "mlma/cluster/on_host/supervisor.py")
+    subprocess.run([sys.executable, supervisor, str(spec)], capture_output=True, timeout=60, check=True)
+    return dict(json.loads((folder / "actor-0.json").read_text()))
+
+
+def test_learners_are_done_only_if_they_say_so(tmp_path: Path) -> None:
+    health = tmp_path / "health"
+    learners = {"heartbeat_folder": str(health), "end_mark": f"{health}/learner-0.over", "max_restarts": 1}
+    lost_a_host = f"echo {'-' * 74}; echo ' Remote daemon: [prterun-a-1@0,1] on node beta'; echo {'-' * 74}"
+    record = run_supervisor(tmp_path, lost_a_host, **learners)
+    assert (record["state"], record["restarts"]) == ("failed", 1)
+    assert record["reason"].startswith("ended with code 0, but training is not over, 2 times in a row; giving up")
+    assert record["reason"].endswith(": mpirun lost the host beta")
+    record = run_supervisor(tmp_path, f"mkdir -p {health}; touch {health}/learner-0.over", **learners)
+    assert (record["state"], record["restarts"]) == ("done", 0)
+    assert run_supervisor(tmp_path, "exit 0", **learners)["state"] == "failed", "the mark of an earlier life is removed"
+    assert run_supervisor(tmp_path, "exit 0")["state"] == "done", "an actor ends when its learner says so"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("kill -SEGV $$", "ended by SIGSEGV"),
+        ("exit 137", "ended with code 137 (SIGKILL)"),
+        ("echo 'disk error'; echo; echo; echo ------------------------------; exit 3", "ended with code 3: disk error"),
+        (
+            "echo Traceback; echo '  File x'; echo 'ValueError: bad shape'; echo 'HorovodInternalError: aborted'; "
+            "echo '12:00:00 saved 3 files'; echo '====='; exit 1",
+            "ended with code 1: ValueError: bad shape",
+        ),
+        ("test -e lived && kill -TERM $$; touch lived; echo 'error of an earlier life'; exit 4", "ended by SIGTERM"),
+    ],
+)
+def test_the_reason_names_the_signal_and_the_error_of_this_life(tmp_path: Path, script: str, reason: str) -> None:
+    record = run_supervisor(tmp_path, f"cd {tmp_path}; {script}", max_restarts=1)
+    ended, _, error = reason.partition(": ")
+    assert record["reason"] == f"{ended}, 2 times in a row; giving up{f': {error}' if error else ''}"
+
+
+def test_learners_that_do_not_find_each_other_are_named_and_given_up(tmp_path: Path) -> None:
+    health = tmp_path / "health"
+    learners = {"heartbeat_folder": str(health), "learner_addresses": ["10.0.0.1", "10.0.0.2"], "start_seconds": 1}
+    wait = "echo 'learner 0: waits for the other learners to start, for 10 s of 600'; exec sleep 60"
+    began = time.monotonic()
+    record = run_supervisor(tmp_path, wait, **learners, max_restarts=1)
+    assert time.monotonic() - began < 30
+    assert record["state"] == "failed"
+    assert "not started after" in record["reason"] and record["reason"].endswith("learner 1 on 10.0.0.2")
+    health.mkdir(exist_ok=True)
+    script = f"mkdir -p {health}; echo '{{\"connected\": true}}' >{health}/learner-0.json; sleep 4; exit 7"
+    record = run_supervisor(tmp_path, script, **learners, max_restarts=0)
+    assert record["reason"].startswith("ended with code 7")

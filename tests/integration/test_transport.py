@@ -180,6 +180,21 @@ def test_a_learner_that_has_finished_notifies_and_releases_waiting_actors(tmp_pa
     assert server.receive() is None or server.receive() is None or server.receive() is None
 
 
+def test_only_the_end_of_training_is_told_to_actors(tmp_path: Path) -> None:
+    """A learner that failed or was stopped comes back: its actors lose it, and must look for it again."""
+    server = serve(f"unix:{tmp_path}/socket")
+    client = Client(f"unix:{tmp_path}/socket", "", 30)
+    for i in range(3):
+        client.put(pack({"i": i}))
+    began = time.monotonic()
+    server.shutdown(1, training_is_over=False)
+    assert time.monotonic() - began < 5, "nobody has to be told anything"
+    wait_until(lambda: isinstance(client._failure, LearnerLostError))
+    assert client.fetch(0) == (0, None)
+    with pytest.raises(LearnerLostError, match="training is not over"):
+        Client(f"unix:{tmp_path}/socket", "", 30).handshake({"task": 3})
+
+
 def test_a_missing_learner_is_an_error_at_once(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(LearnerLostError):

@@ -1,8 +1,9 @@
 """A stand-in for experiment.py in tests of the frontend: needs almost no CPU, behaves like a learner or an actor.
 
 A learner listens at its address and prints what it receives, after CHEAP_START seconds if the environment has them. On
-a stop signal it "saves" in logdir and ends with code 0. An actor sends its name to its learner once a second.
-`cheap_python` makes an executable for the column `python` of a CSV.
+a stop signal it "saves" in logdir and ends with code 0. It ends by itself once LOGDIR/end exists: with "over" in it as
+at the end of training, with any other text by raising an error with that text. An actor sends its name to its learner
+once a second. `cheap_python` makes an executable for the column `python` of a CSV.
 """
 
 from __future__ import annotations
@@ -54,12 +55,31 @@ def learn(flags: dict[str, str]) -> None:
         server.bind(address)
         server.listen(100)
         print(f"learner {flags.get('task')}: listening", flush=True)
+        server.settimeout(0.2)
         while True:
-            connection, _ = server.accept()
+            end_if_asked(flags)
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                continue
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(2)
                 print(f"learner {flags.get('task')}: received {connection.recv(100).decode()}", flush=True)
                 connection.sendall(b"ok")
+
+
+def end_if_asked(flags: dict[str, str]) -> None:
+    """Ends as LOGDIR/end says."""
+    try:
+        text = Path(flags["logdir"], "end").read_text()
+    except OSError:
+        return
+    if text != "over":
+        raise RuntimeError(text)
+    if flags["task"] == "0":
+        Path(flags["heartbeat_folder"]).mkdir(parents=True, exist_ok=True)
+        Path(flags["heartbeat_folder"], "learner-0.over").touch()
+    os._exit(0)
 
 
 def act(flags: dict[str, str]) -> None:

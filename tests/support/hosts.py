@@ -98,6 +98,16 @@ class Host:
         """Connects the host again."""
         root("ip", "link", "set", f"v{self.name}", "up")
 
+    def firewall(self, closed: bool) -> None:
+        """Drops what comes from other hosts to any port from 1024 on, without an answer; SSH passes."""
+        first, local = ("0", "10") if closed else ("10", "0")  # the rule for own addresses has to come after this one
+        ports = ["ipproto", "tcp", "sport", "1024-65534", "dport", "1024-65534"]
+        self.run("ip", "rule", "delete", "pref", "5", check=False)
+        self.run("ip", "rule", "add", "pref", local, "lookup", "local", check=False)
+        self.run("ip", "rule", "delete", "pref", first, "lookup", "local", check=False)
+        if closed:
+            self.run("ip", "rule", "add", "pref", "5", "iif", "eth0", *ports, "blackhole")
+
     def pids(self) -> list[int]:
         """All processes on this host except its sshd."""
         pids = [int(pid) for pid in root("ip", "netns", "pids", self.name, check=False).split()]

@@ -1,6 +1,7 @@
 """check: whether the run can be started on its hosts. Prints a row for each host, then the problems, one a line.
 
-Every host is compared with this machine, since a run needs the same code and packages everywhere. Changes nothing.
+Every host is compared with this machine, since a run needs the same code and packages everywhere. Changes nothing that
+lasts; the connections between hosts are tried by mlma/cluster/commands/network_check.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlma.cluster.commands.network_check import NetworkCheck
 from mlma.cluster.context import Context, display_name, plural, summarize_plan
 from mlma.cluster.planning.hosts import Host
 from mlma.cluster.planning.launch_plan import Plan
@@ -28,8 +30,8 @@ LEARNER_PACKAGES = ("horovod",)
 MIN_HOME_BYTES, MIN_LOGDIR_BYTES = 5e7, 1e9  # free space that logs and checkpoints need
 CLOCK_TOLERANCE_SECONDS = 2.0
 MAX_SHOWN_FILES = 3
-COLUMNS = ("ssh", "python", "code", "packages", "ports", "disk", "clock", "gpu")
-TEXT_COLUMNS = ("code", "packages", "ports")  # aligned left
+COLUMNS = ("ssh", "python", "code", "packages", "ports", "network", "disk", "clock", "gpu")
+TEXT_COLUMNS = ("code", "packages", "ports", "network")  # aligned left
 Cell = tuple[str, str]  # the text, and the problem that it stands for or ""
 
 
@@ -54,6 +56,10 @@ def check(context: Context) -> int:
 
     answers = context.hosts.for_each(plan.hosts, assess)
     rows = {key: {"ssh": ("none", str(a))} if isinstance(a, HostError) else a for key, a in answers.items()}
+    answering = [key for key, row in rows.items() if "clock" in row]
+    blocked = NetworkCheck(context, answering).run()
+    for key in answering:
+        rows[key]["network"] = ("blocked", "; ".join(blocked[key])) if key in blocked else ("open", "")
     print_table(Console(highlight=False), plan, rows, time.monotonic() - started)
     return 1 if any(problem for row in rows.values() for _, problem in row.values()) else 0
 
@@ -68,7 +74,7 @@ def preflight_request(context: Context, host: Host) -> dict[str, Any]:
         "id": context.state.id,
         "folder": host.folder,
         "packages": [] if host.image else [*PACKAGES, *(LEARNER_PACKAGES if uses_horovod else ())],
-        "tools": ["tmux", *(["ssh"] if uses_ssh else []), *plan.container_engines(host)],
+        "tools": ["tmux", *(["ssh"] if uses_ssh else []), *plan.container_engines(host), *plan.mpirun_on(host)],
         "ports": [[learner.worker.ip, learner.port] for learner in learners if options.channel != "ssh"],
         "folders": [".", *([context.logdir()] if host == plan.head else [])],
         "gpus": any(learner.worker.cuda_visible_devices not in ("", "-1") for learner in learners),

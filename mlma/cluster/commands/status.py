@@ -87,7 +87,7 @@ def status(context: Context) -> int:
         rows, title = query_hosts(context, context.hosts.request)
         console.print(render(rows, title))
         console.print(f"to attach: {attach_text(context.plan, context.plan.head)}", soft_wrap=True)
-        return 0 if all(row.state in GOOD_STATES for row in rows) else 1
+        return 0 if all(row.state in GOOD_STATES and not row.problem for row in rows) else 1
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         poller = StatusPoller(context)
         while True:
@@ -116,9 +116,20 @@ def query_hosts(context: Context, request_hosts: RequestHosts) -> tuple[list[Wor
         row = worker_row(context, name, host, answers)
         if worker_kind(name) != "tunnel" or row.state not in QUIET_TUNNEL_STATES:
             rows.append(row)
+    rows = add_full_disks(rows, {display_name(plan.hosts[key]): answer for key, answer in answers.items()})
     title = run_title(context, metrics)
     bottleneck = diagnose(average_columns(reports)) if metrics and metrics["age"] < STALE_SECONDS else ""
     return rows, f"{title}\n{bottleneck}" if bottleneck else title
+
+
+def add_full_disks(rows: list[WorkerRow], answers: dict[str, Any]) -> list[WorkerRow]:
+    """The rows, each with the full disks of its host. `answers` are by the host's name in the table."""
+    added = []
+    for row in rows:
+        answer = answers[row.host]
+        full = "; ".join(answer.get("disks", [])) if isinstance(answer, dict) else ""
+        added.append(row._replace(problem="; ".join(filter(None, (row.problem, full)))))
+    return added
 
 
 def _actors_first(name_and_host: tuple[str, str]) -> tuple[bool, int, str]:
@@ -189,9 +200,6 @@ def worker_row(context: Context, name: str, host_key: str, answers: dict[str, An
         rate = rates[-1] if rates and worker_kind(name) == "actor" else ""
         restarts = f"; restarted {record['restarts']} x" if record.get("restarts") else ""
         return WorkerRow(name, host, state, since, rate, last_line=f"{last_line}{restarts}")
-    if state in ("failed", "waiting"):  # the last line of the worker itself may say why it ended
-        output = [text for text in map(_strip_prefix, tail) if not text.startswith("ended with code")]
-        reason = f"{reason}{f': {output[-1]}' if output else ''}"
     advice = "; `up` restarts it" if state in RESTARTED_BY_UP else ""
     problem = f"{reason}{advice}" if state not in ("done", "starting") else ""
     return WorkerRow(name, host, state, since, last_line=reason or last_line, problem=problem)

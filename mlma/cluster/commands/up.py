@@ -19,6 +19,7 @@ from mlma.cluster.remote.host_pool import ON_HOST_SOURCES, call_on_host
 from mlma.cluster.remote.ssh import Connection
 
 MAX_LISTED_NAMES = 8
+SUPERVISOR_SOURCES = ("supervisor", "worker_end", "worker_watch")  # in mlma/cluster/on_host/
 
 
 def up(context: Context) -> int:
@@ -34,7 +35,7 @@ def up(context: Context) -> int:
             print(f"{key}: {problem}")
         print("a learner's host is missing; nothing was started")
         return 1
-    supervisor = (ON_HOST_SOURCES / "supervisor.py").read_text()
+    supervisor = {f"{name}.py": (ON_HOST_SOURCES / f"{name}.py").read_text() for name in SUPERVISOR_SOURCES}
 
     def start(host: Host, connection: Connection) -> dict[str, Any]:
         context.remember(host)
@@ -51,7 +52,7 @@ def scale(context: Context) -> int:
 
 
 def restart(context: Context) -> int:
-    """Restarts one actor, all actors, or the learners with all actors, since learners notify actors when they end."""
+    """Restarts one actor, all actors, or the learners with all actors, so that all have the same flags."""
     names = [process.name for process in context.plan.processes]
     operands = context.invocation.operands
     target = operands[0] if len(operands) == 1 else ""
@@ -91,21 +92,23 @@ def _exchange_keys(context: Context, learner_hosts: list[str]) -> dict[str, Any]
 
 
 def _start_request(
-    context: Context, host: Host, identities: dict[str, HostIdentity], supervisor: str
+    context: Context, host: Host, identities: dict[str, HostIdentity], supervisor: dict[str, str]
 ) -> dict[str, Any]:
-    """`supervisor` is the source of the program that runs in each tmux window."""
+    """`supervisor` has the sources of the program that runs in each tmux window."""
     plan = context.plan
     processes = plan.processes_on(host.key)
     files = {}
     if processes or plan.learners_on(host):  # learners that mpirun starts on this host have no process in the plan
         files = credential_files(plan, context.credentials, host, identities)
     if processes:
-        files["supervisor.py"] = (supervisor, 0o600)
+        files |= {name: (source, 0o600) for name, source in supervisor.items()}
     uses_ssh = any(process.name.startswith("tunnel") for process in processes)
     uses_ssh = uses_ssh or (plan.spans_hosts() and host == plan.head)
     tools = [*(["tmux"] if processes else []), *plan.container_engines(host), *(["ssh"] if uses_ssh else [])]
+    tools += plan.mpirun_on(host)
     return context.request(
         "start",
+        logdir=context.logdir() if host == plan.head else "",
         files=files,
         specs=[process.spec(plan.session) for process in processes],
         python=list(host.python),
@@ -133,6 +136,8 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
 
     for key, problem in sorted(problems.items()):
         print(f"{key}: {problem}")
+    full = [f"{key}: {line}" for key, answer in sorted(answered.items()) for line in answer.get("disks", [])]
+    print(*full, sep="\n", end="\n" * bool(full))
     labels = {"started": "started ", "running": "already running: ", "stopped": "stopped "}
     summary = [f"{label}{_summarize_names(names(field))}" for field, label in labels.items() if names(field)]
     print(f"{'; '.join(summary) or 'nothing started'}; {plural(len(answered), 'host')}, {seconds:.1f} s")
@@ -142,7 +147,7 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
         print(f"{plural(len(problems), 'host')} missing; `up` again starts the rest")
     status = f"python run_experiment_mm_raw.py status --watch --logdir={context.invocation.config.run.logdir}"
     print(f"to watch: {status}   or   {attach_text(context.plan, context.plan.head)}")
-    return 1 if problems else 0
+    return 1 if problems or full else 0
 
 
 def _summarize_names(names: list[str]) -> str:

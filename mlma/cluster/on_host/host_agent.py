@@ -11,6 +11,7 @@ state. The socket of the run's own tmux server is there, too. A process belongs 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mlma.cluster.on_host.disks import full_disk, full_disks
 from mlma.cluster.on_host.host_files import (
     TAIL_BYTES,
     authorize,
@@ -279,8 +281,18 @@ def missing_requirement(request: dict[str, Any]) -> str:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Carries out one request of the frontend."""
+    """Carries out one request of the frontend; "disk_full" in the answer says that the disk has no room for that."""
     os.chdir(Path.home())
+    try:
+        return carry_out(request)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return {"disk_full": full_disk("the home directory", ".") or f"disk full: {error}"}
+
+
+def carry_out(request: dict[str, Any]) -> dict[str, Any]:
+    """Carries out one request."""
     if request["action"] == "authorize":
         home = str(Path.home())
         lines = [line.replace(HOME_PLACEHOLDER, home) for line in request["lines"]]
@@ -288,4 +300,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"home": home}
     run = Run(request)
     actions = {"start": run.start, "stop": run.stop, "status": run.status, "logs": run.logs}
-    return actions[request["action"]](request)
+    result = actions[request["action"]](request)
+    if request["action"] in ("start", "status"):
+        result["disks"] = full_disks(request.get("logdir", ""))
+    return result

@@ -2,11 +2,12 @@
 
     python supervisor.py .mlma/SESSION/HOST/workers/NAME.spec
 
-The frontend copies this file to the host, so it needs only Python 3.8 or later and its standard library. NAME.json
-always contains the worker's state. A worker that ends with code 0 is done. One that hangs
-(mlma/monitoring/health_check.py) is killed, which counts as a crash. SIGTERM, SIGINT, or SIGHUP when the window closes,
-stop the worker; it is killed after `stop_timeout` seconds. Not here: starting and stopping this program
-(mlma/cluster/on_host/host_agent.py).
+The frontend copies this file to the host, with worker_end.py and worker_watch.py next to it. They need only Python 3.8
+or later and its standard library. NAME.json always contains the worker's state. A worker that ends with code 0 is done,
+but learners only if the first of them has left the file `end_mark`: mpirun ends with code 0 after it has lost a host,
+too. A worker that hangs is killed, and so are learners that do not find each other; both count as a crash. SIGTERM,
+SIGINT, or SIGHUP when the window closes, stop the worker; it is killed after `stop_timeout` seconds. Not here: starting
+and stopping this program (mlma/cluster/on_host/host_agent.py).
 """
 
 from __future__ import annotations
@@ -21,13 +22,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:  # imported by a test; on a host, this file is a program, and the others are next to it
+    from mlma.cluster.on_host.worker_end import describe_code, error_line
+    from mlma.cluster.on_host.worker_watch import LearnerStart, find_hung, process_start_time
+else:
+    sys.dont_write_bytecode = True  # `down` removes only what the frontend has copied
+    from worker_end import describe_code, error_line
+    from worker_watch import LearnerStart, find_hung, process_start_time
 
 PR_SET_PDEATHSIG = 1
 MAX_HISTORY = 20  # runs of the worker that NAME.json lists
 MAX_LOG_BYTES = 64 * 2**20  # a longer log is renamed to *.log.1, and a new one started
+MAX_OUTPUT_BYTES = 32768  # of this life's output, in which the reason for its end is looked for
 CHECK_SECONDS = 2.0  # between two looks at the worker's heartbeats
 EXIT_USAGE = 2  # exit code for wrong flags or files: a restart does not help
 ALIVE_STATES = ("starting", "running", "waiting")
@@ -45,23 +56,6 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def process_start_time(pid: int) -> str:
-    """Start time in kernel ticks, which tells a process apart from a later one with its id; empty if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def is_stopped(pid: int, start_time: str) -> bool:
-    """Whether a signal has stopped this process; False if it is gone, or in a container with process ids of its own."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[19] == start_time and fields[0] == "T"
 
 
 def die_with_parent() -> None:
@@ -83,6 +77,8 @@ class Supervisor:
         self.stop_requested_at: float | None = None
         self.kill_requested = self.window_closed = self.no_longer_required = False
         self.log: Any = None
+        self.output, self.kill_reason = b"", ""  # of this life
+        self.start = LearnerStart(self.spec)
         self.record: dict[str, Any] = {
             "name": self.spec["name"], "state": "starting", "reason": "", "since": time.time(),
             "pid": os.getpid(), "start_time": process_start_time(os.getpid()), "boot": boot_id(),
@@ -102,28 +98,37 @@ class Supervisor:
             now, lived = time.time(), time.monotonic() - began
             history = [*self.record["history"], [started, now, code]][-MAX_HISTORY:]
             self.save(child=0, code=code, history=history, since=now)
-            final = self.final_state(code, lived < healthy_seconds)
+            ended, error = self.describe_end(code)
+            final = self.final_state(code, lived < healthy_seconds, error)
             if final:
                 return self.finish(*final)
-            if lived > healthy_seconds:
+            if lived > healthy_seconds and self.start.is_complete:
                 pause, restarts = first_pause, 0
             if restarts >= self.spec["max_restarts"]:
-                return self.finish("failed", f"ended with code {code}, {restarts + 1} times in a row; giving up")
+                return self.finish("failed", f"{ended}, {restarts + 1} times in a row; giving up{error}")
             restarts += 1
             limit = self.spec["max_restarts"]
-            self.log_line(f"ended with code {code}; restarting it in {pause:.0f} s (restart {restarts} of {limit})")
-            self.save(
-                state="waiting",
-                next=now + pause,
-                reason=f"ended with code {code}",
-                restarts=self.record["restarts"] + 1,
-            )
+            self.log_line(f"{ended}; restarting it in {pause:.0f} s (restart {restarts} of {limit}){error}")
+            self.save(state="waiting", next=now + pause, reason=f"{ended}{error}", restarts=self.record["restarts"] + 1)
             state = self.wait(pause)
             if state:
-                return self.finish(state, f"ended with code {code}, then {state}")
+                return self.finish(state, f"{ended}, then {state}")
             pause = min(2 * pause, longest_pause)
 
-    def final_state(self, code: int, ended_early: bool) -> tuple[str, str] | None:
+    def describe_end(self, code: int) -> tuple[str, str]:
+        """How this life ended, and ": " with its reason, if that is known."""
+        ended = describe_code(code)
+        if code == 0 and self.spec.get("end_mark"):
+            ended += ", but training is not over"
+        reason = self.kill_reason or error_line(self.output.decode(errors="replace"))
+        return ended, f": {reason}" if reason else ""
+
+    def is_done(self, code: int) -> bool:
+        """Whether the worker's work is done. Of their end, learners themselves have the last word."""
+        mark = self.spec.get("end_mark")  # missing in specs of earlier versions
+        return os.path.exists(mark) if mark else code == 0
+
+    def final_state(self, code: int, ended_early: bool, error: str = "") -> tuple[str, str] | None:
         """State and reason if the worker must not be restarted."""
         if self.no_longer_required:
             return "done", "no worker on this host requires it any more"
@@ -131,10 +136,10 @@ class Supervisor:
             return "gone", "its tmux window was closed, or tmux was killed"
         if self.stop_requested_at is not None:
             return "stopped", f"stopped on request, with code {code}"
-        if code == 0:
-            return "done", "finished with code 0"
+        if self.is_done(code):
+            return "done", f"finished with code {code}"
         if code == EXIT_USAGE and ended_early:
-            return "failed", "ended with code 2: wrong flags or files; a restart does not help"
+            return "failed", f"ended with code 2: wrong flags or files; a restart does not help{error}"
         return None
 
     def finish(self, state: str, reason: str) -> int:
@@ -158,7 +163,8 @@ class Supervisor:
 
     def run_once(self) -> int:
         """Runs the worker. Returns its exit code, which is negative after a signal."""
-        self.kill_requested = False
+        self.kill_requested, self.output, self.kill_reason = False, b"", ""
+        self.start = LearnerStart(self.spec)
         self.kill_leftovers()
         if self.spec["heartbeat_folder"]:
             shutil.rmtree(self.spec["heartbeat_folder"], ignore_errors=True)  # heartbeats of an earlier run
@@ -175,7 +181,8 @@ class Supervisor:
                 preexec_fn=die_with_parent,
             )
         except OSError as error:
-            self.log_line(f"cannot start {self.spec['argv'][0]}: {error.strerror}")
+            self.kill_reason = f"cannot start {self.spec['argv'][0]}: {error.strerror}"
+            self.log_line(self.kill_reason)
             return 127
         self.log_line(f"started: {shlex.join(self.spec['argv'])}")
         self.save(state="running", child=child.pid, since=time.time(), reason="")
@@ -191,6 +198,8 @@ class Supervisor:
                 data = os.read(output, 65536)
                 is_open = bool(data)
                 self.write(data)
+                self.output = (self.output + data)[-MAX_OUTPUT_BYTES:]
+                self.start.read(data)
             elif not is_open:
                 time.sleep(0.05)
             ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -200,10 +209,12 @@ class Supervisor:
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
                 child.stdout.close()
+                if self.spec.get("learner_addresses"):  # of an mpirun that was killed
+                    shutil.rmtree(Path(tempfile.gettempdir(), f"ompi.{child.pid}"), ignore_errors=True)
                 return child.returncode
             if time.monotonic() - checked > CHECK_SECONDS:
                 checked = time.monotonic()
-                self.check_worker()
+                self.check_worker(child.pid)
             if self.stop_requested_at is not None and not signalled:
                 signalled = True
                 # mpirun forwards the signal, so it must not reach mpirun's ssh; a worker below a wrapper must get it.
@@ -213,14 +224,13 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     os.killpg(child.pid, signal.SIGKILL)
 
-    def check_worker(self) -> None:
-        """Requests a stop if nothing requires the worker any more, and a kill if it hangs."""
+    def check_worker(self, pid: int) -> None:
+        """Requests a stop if nothing requires the worker any more, and a kill if it hangs or does not start."""
         if self.spec["required_by"] and self.stop_requested_at is None and not self.is_required():
             self.no_longer_required, self.stop_requested_at = True, time.monotonic()
-        hung = "" if self.kill_requested else self.find_hung()
-        if hung:
-            self.log_line(hung)
-            self.kill_requested = True
+        if not self.kill_requested and (reason := self.find_hung() or self.start.find_missing(pid)):
+            self.log_line(f"{reason}; killing it")
+            self.kill_requested, self.kill_reason = True, reason
 
     def is_required(self) -> bool:
         """Whether a worker on this host requires this one. Always true for workers other than tunnels."""
@@ -235,16 +245,8 @@ class Supervisor:
         return not self.spec["required_by"]
 
     def find_hung(self) -> str:
-        """Which of the worker's processes hangs, by their heartbeats; empty if none does."""
-        for path in Path(self.spec["heartbeat_folder"]).glob("*.json") if self.spec["heartbeat_folder"] else ():
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                record = json.loads(path.read_text())
-                silent = time.monotonic() - record["beat"]
-                stopped = is_stopped(record["pid"], record["birth"])  # so it waits for nobody
-                if silent > self.spec["worker_hang_seconds"] + (0 if stopped else record["may_be_silent"]):
-                    state = ", is stopped" if stopped else ""
-                    return f"{path.stem} hangs, was last heard of {silent:.0f} s ago{state}; killing it"
-        return ""
+        """Which of the worker's processes hangs; empty if none does."""
+        return find_hung(self.spec["heartbeat_folder"], self.spec["worker_hang_seconds"])
 
     def kill_leftovers(self) -> None:
         """Kills what an earlier run left in a container, which outlives the command that started it."""

@@ -16,6 +16,7 @@ from mlma.cluster.planning.worker_commands import (
     SupervisedProcess,
     actor_process,
     learners_process,
+    mpirun_command,
     tunnel_processes,
 )
 from mlma.cluster.planning.worker_sets import Learner, make_learners, place_actors, spans_hosts
@@ -59,6 +60,12 @@ class Plan:
         names = [process.name for process in self.processes_on(host_key)]
         ranks = {int(name.removeprefix("tunnel-")) for name in names if name.startswith("tunnel-")}
         return [learner for learner in self.learners if learner.rank in ranks]
+
+    def mpirun_on(self, host: Host) -> list[str]:
+        """The mpirun that a learner's host needs: the first one runs it, the others have its daemon next to it."""
+        command = mpirun_command(self.learners[0].worker, self.options)
+        needs_it = self.learners_on(host) and (host == self.head or "/" in command)
+        return [command] if len(self.learners) > 1 and needs_it and not host.image else []
 
     def container_engines(self, host: Host) -> list[str]:
         """The program that starts containers on a host, if any of its workers runs in one."""

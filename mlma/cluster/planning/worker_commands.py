@@ -18,6 +18,7 @@ from mlma.cluster.planning.worker_sets import Learner, spans_hosts
 from mlma.cluster.planning.workers_csv import Worker
 from mlma.core.config import Config, to_argv
 from mlma.distributed.mpi_launcher import NO_PORTS
+from mlma.monitoring.heartbeat import OVER_SUFFIX
 from mlma.utils.child_process import STOP_SIGNAL
 
 LEARNERS = "learners"  # name of the process that is mpirun, or the only learner
@@ -47,6 +48,9 @@ class SupervisedProcess:
     required_by: tuple[str, ...] = ()  # workers of this host; once they have ended, this one ends, too
     heartbeat_folder: str = ""
     worker_hang_seconds: float = 0.0  # without a heartbeat, after which the worker is killed
+    end_mark: str = ""  # file that the worker leaves if its work is done; empty: it ends with code 0 then
+    learner_addresses: tuple[str, ...] = ()  # by rank, of learners that have to find each other
+    start_seconds: float = 0.0  # for that
     signal_group: bool = True  # the stop signal goes to all of the worker's processes
     image: str = ""
 
@@ -69,7 +73,13 @@ def learners_process(learners: list[Learner], placed: list[Worker], settings: Ru
     commands = [_learner_argv(learner, learners, placed, settings) for learner in learners]
     argv, env = commands[0], dict(WORKER_ENVIRONMENT)
     if len(learners) > 1:
-        argv = [_mpirun(head, options), *shlex.split(options.mpirun_args), "--oversubscribe", "--bind-to", "none"]
+        argv = [
+            mpirun_command(head, options),
+            *shlex.split(options.mpirun_args),
+            "--oversubscribe",
+            "--bind-to",
+            "none",
+        ]
         for number, command in enumerate(commands):
             argv += [":"] * bool(number) + command
         mpi_environment = _mpi_environment(run_folder(settings.session, head.host), spans_hosts(learners))
@@ -87,6 +97,9 @@ def learners_process(learners: list[Learner], placed: list[Worker], settings: Ru
         backoff=(options.restart_seconds, LONGEST_BACKOFF_SECONDS, HEALTHY_SECONDS),
         heartbeat_folder=_heartbeat_folder(settings.session, head.host, LEARNERS),
         worker_hang_seconds=options.worker_hang_seconds,
+        end_mark=f"{_heartbeat_folder(settings.session, head.host, LEARNERS)}/learner-0{OVER_SUFFIX}",
+        learner_addresses=tuple(learner.worker.ip for learner in learners) if len(learners) > 1 else (),
+        start_seconds=options.start_seconds,
         signal_group=len(learners) == 1,
         image=head.image,
     )
@@ -155,6 +168,14 @@ def shell_command(process: SupervisedProcess) -> str:
     return shlex.join(["env", *variables, *process.argv] if variables else process.argv)
 
 
+def mpirun_command(head: Worker, options: Options) -> str:
+    """The mpirun next to the Python of the first learner, or that of --mpirun."""
+    if options.mpirun != "auto":
+        return options.mpirun
+    python = _worker_python(head, options)[0]
+    return str(Path(python).parent / "mpirun") if "/" in python else "mpirun"
+
+
 def _learner_argv(learner: Learner, learners: list[Learner], placed: list[Worker], settings: RunSettings) -> list[str]:
     """The command of one learner; with several, the part of mpirun's command that starts it."""
     worker, several = learner.worker, len(learners) > 1
@@ -208,13 +229,6 @@ def _in_container(worker: Worker, argv: tuple[str, ...], options: Options) -> tu
 
 def _heartbeat_folder(session: str, host_key: str, name: str) -> str:
     return f"{run_folder(session, host_key)}/health/{name}"
-
-
-def _mpirun(head: Worker, options: Options) -> str:
-    if options.mpirun != "auto":
-        return options.mpirun
-    python = _worker_python(head, options)[0]
-    return str(Path(python).parent / "mpirun") if "/" in python else "mpirun"
 
 
 def _mpi_environment(folder: str, several_hosts: bool) -> dict[str, str]:

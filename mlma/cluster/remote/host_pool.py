@@ -20,7 +20,7 @@ T = TypeVar("T")
 MAX_PARALLEL_HOSTS = 200
 ANSWER_MARK = "@mlma "  # precedes the answer, since a login shell may print anything
 ON_HOST_SOURCES = Path(__file__).parents[1] / "on_host"
-HELPERS = {"host_agent": ("host_files",)}  # modules that a program imports
+HELPERS = {"host_agent": ("host_files", "disks"), "reach": ("host_files",)}  # modules that a program imports
 # Makes modules of the sources, the last of which answers the request.
 LOADER = """
 import json, sys, types
@@ -100,7 +100,10 @@ def call_on_host(
     result = connection.run([*host.python, "-c", LOADER], json.dumps(message), seconds)
     answers = [line for line in result.stdout.splitlines() if line.startswith(ANSWER_MARK)]
     if result.code == 0 and answers:
-        return dict(json.loads(answers[-1].removeprefix(ANSWER_MARK)))
+        answer = dict(json.loads(answers[-1].removeprefix(ANSWER_MARK)))
+        if "disk_full" in answer:
+            raise HostError(answer["disk_full"])
+        return answer
     output = result.stderr.strip() or result.stdout.strip() or f"ended with code {result.code}"
     last_line = output.splitlines()[-1]
     if result.code in (126, 127):

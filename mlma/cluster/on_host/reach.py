@@ -1,0 +1,151 @@
+"""Tries the connections that a run needs, for `check`: listens on one host, connects from the others, logs in by SSH.
+
+Its source is sent with each request. Needs only Python 3.8 or later and its standard library. What it starts or writes
+is gone after the check; a listener that is forgotten ends by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mlma.cluster.on_host.host_files import authorize
+
+SSH_ATTEMPTS = 3  # a busy sshd drops connections at random
+GREETING_BYTES = 64
+
+
+def listen(request: dict[str, Any]) -> dict[str, Any]:
+    """Greets whoever connects, from a process of its own. A port of 0 is any; one that cannot be bound is None."""
+    sockets: list[socket.socket] = []
+    ports: list[int | None] = []
+    for wanted in request["ports"]:
+        try:
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("", wanted))
+            listener.listen(256)
+        except OSError:
+            ports.append(None)
+            continue
+        sockets.append(listener)
+        ports.append(listener.getsockname()[1])
+    pid = os.fork() if sockets else 0
+    if sockets and pid == 0:
+        _serve(sockets, request["greeting"].encode(), request["seconds"])
+    return {"ports": ports, "pid": pid}
+
+
+def _serve(sockets: list[socket.socket], greeting: bytes, seconds: float) -> None:
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):  # the request has been answered once its output is closed
+            os.dup2(null, number)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for listener in select.select(sockets, [], [], 1.0)[0]:
+                with contextlib.suppress(OSError):
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(greeting)
+    finally:
+        os._exit(0)
+
+
+def connect(request: dict[str, Any]) -> dict[str, Any]:
+    """Why each of the targets [address, port, greeting] cannot be reached; empty for those that can."""
+    problems = [""] * len(request["targets"])
+
+    def attempt(index: int) -> None:
+        address, port, greeting = request["targets"][index]
+        problems[index] = connection_problem(address, port, greeting, request["seconds"])
+
+    threads = [threading.Thread(target=attempt, args=[index]) for index in range(len(problems))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"problems": problems}
+
+
+def connection_problem(address: str, port: int, greeting: str, seconds: float) -> str:
+    """What keeps this host from `address`; empty if a program answers there, with `greeting` if that is not empty."""
+    try:
+        with socket.create_connection((address, port), timeout=seconds) as connection:
+            if not greeting:
+                return ""
+            received = connection.recv(GREETING_BYTES)
+    except socket.timeout:  # noqa: UP041  # another class before Python 3.10
+        return f"no answer within {seconds:.0f} s: a firewall?"
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if received.startswith(greeting.encode()) else "another program answers there"
+
+
+def permit(request: dict[str, Any]) -> dict[str, Any]:
+    """Lets the key of this check log in, with a command that does nothing; without lines, takes that back."""
+    authorize(request["mark"], request["lines"])
+    if request.get("pid"):
+        with contextlib.suppress(OSError):
+            os.kill(request["pid"], signal.SIGTERM)
+    return {}
+
+
+def log_in(request: dict[str, Any]) -> dict[str, Any]:
+    """Why this host cannot log in to each of the targets {address, port, user, known_hosts}; empty for those it can."""
+    with tempfile.TemporaryDirectory(prefix="mlma-check-") as folder:
+        key = Path(folder, "key")
+        key.touch(0o600)
+        key.write_text(request["key"])
+        problems = [_login_problem(target, Path(folder), request["seconds"]) for target in request["targets"]]
+    return {"problems": problems}
+
+
+def _login_problem(target: dict[str, Any], folder: Path, seconds: float) -> str:
+    known = folder / "known_hosts"
+    known.write_text("".join(f"{line}\n" for line in target["known_hosts"]))
+    options = {
+        "IdentityFile": f"{folder}/key", "IdentitiesOnly": "yes", "BatchMode": "yes", "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": str(known), "GlobalKnownHostsFile": "/dev/null", "ConnectTimeout": str(int(seconds) or 1),
+        "LogLevel": "ERROR", "PreferredAuthentications": "publickey",
+    }  # fmt: skip
+    command = ["ssh", "-F", "/dev/null", "-p", str(target["port"])]
+    command += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    problem = ""
+    for _ in range(SSH_ATTEMPTS):
+        try:
+            result = subprocess.run(
+                [*command, f"{target['user']}@{target['address']}", "true"],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3 * seconds,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"ssh: {error}"
+        if result.returncode == 0:
+            return ""
+        problem = (result.stderr.strip().splitlines() or [f"ssh ended with code {result.returncode}"])[-1]
+        if "Permission denied" in problem:
+            return (
+                f"{problem}: the sshd there takes no key from ~/.ssh/authorized_keys; see AuthorizedKeysFile in its "
+                "sshd_config, and the modes of ~ and ~/.ssh (StrictModes)"
+            )
+        if "timed out" in problem:
+            break
+        time.sleep(0.3)
+    return problem
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Carries out one request of `check`."""
+    os.chdir(Path.home())
+    actions = {"listen": listen, "connect": connect, "permit": permit, "log_in": log_in}
+    return actions[request["action"]](request)
