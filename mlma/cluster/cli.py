@@ -52,8 +52,7 @@ def _run(command: str, context: Context) -> int:
             if context.options.sync:
                 from mlma.cluster.commands.sync import sync
 
-                if sync(context):
-                    return 1
+                sync(context)  # hosts on which it fails count as missing
             return up(context)
         case "check":
             from mlma.cluster.commands.check import check

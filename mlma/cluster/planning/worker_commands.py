@@ -162,7 +162,7 @@ def _learner_argv(learner: Learner, learners: list[Learner], placed: list[Worker
         "job_name": "learner",
         "task": learner.rank,
         "learner_host": _learner_address(worker, learner, placed, settings),
-        "actor_hosts": ",".join(f"{placed[i].ip}:{placed[i].tf_port or 9001 + i}" for i in learner.actors),
+        "actor_hosts": ",".join(_address(placed[i].ip, placed[i].tf_port or 9001 + i) for i in learner.actors),
     }
     if several:
         flags["num_learners"] = len(learners)
@@ -236,5 +236,9 @@ def _learner_address(worker: Worker, learner: Learner, placed: list[Worker], set
     to a port."""
     others = any(placed[number].host != learner.worker.host for number in learner.actors)
     if settings.options.channel != "ssh" and others:
-        return f"{learner.worker.ip}:{learner.port}"
+        return _address(learner.worker.ip, learner.port)
     return f"unix:{learner_socket(settings.session, worker.host, learner.rank)}"
+
+
+def _address(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
