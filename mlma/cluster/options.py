@@ -142,6 +142,7 @@ class Options:
     every_seconds: float = option(
         2.0, "seconds between two refreshes with --watch or --follow", minimum=0.2, maximum=86_400
     )
+    json: bool = option(False, "with status: print JSON instead of a table, with --watch a line each time")
     follow: bool = option(False, "with logs: print new lines as they arrive")
     lines: int = option(20, "with logs: number of last lines", minimum=1, maximum=1_000_000)
 
