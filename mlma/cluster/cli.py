@@ -66,6 +66,14 @@ def _run(command: str, context: Context) -> int:
             from mlma.cluster.commands.dashboard import dashboard
 
             return dashboard(context)
+        case "exec":
+            from mlma.cluster.commands.execute import execute
+
+            return execute(context)
+        case "fetch":
+            from mlma.cluster.commands.fetch import fetch
+
+            return fetch(context)
         case "logs":
             return logs(context)
         case "restart":

@@ -26,7 +26,7 @@ from mlma.core.config.limits import MAX_ACTORS
 from mlma.utils.user_text import shown
 
 PATIENCE_SECONDS = 2.5  # with a host that accepts no connection while all others have answered; a second try is at 1 s
-PLANNING_COMMANDS = ("up", "check", "dry-run")  # they plan a new run; the others need one that `up` has started
+PLANNING_COMMANDS = ("up", "check", "dry-run", "exec")  # they plan a new run; the others need one that `up` has started
 
 
 class Context:
