@@ -11,6 +11,7 @@ from mlma.cluster.commands.up import restart, scale, up
 from mlma.cluster.context import Context, check_level, make_context
 from mlma.cluster.frontend_lock import RunIsLockedError, frontend_lock
 from mlma.cluster.options import Invocation
+from mlma.cluster.run_list import remember_logdir
 from mlma.core.config.flags import HELP, print_mistake
 from mlma.core.presets.overview import preset_help
 from mlma.utils.child_process import EXIT_USAGE
@@ -26,6 +27,10 @@ def run_command(invocation: Invocation) -> int:
     if invocation.config.run.preset == HELP:
         print(preset_help())
         return 0
+    if invocation.command == "list":
+        from mlma.cluster.commands.list_runs import list_runs
+
+        list_runs(invocation)
     try:
         with frontend_lock(invocation.command, invocation.config.run.logdir):
             context = make_context(invocation)
@@ -53,6 +58,7 @@ def _run(command: str, context: Context) -> int:
                 from mlma.cluster.commands.sync import sync
 
                 sync(context)  # hosts on which it fails count as missing
+            remember_logdir(context.invocation.config.run.logdir)
             return up(context)
         case "check":
             from mlma.cluster.commands.check import check

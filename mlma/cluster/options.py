@@ -165,7 +165,7 @@ class Options:
     every_seconds: float = option(
         2.0, "seconds between two refreshes with --watch or --follow", minimum=0.2, maximum=86_400
     )
-    json: bool = option(False, "with status: print JSON instead of a table, with --watch a line each time")
+    json: bool = option(False, "with status and list: print JSON instead of a table, with --watch a line each time")
     follow: bool = option(False, "with logs: print new lines as they arrive; with fetch: fetch again and again")
     lines: int = option(20, "with logs: number of last lines", minimum=1, maximum=1_000_000)
 
@@ -174,6 +174,7 @@ COMMANDS = {
     "up": "start every worker that is not running (the default command)",
     "check": "check on every host whether the run can be started there",
     "status": "show what every worker does; --watch",
+    "list": "list the runs that were started from this machine, with the state of their learners",
     "screens": "open a local tmux session with a window for status and one for each host, attached to the run there",
     "logs": "logs [WORKER...]: print the last lines of workers; --follow, --lines",
     "restart": "restart WORKER | actors | learners: restart from the last checkpoint",

@@ -14,6 +14,7 @@ import pytest
 from mlma.cluster.options import Options, environment_words, parse_invocation
 from mlma.cluster.planning.launch_plan import make_plan
 from mlma.cluster.planning.workers_csv import read_workers
+from mlma.cluster.run_list import remember_logdir
 from mlma.core.config import Config
 from tests.support.runs import ROOT
 from tests.support.workers_csv import BASE_HEADER, FOUR_HOSTS, write_csv
@@ -78,3 +79,30 @@ def test_json_is_one_object_with_all_workers(tmp_path: Path) -> None:
         ("learner-0", "localhost", "off"),
         ("actor-0", "localhost", "off"),
     ]
+
+
+def test_runs_that_were_started_are_listed_with_their_states(tmp_path: Path) -> None:
+    for name, up in (("first", True), ("second", False)):
+        state = {
+            "id": name, "workers": [{"row": 2, "job": job, "ip": "localhost"} for job in ("learner", "actor")],
+            "argv": [], "options": {}, "actors": 0, "contacted_hosts": {}, "up": up,
+        }  # fmt: skip
+        folder = tmp_path / name / "cluster"
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / "run.json").write_text(json.dumps(state))
+    broken = tmp_path / "third/cluster"
+    broken.mkdir(parents=True, mode=0o700)
+    (broken / "run.json").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path))
+        done = frontend(tmp_path, "list")
+        assert (done.returncode, done.stdout) == (0, "no runs were started from this machine\n")
+        for name in ("first", "second", "third", "first", "removed"):
+            remember_logdir(str(tmp_path / name))
+        done = frontend(tmp_path, "list", "--json")
+        assert [(row["run"], row["state"], row["logdir"]) for row in json.loads(done.stdout)] == [
+            ("first", "off", f"{tmp_path}/first"),
+            ("second", "down", f"{tmp_path}/second"),
+            ("", "failed", f"{tmp_path}/third"),
+        ]
+        assert "not the state of a run" in frontend(tmp_path, "list").stdout.replace("\n", " ")
