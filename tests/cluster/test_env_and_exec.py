@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mlma.cluster.options import Options, environment_words, parse_invocation
+from mlma.cluster.cli import _function
+from mlma.cluster.options import COMMANDS, Options, environment_words, parse_invocation
 from mlma.cluster.planning.launch_plan import make_plan
 from mlma.cluster.planning.workers_csv import read_workers
 from mlma.cluster.run_list import remember_logdir
@@ -23,6 +24,11 @@ from tests.support.workers_csv import BASE_HEADER, FOUR_HOSTS, write_csv
 def frontend(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "run_experiment_mm_raw.py"), *arguments, f"--logdir={folder}/run"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_function(command: str) -> None:
+    assert callable(_function(command))
 
 
 def test_variables_reach_every_worker_but_no_command_line(tmp_path: Path) -> None:

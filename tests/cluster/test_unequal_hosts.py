@@ -60,6 +60,7 @@ def test_ten_accounts_on_five_hosts_with_a_dead_one_need_seconds(tmp_path: Path)
         hosts[4].cut()
         taken: dict[str, float] = {}
         path = cluster.csv(rows)
+        start = seconds(lambda: cluster.call("dry-run", path))  # 0.6 to 0.9 s on an idle machine
         taken["check"] = seconds(lambda: cluster.call("check", path, code=None))
         taken["up"] = seconds(lambda: cluster.call("up", path, code=1))
         cluster.until({f"actor-{i}": "running" for i in range(7)})
@@ -68,8 +69,8 @@ def test_ten_accounts_on_five_hosts_with_a_dead_one_need_seconds(tmp_path: Path)
             assert f" {guest.name}@{host.ip} " in output, "accounts of one host are told apart"
         for verb in ("status", "logs", "up", "exec true", "scale 9", "restart actor-1", "restart learners", "down"):
             taken[verb] = seconds(lambda verb=verb: cluster.call(*verb.split(), code=None))  # type: ignore[misc]
-        print("; ".join(f"{verb} {value:.1f} s" for verb, value in taken.items()))
-        assert max(taken.values()) < 6 * SLACK
+        print(f"dry-run {start:.1f} s;", "; ".join(f"{verb} {value:.1f} s" for verb, value in taken.items()))
+        assert max(taken.values()) < 6 * max(1, start / 0.6)
         hosts[4].reconnect()
         cluster.call("down", code=None)
 
