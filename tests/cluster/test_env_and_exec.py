@@ -111,4 +111,4 @@ def test_runs_that_were_started_are_listed_with_their_states(tmp_path: Path) -> 
             ("second", "down", f"{tmp_path}/second"),
             ("", "failed", f"{tmp_path}/third"),
         ]
-        assert "not the state of a run" in frontend(tmp_path, "list").stdout.replace("\n", " ")
+        assert "inspect it, then remove it" in frontend(tmp_path, "list").stdout
