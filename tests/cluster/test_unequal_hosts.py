@@ -76,7 +76,7 @@ def test_ten_accounts_on_five_hosts_with_a_dead_one_need_seconds(tmp_path: Path)
 
 
 def test_learners_restart_before_a_dead_host_has_timed_out(started: Cluster, hosts: Hosts) -> None:
-    log = hosts[0].home / f".mlma/run/{hosts[0].ip}/logs/learners.log"
+    log = started.folder_on(hosts[0]) / "logs/learners.log"
     lives = log.read_text().count("listening")
     hosts[3].cut()
     with follow(started, "restart", "learners", "--connect_seconds=40") as process:
@@ -188,7 +188,7 @@ def test_an_ipv6_address_and_a_name_behind_a_proxy_are_reached(cluster: Cluster,
             [address, "running"],
             ["hidden", "running"],
         ]
-        assert (hosts[1].home / ".mlma/run/fd00-6d6c-6d61--2/logs/actor-0.log").exists()
+        assert (cluster.folder_on(hosts[1]).with_name("fd00-6d6c-6d61--2") / "logs/actor-0.log").exists()
         wait_for(
             lambda: "reached the learner" in cluster.call("logs", "actor-0", HOME=str(tmp_path)), 20, lambda: "no log"
         )

@@ -69,7 +69,9 @@ def run_row(invocation: Invocation, logdir: str) -> dict[str, str]:
     try:
         state = load_state(logdir)
         config = invocation.config.replace(logdir=logdir)
-        context = make_context(dataclasses.replace(invocation, command="status", operands=(), config=config, argv=()))
+        context = make_context(
+            dataclasses.replace(invocation, command="status", operands=(), given_flags={}, config=config)
+        )
     except ValueError as error:
         return {"run": "", "state": "failed", "summary": str(error).splitlines()[0]}
     plan = context.plan
