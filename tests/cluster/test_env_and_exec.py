@@ -107,8 +107,8 @@ def test_runs_that_were_started_are_listed_with_their_states(tmp_path: Path) -> 
             remember_logdir(str(tmp_path / name))
         done = frontend(tmp_path, "list", "--json")
         assert [(row["run"], row["state"], row["logdir"]) for row in json.loads(done.stdout)] == [
-            ("first", "off", f"{tmp_path}/first"),
-            ("second", "down", f"{tmp_path}/second"),
+            ("first-first", "off", f"{tmp_path}/first"),
+            ("second-second", "down", f"{tmp_path}/second"),
             ("", "failed", f"{tmp_path}/third"),
         ]
         assert "inspect it, then remove it" in frontend(tmp_path, "list").stdout
