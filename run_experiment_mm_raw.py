@@ -16,10 +16,12 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 from mlma.cluster.cli import run_command
 from mlma.cluster.options import parse_invocation_or_exit
+from mlma.cluster.output import install_outputs
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so progress is visible in files and pipes at once
+    install_outputs()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(run_command(parse_invocation_or_exit(sys.argv[1:])))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mlma.cluster.options import COMMANDS, Options  # noqa: E402
-from mlma.cluster.planning.workers_csv import COLUMN_DESCRIPTIONS, COLUMNS, REQUIRED_COLUMNS  # noqa: E402
+from mlma.cluster.planning.csv_columns import COLUMN_DESCRIPTIONS, COLUMNS, REQUIRED_COLUMNS  # noqa: E402
 from mlma.core.config import flag_table  # noqa: E402
 from mlma.core.config.flags import Flag  # noqa: E402
 from mlma.core.config.flags import flag_table as table_of  # noqa: E402

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Callable
 
-from mlma.cluster.commands.down import down
-from mlma.cluster.commands.dry_run import dry_run
-from mlma.cluster.commands.logs import logs
-from mlma.cluster.commands.up import restart, scale, up
 from mlma.cluster.context import Context, check_level, make_context
 from mlma.cluster.frontend_lock import RunIsLockedError, frontend_lock
 from mlma.cluster.options import Invocation
+from mlma.cluster.run_list import remember_logdir
 from mlma.core.config.flags import HELP, print_mistake
 from mlma.core.presets.overview import preset_help
 from mlma.utils.child_process import EXIT_USAGE
+
+COMMAND_MODULES = "mlma.cluster.commands"
+FUNCTIONS = {  # command -> module and function, where the command is not the name of both
+    "dry-run": ("dry_run", "dry_run"),
+    "exec": ("execute", "execute"),
+    "list": ("list_runs", "list_runs"),
+    "restart": ("up", "restart"),
+    "scale": ("up", "scale"),
+    "screens": ("dashboard", "dashboard"),
+}
 
 
 def run_command(invocation: Invocation) -> int:
@@ -26,6 +35,8 @@ def run_command(invocation: Invocation) -> int:
     if invocation.config.run.preset == HELP:
         print(preset_help())
         return 0
+    if invocation.command == "list":
+        return _function("list")(invocation)
     try:
         with frontend_lock(invocation.command, invocation.config.run.logdir):
             context = make_context(invocation)
@@ -47,33 +58,15 @@ def run_command(invocation: Invocation) -> int:
 
 
 def _run(command: str, context: Context) -> int:
-    match command:
-        case "up":
-            if context.options.sync:
-                from mlma.cluster.commands.sync import sync
+    if command == "up":
+        remember_logdir(context.invocation.config.run.logdir)
+        if context.options.sync:
+            _function("sync")(context)  # hosts on which it fails count as missing
+    return int(_function(command)(context))
 
-                if sync(context):
-                    return 1
-            return up(context)
-        case "check":
-            from mlma.cluster.commands.check import check
 
-            return check(context)
-        case "status":
-            from mlma.cluster.commands.status import status
-
-            return status(context)
-        case "screens":
-            from mlma.cluster.commands.dashboard import dashboard
-
-            return dashboard(context)
-        case "logs":
-            return logs(context)
-        case "restart":
-            return restart(context)
-        case "scale":
-            return scale(context)
-        case "down":
-            return down(context)
-        case _:
-            return dry_run(context)
+def _function(command: str) -> Callable[..., int]:
+    """What carries out a command; imported only now, since some commands import much."""
+    module, name = FUNCTIONS.get(command, (command, command))
+    function: Callable[..., int] = getattr(importlib.import_module(f"{COMMAND_MODULES}.{module}"), name)
+    return function

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import math
 import os
 import re
 import shlex
@@ -18,13 +19,14 @@ from mlma.cluster.planning.launch_plan import Plan, make_plan, run_name, session
 from mlma.cluster.planning.workers_csv import Worker, csv_warnings, read_workers
 from mlma.cluster.remote.credentials import Credentials
 from mlma.cluster.remote.host_pool import Hosts
-from mlma.cluster.remote.ssh import HostError, SshLogin
+from mlma.cluster.remote.ssh_login import HostError, SshLogin
 from mlma.cluster.state import PERSISTED_FLAGS, State, load_state, merged_options
 from mlma.core.config import Config, flag_table, merged_config, parse, to_argv
 from mlma.core.config.limits import MAX_ACTORS
 from mlma.utils.user_text import shown
 
-PLANNING_COMMANDS = ("up", "check", "dry-run")  # they plan a new run; the others need one that `up` has started
+PATIENCE_SECONDS = 2.5  # with a host that accepts no connection while all others have answered; a second try is at 1 s
+PLANNING_COMMANDS = ("up", "check", "dry-run", "exec")  # they plan a new run; the others need one that `up` has started
 
 
 class Context:
@@ -39,7 +41,10 @@ class Context:
         self._prompted_password: str | None = None
         self._lock = threading.Lock()
         self._saved_hosts: set[str] = set()
-        self.hosts = Hosts(state.contacted_hosts | plan.hosts, self.login, options.command_seconds)
+        # How long to wait for a host that answers nothing is the user's choice, if it is made.
+        given = "connect_seconds" in invocation.given_options
+        patience = math.inf if given else PATIENCE_SECONDS
+        self.hosts = Hosts(state.contacted_hosts | plan.hosts, self.login, options.command_seconds, patience)
 
     def login(self, host: Host) -> SshLogin:
         """How to log in to a host. May prompt for a password."""
@@ -195,14 +200,14 @@ def check_level(plan: Plan) -> None:
 
 def display_name(host: Host) -> str:
     """The host's name in tables."""
-    return "localhost" if host.local else host.ip if host.port == 22 else f"{host.ip}:{host.port}"
+    return host.label or ("localhost" if host.local else host.ip if host.port == 22 else f"{host.ip}:{host.port}")
 
 
 def attach_text(plan: Plan, host: Host) -> str:
     """The command, as it is typed on this machine, that shows the windows of a host."""
     attach = shlex.join(attach_argv(plan.session, host))
     port = f"-p {host.port} " * (host.port != 22)
-    return attach if host.local else f"ssh -t {port}{host.user}@{host.ip} {attach}"
+    return attach if host.local else f"ssh -t {port}{host.user}@{host.alias or host.ip} {attach}"
 
 
 def host_errors(answers: dict[str, Any]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -41,6 +42,21 @@ def shell_words(text: str) -> None:
         shlex.split(text)
     except ValueError as error:
         raise ValueError(f"must be quoted as in a shell ({error})") from None
+
+
+def environment_words(text: str) -> dict[str, str]:
+    """The variables that --env sets; ValueError if that is not what it says."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"must be quoted as in a shell ({error})") from None
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not equals or not re.fullmatch(r"(?a:[A-Za-z_]\w*)", name):
+            raise ValueError(f"{shown(word)} must be NAME=VALUE")
+        if name.startswith("MLMA_") or name == "CUDA_VISIBLE_DEVICES":
+            raise ValueError(f"{name} is set for each worker; its GPUs are in the column cuda_visible_devices")
+    return dict(word.split("=", 1) for word in words)
 
 
 def key_file(text: str) -> None:
@@ -87,6 +103,13 @@ class Options:
     )
     mpirun_args: str = option(
         "", 'additional arguments for mpirun, such as "--mca btl_tcp_if_include eth0"', check=shell_words
+    )
+
+    env: str = option(
+        "",
+        "environment variables of all workers, such as \"NCCL_DEBUG=INFO NAME='two words'\"; no process list shows "
+        "them, except those of workers in containers",
+        check=environment_words,
     )
 
     ssh_key_file: str = option(
@@ -149,7 +172,8 @@ class Options:
     every_seconds: float = option(
         2.0, "seconds between two refreshes with --watch or --follow", minimum=0.2, maximum=86_400
     )
-    follow: bool = option(False, "with logs: print new lines as they arrive")
+    json: bool = option(False, "with status and list: print JSON instead of a table, with --watch a line each time")
+    follow: bool = option(False, "with logs: print new lines as they arrive; with fetch: fetch again and again")
     lines: int = option(20, "with logs: number of last lines", minimum=1, maximum=1_000_000)
 
 
@@ -157,9 +181,13 @@ COMMANDS = {
     "up": "start every worker that is not running (the default command)",
     "check": "check on every host whether the run can be started there",
     "status": "show what every worker does; --watch",
+    "list": "list the runs that were started from this machine, with the state of their learners",
     "screens": "open a local tmux session with a window for status and one for each host, attached to the run there",
     "logs": "logs [WORKER...]: print the last lines of workers; --follow, --lines",
     "restart": "restart WORKER | actors | learners: restart from the last checkpoint",
+    "exec": "exec 'COMMAND': run a shell command on every host, in the home directory, and print what it prints",
+    "fetch": "fetch [FOLDER]: copy new checkpoints, metrics, reports and videos from the first learner's host to here; "
+    "--follow",
     "scale": "scale N: run with N actors from now on",
     "down": "save a checkpoint, then end everything that the run started, on every host",
     "dry-run": "print every command as it would run; contacts no host",
@@ -200,7 +228,7 @@ def parse_invocation(argv: list[str]) -> Invocation:
         raise ValueError(
             f"{shown(command)}: no such command; allowed: {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}"
         )
-    if operands and command not in ("logs", "restart", "scale"):
+    if operands and command not in ("logs", "restart", "scale", "exec", "fetch"):
         raise ValueError(
             f"{command} {shown(operands[0])}: {command} takes no '{shown(operands[0])}'; flags look like "
             "--level_name=PongNoFrameskip-v4"

@@ -79,10 +79,11 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local_ip(ip: str) -> bool:
-    """Whether an IPv4 address is one of this machine's, found by binding to it; False for a host name."""
-    if not re.fullmatch(r"\d+\.\d+\.\d+\.\d+", ip):
+    """Whether an address is one of this machine's, found by binding to it; False for a host name."""
+    is_ipv4 = re.fullmatch(r"\d+\.\d+\.\d+\.\d+", ip)
+    if not is_ipv4 and ":" not in ip:
         return False
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with socket.socket(socket.AF_INET if is_ipv4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((ip, 0))
         except OSError:

@@ -67,7 +67,7 @@ learner,10.0.0.4,,,,-oProxyCommand=x,,2
         f"{path}, row 2, column tf_port: '80001': must be an integer from 1 to 65535, or empty",
         f"{path}, row 4, column job: 'actr': must be learner or actor",
         f"{path}, row 4, column ssh_port: 'ssh': must be an integer from 1 to 65535, or empty",
-        f"{path}, row 5, column ip: '': must be a host name, an IPv4 address, or localhost",
+        f"{path}, row 5, column ip: '': must be a host name, an IPv4 or IPv6 address, or localhost",
         f"{path}, row 5, column num_actors: '0': must be an integer from 1 to 10000, or empty",
         f"{path}, row 6, 2 fields in 8 columns: the numbers must be equal; a field that contains a comma needs quotes "
         '("0,1")',

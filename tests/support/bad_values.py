@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mlma.cluster.planning.workers_csv import BASE_COLUMNS, COLUMNS
+from mlma.cluster.planning.csv_columns import BASE_COLUMNS, COLUMNS
 from mlma.core.config.flags import Flag
 
 HEADER = ",".join(BASE_COLUMNS)

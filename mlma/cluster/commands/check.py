@@ -22,7 +22,8 @@ from mlma.cluster.planning.launch_plan import Plan
 from mlma.cluster.planning.workers_csv import Worker
 from mlma.cluster.remote.code_files import code_files, is_this_code
 from mlma.cluster.remote.host_pool import call_on_host
-from mlma.cluster.remote.ssh import Connection, HostError
+from mlma.cluster.remote.ssh import Connection
+from mlma.cluster.remote.ssh_login import HostError
 from mlma.utils.code_layout import supported_pythons
 
 PACKAGES = ("tensorflow", "tensorflow-cpu", "dm-sonnet", "dm-tree", "numpy", "gymnasium", "ale-py", "rich")

@@ -66,7 +66,7 @@ def attach_command(context: Context, host: Host) -> list[str]:
     known_hosts = str(Path(context.options.known_hosts).expanduser())
     ssh = ["ssh", "-t", "-p", str(host.port), "-o", f"UserKnownHostsFile={known_hosts}"]
     ssh += ["-i", str(Path(host.key_file).expanduser())] if host.key_file else []
-    return [*ssh, f"{host.user}@{host.ip}", shlex.join(attach)]
+    return [*ssh, f"{host.user}@{host.alias or host.ip}", shlex.join(attach)]
 
 
 def _server(context: Context) -> libtmux.Server:

@@ -7,6 +7,7 @@ one that is gone for good. Not here: what happens on a host (mlma/cluster/on_hos
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from mlma.cluster.commands.dashboard import close
@@ -109,11 +110,9 @@ def stop_learners(context: Context) -> tuple[str, bool]:
     return f"{head}: learners ended with code {code} instead of saving a checkpoint; see `logs {LEARNERS}`", True
 
 
-def stop_workers(context: Context, names: list[str]) -> dict[str, Any]:
-    """Stops these workers and nothing else. Returns the answers by host key."""
-    requests = {}
-    for key in context.plan.hosts.keys() & context.state.contacted_hosts.keys():
-        names_here = [process.name for process in context.plan.processes_on(key) if process.name in names]
-        if names_here:
-            requests[key] = context.request("stop", names=names_here, seconds=WORKER_STOP_SECONDS, final=False)
-    return context.hosts.request(requests, WORKER_STOP_SECONDS + ANSWER_MARGIN_SECONDS)
+def stop_request(context: Context, host_key: str, names: Collection[str]) -> dict[str, Any] | None:
+    """The request that stops those of these workers that are on a host, and nothing else; None if there are none."""
+    if host_key not in context.state.contacted_hosts:
+        return None
+    here = [process.name for process in context.plan.processes_on(host_key) if process.name in names]
+    return context.request("stop", names=here, seconds=WORKER_STOP_SECONDS, final=False) if here else None

@@ -1,11 +1,14 @@
 """status: a row for each worker, then the problems, one a line; `--watch` refreshes the table.
 
 The table shows what the hosts answer now. A host that does not answer is shown as unreachable. Not here: what the hosts
-look at (mlma/cluster/on_host/host_agent.py).
+look at (mlma/cluster/on_host/host_agent.py), the layout of the table (mlma/cluster/commands/status_table.py).
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 import os
 import re
 import sys
@@ -14,45 +17,33 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
+from mlma.cluster.commands.status_table import GOOD_STATES, WorkerRow, render
 from mlma.cluster.context import Context, attach_text, display_name, summarize_plan
+from mlma.cluster.output import reader_is_gone
 from mlma.cluster.planning.worker_commands import LEARNERS, worker_kind
 from mlma.cluster.remote.host_pool import MAX_PARALLEL_HOSTS
-from mlma.cluster.remote.ssh import HostError
+from mlma.cluster.remote.ssh_login import HostError
 from mlma.monitoring.bottleneck import RECENT_REPORTS, average_columns, diagnose
 
-STYLES = {
-    "running": "green", "done": "green", "starting": "yellow", "waiting": "yellow", "stopped": "yellow",
-    "failed": "bold red", "gone": "bold red", "unreachable": "bold red", "off": "dim", "pending": "dim",
-}  # fmt: skip
-GOOD_STATES = ("running", "done", "starting")
 RESTARTED_BY_UP = ("gone", "failed", "stopped")
 ANSWER_TIMEOUT_SECONDS = 10.0  # for a host to answer, at least
 WATCH_WAIT_SECONDS = 2.0  # for which --watch waits for answers before it shows those that it has
 STALE_SECONDS = 60.0  # without a report, after which the title says so
-MAX_PROBLEM_LINES = 8  # on a terminal that is too small for everything
-MAX_LISTED_WORKERS = 4  # with the same problem
 QUIET_TUNNEL_STATES = ("running", "done", "unreachable")  # the host is named by its workers then
 LINE_PREFIX = re.compile(r"^(\d\d:\d\d:\d\d )?((learners|(actor|learner|tunnel)[- ]\d+): )?")
 RATE = re.compile(r"([\d,]+) frames/s")
 RequestHosts = Callable[[dict[str, Any], float], dict[str, Any]]  # requests and time limit -> answers, by host key
 
 
-class WorkerRow(NamedTuple):
-    """A row of the table."""
+class RunStatus(NamedTuple):
+    """What `status` shows."""
 
-    worker: str
-    host: str
-    state: str
-    time: str = ""  # in that state
-    rate: str = ""
-    lag: str = ""
-    last_line: str = ""
-    problem: str = ""
+    rows: list[WorkerRow]
+    title: str
+    metrics: dict[str, float]  # the last report of the learners
 
 
 class NoAnswerYet(HostError):  # a state rather than an error
@@ -82,26 +73,50 @@ class StatusPoller:
 
 def status(context: Context) -> int:
     """Exit code 1 if a worker is not running, starting or done."""
-    console = Console(highlight=False)
-    if not context.options.watch:
-        rows, title = query_hosts(context, context.hosts.request)
-        console.print(render(rows, title))
-        console.print(f"to attach: {attach_text(context.plan, context.plan.head)}", soft_wrap=True)
-        return 0 if all(row.state in GOOD_STATES and not row.problem for row in rows) else 1
-    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+    console, options = Console(highlight=False), context.options
+    if not options.watch:
+        now = query_hosts(context, context.hosts.request)
+        if options.json:
+            print(as_json(context, now))
+        else:
+            console.print(render(now.rows, now.title, console.width))
+            console.print(f"to attach: {attach_text(context.plan, context.plan.head)}", soft_wrap=True)
+        return 0 if all(row.state in GOOD_STATES and not row.problem for row in now.rows) else 1
+    context.hosts.shows_progress = False
+    live = Live(console=console, auto_refresh=False, screen=console.is_terminal)
+    with contextlib.nullcontext() if options.json else live:
         poller = StatusPoller(context)
-        while True:
+        while not reader_is_gone(sys.stdout):
             try:
-                rows, title = query_hosts(context, poller.poll)
-                live.update(render(rows, title, console.height if console.is_terminal else 0), refresh=True)
-                time.sleep(context.options.every_seconds)
+                now = query_hosts(context, poller.poll)
+                if options.json:
+                    print(as_json(context, now), flush=True)
+                else:
+                    height = console.height if console.is_terminal else 0
+                    live.update(render(now.rows, now.title, console.width, height), refresh=True)
+                time.sleep(options.every_seconds)
             except KeyboardInterrupt:
                 break
     sys.stdout.flush()
     os._exit(0)  # threads that wait for a dead host would delay a normal exit
 
 
-def query_hosts(context: Context, request_hosts: RequestHosts) -> tuple[list[WorkerRow], str]:
+def as_json(context: Context, now: RunStatus) -> str:
+    """One line of JSON: the run, its last report, its workers."""
+    return json.dumps(
+        {
+            "run": context.plan.session,
+            "id": context.state.id,
+            "logdir": context.invocation.config.run.logdir,
+            "ok": all(row.state in GOOD_STATES for row in now.rows),
+            "summary": now.title,
+            "metrics": {name: value if math.isfinite(value) else None for name, value in now.metrics.items()},
+            "workers": [row._asdict() for row in now.rows],
+        }
+    )
+
+
+def query_hosts(context: Context, request_hosts: RequestHosts) -> RunStatus:
     """The table's rows, and the title above it."""
     plan = context.plan
     logdir = {plan.head.key: context.logdir()}
@@ -119,7 +134,7 @@ def query_hosts(context: Context, request_hosts: RequestHosts) -> tuple[list[Wor
     rows = add_full_disks(rows, {display_name(plan.hosts[key]): answer for key, answer in answers.items()})
     title = run_title(context, metrics)
     bottleneck = diagnose(average_columns(reports)) if metrics and metrics["age"] < STALE_SECONDS else ""
-    return rows, f"{title}\n{bottleneck}" if bottleneck else title
+    return RunStatus(rows, f"{title}\n{bottleneck}" if bottleneck else title, metrics)
 
 
 def add_full_disks(rows: list[WorkerRow], answers: dict[str, Any]) -> list[WorkerRow]:
@@ -203,39 +218,6 @@ def worker_row(context: Context, name: str, host_key: str, answers: dict[str, An
     advice = "; `up` restarts it" if state in RESTARTED_BY_UP else ""
     problem = f"{reason}{advice}" if state not in ("done", "starting") else ""
     return WorkerRow(name, host, state, since, last_line=reason or last_line, problem=problem)
-
-
-def render(rows: list[WorkerRow], title: str, height: int = 0) -> Group:
-    """The table. With a terminal's `height`, rows that do not fit are counted; rows with a problem come first."""
-    workers_by_problem: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row.problem:
-            workers_by_problem.setdefault((row.host, row.problem), []).append(row.worker)
-    problems = [_problem_line(host, problem, workers) for (host, problem), workers in workers_by_problem.items()]
-    num_hidden, extra_lines = 0, 2 * title.count("\n")  # the bottleneck may take two lines
-    if height and len(rows) + len(problems) + 5 + extra_lines > height:
-        room = max(3, height - 6 - extra_lines - min(len(problems), MAX_PROBLEM_LINES))
-        problems = problems[:MAX_PROBLEM_LINES]
-        shown = sorted(rows, key=lambda row: (not row.problem, not row.worker.startswith("learner")))[:room]
-        num_hidden, rows = len(rows) - len(shown), [row for row in rows if row in shown]
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=True)
-    for name in ("worker", "host", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("time", "frames/s", "lag"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("last line", no_wrap=True, overflow="ellipsis", ratio=1)
-    for row in rows:
-        cells = [Text(row.worker), Text(row.host), Text(row.state, style=STYLES.get(row.state, ""))]
-        table.add_row(*cells, row.time, row.rate, row.lag, Text(row.last_line))
-    hidden = [Text(f"... and {num_hidden} more without problems", style="dim")] if num_hidden else []
-    notes = [Text(line, style="red") for line in problems]
-    return Group(Text(title, style="bold"), table, *hidden, *([Text("")] if notes else []), *notes)
-
-
-def _problem_line(host: str, problem: str, workers: list[str]) -> str:
-    others = len(workers) - MAX_LISTED_WORKERS
-    names = ", ".join(workers[:MAX_LISTED_WORKERS]) + (f" and {others} more" if others > 0 else "")
-    return f"{names} on {host}: {problem}"
 
 
 def format_duration(seconds: float) -> str:

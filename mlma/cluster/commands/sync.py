@@ -1,4 +1,4 @@
-"""--sync: copies changed files of the code to the hosts over SFTP, and sets them up. Never removes a file.
+"""--sync: copies changed files of the code to the hosts, in one stream each, and sets them up. Never removes a file.
 
 A host whose row names its own python gets the code, but is not set up. A host whose row names an image gets nothing.
 Not here: what the set-up does (tools/setup.sh, docs/install.md).
@@ -12,7 +12,8 @@ import time
 from mlma.cluster.context import Context, host_errors, plural
 from mlma.cluster.planning.hosts import Host
 from mlma.cluster.remote.code_files import code_files
-from mlma.cluster.remote.ssh import Connection, HostError
+from mlma.cluster.remote.ssh import Connection
+from mlma.cluster.remote.ssh_login import HostError
 from mlma.utils.code_layout import ROOT
 
 SETUP_TIMEOUT_SECONDS = 1800.0  # a first set-up may compile
@@ -20,7 +21,7 @@ OTHER_FILES = ("run_experiment_mm_raw.py", "pyproject.toml", "Makefile", "README
 
 
 def sync(context: Context) -> int:
-    """Exit code 1 if a host failed."""
+    """Exit code 1 if a host failed. Such a host is left out of all that follows, since it has other code."""
     started = time.monotonic()
     files = code_files() | {name: ROOT / name for name in OTHER_FILES if (ROOT / name).exists()}
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
@@ -28,9 +29,12 @@ def sync(context: Context) -> int:
 
     def sync_host(host: Host, connection: Connection) -> int:
         remote = _remote_digests(connection, host.folder, list(files), context.hosts.command_seconds)
-        changed = {f"{host.folder}/{name}": files[name] for name in files if remote.get(name) != digests[name]}
-        connection.put(changed)
+        changed = {name: files[name] for name in files if remote.get(name) != digests[name]}
+        if changed:
+            context.hosts.note(host.key, f"copying {plural(len(changed), 'file')}")
+            connection.put(host.folder, changed, context.hosts.command_seconds)
         if host.python[0] == f"{host.folder}/.venv/bin/python":
+            context.hosts.note(host.key, "setting up")
             groups = ["learner"] if several_learners and context.plan.learners_on(host) else []
             setup = ["bash", f"{host.folder}/tools/setup.sh", *groups]
             result = connection.run(setup, "", SETUP_TIMEOUT_SECONDS)
@@ -42,11 +46,11 @@ def sync(context: Context) -> int:
     keys = [key for key, host in context.plan.hosts.items() if not (host.local or host.image)]
     answers = context.hosts.for_each(keys, sync_host)
     problems = host_errors(answers)
-    for key, problem in problems.items():
-        print(f"{key}: {problem}")
+    context.hosts.exclude({key: HostError(f"left out, because --sync failed: {why}") for key, why in problems.items()})
     copied = [answer for answer in answers.values() if isinstance(answer, int)]
     seconds = time.monotonic() - started
-    print(f"{plural(sum(copied), 'file')} copied to {plural(len(copied), 'host')}; {seconds:.1f} s")
+    failed = f", not to {plural(len(problems), 'host')}" if problems else ""
+    print(f"{plural(sum(copied), 'file')} copied to {plural(len(copied), 'host')}{failed}; {seconds:.1f} s")
     return 1 if problems else 0
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 from typing import Any
 
-from mlma.cluster.commands.down import stop_learners, stop_workers
+from mlma.cluster.commands.down import ANSWER_MARGIN_SECONDS, WORKER_STOP_SECONDS, stop_learners, stop_request
 from mlma.cluster.context import Context, attach_text, host_errors, plural
 from mlma.cluster.planning.hosts import Host
 from mlma.cluster.planning.worker_commands import LEARNERS, SupervisedProcess, worker_kind
@@ -22,8 +23,8 @@ MAX_LISTED_NAMES = 8
 SUPERVISOR_SOURCES = ("supervisor", "worker_end", "worker_watch")  # in mlma/cluster/on_host/
 
 
-def up(context: Context) -> int:
-    """Exit code 1 if a host is missing; the reasons are printed."""
+def up(context: Context, restarted: Collection[str] = ()) -> int:
+    """Exit code 1 if a host is missing; the reasons are printed. Each host stops its `restarted` workers first."""
     started = time.monotonic()
     plan, state = context.plan, context.state
     state.save()
@@ -38,6 +39,8 @@ def up(context: Context) -> int:
     supervisor = {f"{name}.py": (ON_HOST_SOURCES / f"{name}.py").read_text() for name in SUPERVISOR_SOURCES}
 
     def start(host: Host, connection: Connection) -> dict[str, Any]:
+        if stop := stop_request(context, host.key, restarted):  # each host on its own clock
+            call_on_host(host, connection, stop, WORKER_STOP_SECONDS + ANSWER_MARGIN_SECONDS)
         context.remember(host)
         request = _start_request(context, host, identities, supervisor)
         return call_on_host(host, connection, request, context.hosts.command_seconds)
@@ -72,8 +75,7 @@ def restart(context: Context) -> int:
             print(problem)
         if not have_ended:
             return 1
-    stop_workers(context, chosen)
-    return up(context)
+    return up(context, restarted=chosen)
 
 
 def _exchange_keys(context: Context, learner_hosts: list[str]) -> dict[str, Any]:

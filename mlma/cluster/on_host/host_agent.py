@@ -131,7 +131,8 @@ class Run:
         spec["env"].update({"MLMA_RUN": self.id, "MLMA_WORKER": name})
         if alive:
             current = read_json(self.workers / f"{name}.spec") or {}
-            if current.get("argv", current.get("words")) != spec["argv"]:  # "words": of earlier versions
+            # "words": of earlier versions
+            if current.get("argv", current.get("words")) != spec["argv"] or current.get("env") != spec["env"]:
                 return False
         else:
             record = {"state": "starting", "pid": 0, "since": time.time()}

@@ -7,6 +7,7 @@ Paths on a host are relative to the home directory of its account, where every w
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import getpass
 import shlex
@@ -34,11 +35,16 @@ class Host:
     python: tuple[str, ...]  # command that runs Python on the host
     folder: str  # of the code
     image: str = ""  # container image of its workers; then `python` only runs the frontend's helper
+    label: str = ""  # its name in tables
+    proxy: str = ""  # shell command that connects to its sshd, if ~/.ssh/config names one
+    alias: str = ""  # what ~/.ssh/config calls it, if that is not its address
 
 
 def plan_hosts(workers: list[Worker], options: Options) -> dict[str, Host]:
     """Host key -> host. A host is described by its first row; learners first, since mpirun is next to their Python."""
     hosts: dict[str, Host] = {}
+    names = {worker.host: host_name(worker) for worker in workers}
+    shared = {name for name, count in collections.Counter(names.values()).items() if count > 1}
     for worker in sorted(workers, key=lambda worker: worker.job != "learner"):
         user = getpass.getuser() if worker.local else worker.host.partition("@")[0]
         host = Host(
@@ -51,14 +57,28 @@ def plan_hosts(workers: list[Worker], options: Options) -> dict[str, Host]:
             python_command(worker, options),
             code_folder(worker, options),
             worker.image,
+            f"{user}@{names[worker.host]}" if names[worker.host] in shared else names[worker.host],
+            worker.proxy,
+            worker.alias,
         )
         hosts.setdefault(worker.host, host)
     return hosts
 
 
+def host_name(worker: Worker) -> str:
+    """The name of a row's host in tables. Several accounts of one host need their user in addition."""
+    if worker.local:
+        return "localhost"
+    port = worker.ssh_port or 22
+    return (worker.alias or worker.ip) if port == 22 or worker.alias else worker.host.partition("@")[2]
+
+
 def run_folder(session: str, host_key: str) -> str:
     """The run's folder on a host, relative to the home directory."""
-    return f".mlma/{session}/{host_key.rpartition('@')[2].removesuffix(':22').replace(':', '-')}"
+    address = host_key.rpartition("@")[2].removesuffix(":22")
+    if address.startswith("["):  # an IPv6 address; neither brackets nor colons, which have a meaning in paths of ssh
+        address = address.replace("]:", "-port").strip("[]")
+    return f".mlma/{session}/{address.replace(':', '-')}"
 
 
 def attach_argv(session: str, host: Host) -> list[str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlma.cluster.options import Options
+from mlma.cluster.options import Options, environment_words
 from mlma.cluster.planning.hosts import code_folder, python_command, run_folder
 from mlma.cluster.planning.worker_sets import Learner, spans_hosts
 from mlma.cluster.planning.workers_csv import Worker
@@ -86,11 +87,12 @@ def learners_process(learners: list[Learner], placed: list[Worker], settings: Ru
         env |= mpi_environment
         if head.image:  # a container has its own environment
             argv = ["env", *(f"{name}={value}" for name, value in mpi_environment.items()), *argv]
+    own = environment_words(options.env)
     return SupervisedProcess(
         host=head.host,
         name=LEARNERS,
-        argv=_in_container(head, tuple(argv), options),
-        env=env,
+        argv=_in_container(head, _with_own(own, head, argv), options),
+        env=env | own,
         stop_signal=int(STOP_SIGNAL),
         stop_timeout=options.stop_seconds,
         max_restarts=options.worker_restarts,
@@ -113,11 +115,12 @@ def actor_process(
     heartbeat_folder = _heartbeat_folder(settings.session, worker.host, name)
     address = _learner_address(worker, learner, placed, settings)
     flags = {"job_name": "actor", "task": task, "learner_host": address}
+    argv, own = _experiment_argv(worker, settings, heartbeat_folder, **flags), environment_words(options.env)
     return SupervisedProcess(
         host=worker.host,
         name=name,
-        argv=_in_container(worker, _experiment_argv(worker, settings, heartbeat_folder, **flags), options),
-        env=dict(WORKER_ENVIRONMENT),
+        argv=_in_container(worker, _with_own(own, worker, argv), options),
+        env=WORKER_ENVIRONMENT | own,
         stop_signal=int(signal.SIGTERM),
         stop_timeout=ACTOR_STOP_SECONDS,
         max_restarts=options.worker_restarts,
@@ -183,7 +186,7 @@ def _learner_argv(learner: Learner, learners: list[Learner], placed: list[Worker
         "job_name": "learner",
         "task": learner.rank,
         "learner_host": _learner_address(worker, learner, placed, settings),
-        "actor_hosts": ",".join(f"{placed[i].ip}:{placed[i].tf_port or 9001 + i}" for i in learner.actors),
+        "actor_hosts": ",".join(_address(placed[i].ip, placed[i].tf_port or 9001 + i) for i in learner.actors),
     }
     if several:
         flags["num_learners"] = len(learners)
@@ -194,7 +197,8 @@ def _learner_argv(learner: Learner, learners: list[Learner], placed: list[Worker
         variables.append(f"CUDA_VISIBLE_DEVICES={worker.cuda_visible_devices}")
     argv = ["env", *variables, *argv] if variables else argv
     host_arguments = ["--host", f"{worker.ip}:1"] if spans_hosts(learners) else []
-    return [*host_arguments, "-np", "1", *RUN_IN_HOME, *argv] if several else argv
+    exported = [word for name in environment_words(settings.options.env) for word in ("-x", name)]  # to other hosts
+    return [*host_arguments, *exported, "-np", "1", *RUN_IN_HOME, *argv] if several else argv
 
 
 def _experiment_argv(worker: Worker, settings: RunSettings, heartbeat_folder: str, **flags: Any) -> tuple[str, ...]:
@@ -227,6 +231,11 @@ def _in_container(worker: Worker, argv: tuple[str, ...], options: Options) -> tu
     return ("sh", "-c", f'exec {options.container} "$@"', "sh", worker.image, *argv) if worker.image else argv
 
 
+def _with_own(own: dict[str, str], worker: Worker, argv: Sequence[str]) -> tuple[str, ...]:
+    """The command with the variables of --env where the environment of its process does not reach it."""
+    return ("env", *(f"{name}={value}" for name, value in own.items()), *argv) if own and worker.image else tuple(argv)
+
+
 def _heartbeat_folder(session: str, host_key: str, name: str) -> str:
     return f"{run_folder(session, host_key)}/health/{name}"
 
@@ -250,5 +259,9 @@ def _learner_address(worker: Worker, learner: Learner, placed: list[Worker], set
     to a port."""
     others = any(placed[number].host != learner.worker.host for number in learner.actors)
     if settings.options.channel != "ssh" and others:
-        return f"{learner.worker.ip}:{learner.port}"
+        return _address(learner.worker.ip, learner.port)
     return f"unix:{learner_socket(settings.session, worker.host, learner.rank)}"
+
+
+def _address(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

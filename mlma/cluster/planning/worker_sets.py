@@ -63,6 +63,12 @@ def _check_images(learners: list[Learner]) -> None:
 
 def _check_hosts(learners: list[Learner], options: Options) -> None:
     """What mpirun requires of learners on several hosts."""
+    for learner in learners:
+        if ":" in learner.worker.ip:
+            raise ValueError(
+                f"row {learner.worker.row}, column ip: {learner.worker.ip}: mpirun takes no IPv6 address; learners on "
+                "several hosts need host names or IPv4 addresses"
+            )
     by_ip: dict[str, Worker] = {}
     for learner in learners:
         other = by_ip.setdefault(learner.worker.ip, learner.worker)

@@ -1,7 +1,8 @@
 """Reads the CSV of workers, or lists all errors in it at once: file, row, column, value and allowed values.
 
-The header of earlier systems, `BASE_COLUMNS`, is accepted unchanged; `OPTIONAL_COLUMNS` may be added. Fields may be
-empty. Not here: what runs where (mlma/cluster/planning/worker_sets.py).
+Fields are separated by commas, semicolons or tabs, as the header shows, and may be empty. What ~/.ssh/config says of a
+host completes its row. Not here: the columns (mlma/cluster/planning/csv_columns.py), what runs where
+(mlma/cluster/planning/worker_sets.py).
 """
 
 from __future__ import annotations
@@ -11,20 +12,17 @@ import dataclasses
 import difflib
 import getpass
 import io
-import re
-import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlma.core.config.limits import MAX_ACTORS, MAX_ENVS_PER_ACTOR, MAX_LEARNERS
+from mlma.cluster.planning.csv_columns import BASE_COLUMNS, COLUMNS, REQUIRED_COLUMNS
+from mlma.cluster.planning.ssh_config import SshConfig, read_ssh_config
+from mlma.core.config.limits import MAX_ACTORS, MAX_LEARNERS
 from mlma.transport.addresses import is_local_ip, is_loopback
-from mlma.utils.input_file import is_file, read_input_file
+from mlma.utils.input_file import read_input_file
 from mlma.utils.user_text import check_text, printable, shown
 
-BASE_COLUMNS = ("job", "ip", "tf_port", "cuda_visible_devices", "ssh_port", "ssh_username", "ssh_password")
-OPTIONAL_COLUMNS = ("ssh_key_file", "folder", "python", "envs_per_actor", "num_actors", "image")
-REQUIRED_COLUMNS = ("job", "ip")
+DELIMITERS = ",;\t"
 MAX_SHOWN_CHARACTERS = 40  # of a bad value
 MAX_FILE_BYTES = 4 * 2**20  # 100,000 actors, one a row
 MAX_FIELD_CHARACTERS = 4096
@@ -50,6 +48,8 @@ class Worker:
     envs_per_actor: int = 0
     num_actors: int = 0
     image: str = ""
+    alias: str = ""  # what the column ip says, if ~/.ssh/config gives it another host name
+    proxy: str = ""  # command that connects to the host's sshd, from ~/.ssh/config
 
     @property
     def local(self) -> bool:
@@ -59,91 +59,14 @@ class Worker:
     @property
     def host(self) -> str:
         """Key of the host; rows with the same key are on one host."""
-        return (
-            "localhost" if self.local else f"{self.ssh_username or getpass.getuser()}@{self.ip}:{self.ssh_port or 22}"
-        )
+        if self.local:
+            return "localhost"
+        address = f"[{self.ip}]" if ":" in self.ip else self.ip
+        return f"{self.ssh_username or getpass.getuser()}@{address}:{self.ssh_port or 22}"
 
 
 class CsvErrors(ValueError):
     """All errors in a CSV, one per line."""
-
-
-def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch("[0-9]{1,12}", text) or not minimum <= int(text) <= maximum:
-            raise ValueError(f"must be an integer from {minimum} to {maximum}, or empty")
-        return int(text)
-
-    return parse
-
-
-def _matching(pattern: str, allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"must be {allowed}")
-        return text
-
-    return parse
-
-
-def _key_file(text: str) -> str:
-    if not is_file(text):
-        raise ValueError("must be a file on this machine, or empty")
-    return text
-
-
-def _command(text: str) -> str:
-    try:
-        argv = shlex.split(text)
-    except ValueError as error:
-        raise ValueError(f"must be a command, quoted as in a shell ({error}), or empty") from None
-    if not argv:
-        raise ValueError("must be a command, or empty")
-    return text
-
-
-PORT = _integer(1, 65535)
-COLUMNS: dict[str, Callable[[str], Any]] = {
-    "job": _matching("learner|actor", "learner or actor"),
-    "ip": _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a host name, an IPv4 address, or localhost"),
-    "tf_port": PORT,
-    "cuda_visible_devices": _matching(r"(?a:-1|[\w-]+(,[\w-]+)*)", 'GPU numbers such as 0 or "0,1", -1, or empty'),
-    "ssh_port": PORT,
-    "ssh_username": _matching(r"[\w.][\w.@$-]*", "a user name, or empty"),
-    "ssh_password": str,
-    "ssh_key_file": _key_file,
-    "folder": _matching(
-        r"[^\0\n~-][^\0\n]*", "a folder on the host, absolute or relative to the home directory (without ~), or empty"
-    ),
-    "python": _command,
-    "envs_per_actor": _integer(1, MAX_ENVS_PER_ACTOR),
-    "num_actors": _integer(1, 10_000),
-    "image": _matching(r"(?a:[\w/][\w./:@+-]*)", "a container image (name or file), or empty"),
-}
-
-
-# Meaning of each column, for docs/reference/workers_csv.md.
-COLUMN_DESCRIPTIONS = {
-    "job": "`learner` or `actor`",
-    "ip": "host name or IPv4 address at which this machine and the other workers reach the host; `localhost`, or an "
-    "address of this machine in a row without `ssh_username` and `ssh_port`, means this machine, without SSH",
-    "tf_port": "port on which a learner listens with `--channel=tls`; if empty, 8001, 8002, ... on each host; actors "
-    "open no port",
-    "cuda_visible_devices": 'GPUs of a learner: `0` or `"0,1"`, -1 for none; if empty, unchanged on the host; actors '
-    "never see a GPU",
-    "ssh_port": "SSH port; if empty, 22",
-    "ssh_username": "account; if empty, the user name on this machine",
-    "ssh_password": "tried after keys and agent were refused; if empty, `--ask_password` or `MLMA_SSH_PASSWORD`",
-    "ssh_key_file": "private key on this machine; if empty, `--ssh_key_file`, the agent, the usual files in `~/.ssh`",
-    "folder": "folder of the code on the host, absolute or relative to the home directory; if empty, "
-    "`--remote_folder`, or this checkout for local rows",
-    "python": "Python on the host, or a command that runs it; if empty, `FOLDER/.venv/bin/python`, or the Python that "
-    "runs the frontend for local rows",
-    "envs_per_actor": "environments that each actor of this row steps; if empty, the flag or the preset of the level",
-    "num_actors": "actors in this row; if empty, 1",
-    "image": "container image for the workers of this row, started by `--container`; `folder` is then the folder "
-    "inside the image; if empty, no container",
-}
 
 
 def read_workers(path: str) -> list[Worker]:
@@ -158,7 +81,8 @@ def read_workers(path: str) -> list[Worker]:
         raise CsvErrors(f"--workers_csv_path={file}: is not UTF-8 text") from None
     except ValueError as error:
         raise CsvErrors(f"--workers_csv_path={file}: {error}") from None
-    reader = csv.reader(io.StringIO(text))
+    delimiter = find_delimiter(text)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     errors: list[str] = []
     header: list[str] = []
     workers: list[Worker] = []
@@ -174,7 +98,7 @@ def read_workers(path: str) -> list[Worker]:
                 if errors:
                     break  # the columns of the rows below are unknown
                 continue
-            values, row_errors = _parse_row(header, fields)
+            values, row_errors = _parse_row(header, fields, delimiter)
             errors += [f"{file}, row {row}, {error}" for error in row_errors]
             if len(errors) >= MAX_ERRORS:
                 break
@@ -185,12 +109,38 @@ def read_workers(path: str) -> list[Worker]:
     if not header and not errors:
         errors.append(f"{file}, row 1: the header is missing; allowed: {','.join(BASE_COLUMNS)}")
     if not errors:
+        config = read_ssh_config()
+        workers = [_completed(worker, config) for worker in workers]
         errors = [f"{file}, {error}" for error in _cross_row_errors(workers)]
     if errors:
         more = len(errors) - MAX_LISTED_ERRORS
         listed = errors[:MAX_LISTED_ERRORS] + [f"{file}: and at least {more} more errors"] * (more > 0)
         raise CsvErrors("\n".join(listed))
     return workers
+
+
+def find_delimiter(text: str) -> str:
+    """What separates the fields: of comma, semicolon and tab, the one that makes the most columns of the header."""
+    lines = (line for line in text.splitlines() if line.strip(" ,;\t") and not line.startswith("#"))
+    header = next(lines, "")
+    names = {each: [name.strip(' "') for name in header.split(each)] for each in DELIMITERS}
+    return max(DELIMITERS, key=lambda each: (len(set(names[each]) & set(COLUMNS)), -DELIMITERS.index(each)))
+
+
+def _completed(worker: Worker, config: SshConfig) -> Worker:
+    """The row with what ~/.ssh/config says of its host. What the row says itself stays, as with flags of ssh."""
+    if worker.local:
+        return worker
+    found = config.lookup(worker.ip, worker.ssh_port, worker.ssh_username)
+    return dataclasses.replace(
+        worker,
+        ip=found.hostname,
+        ssh_port=worker.ssh_port or found.port,
+        ssh_username=worker.ssh_username or found.user,
+        ssh_key_file=worker.ssh_key_file or found.key_file,
+        alias=worker.ip if found.hostname != worker.ip else "",
+        proxy=found.proxy,
+    )
 
 
 def _header_errors(header: list[str]) -> list[str]:
@@ -214,12 +164,16 @@ def _header_errors(header: list[str]) -> list[str]:
     return [f"column {name!r}: is required" for name in missing] + errors
 
 
-def _parse_row(header: list[str], fields: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _parse_row(header: list[str], fields: list[str], delimiter: str) -> tuple[dict[str, Any], list[str]]:
     """The values of a row, and its errors."""
     values: dict[str, Any] = {}
     if len(fields) != len(header):
         counts = f"{len(fields)} fields in {len(header)} columns"
-        return values, [f'{counts}: the numbers must be equal; a field that contains a comma needs quotes ("0,1")']
+        name = {";": "semicolon", "\t": "tab"}.get(delimiter, "comma")
+        example = "0,1" if delimiter == "," else f"a{delimiter}b".replace("\t", " ")
+        return values, [
+            f'{counts}: the numbers must be equal; a field that contains a {name} needs quotes ("{example}")'
+        ]
     errors = []
     for name, field in zip(header, fields, strict=True):
         text = field if name == "ssh_password" else field.strip()

@@ -1,23 +1,32 @@
 """Requests to many hosts at once: one thread and own time limits for each, so a dead host delays no other.
 
+A command waits for a dead host only as long as it has to: see `Hosts`.
+
 Connections stay open for the next request. Not here: the requests (mlma/cluster/commands/), one connection
 (mlma/cluster/remote/ssh.py), the answers (mlma/cluster/on_host/).
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mlma.cluster.planning.hosts import Host, run_folder
-from mlma.cluster.remote.ssh import Connection, HostError, SshLogin, connect
+from mlma.cluster.remote.progress import WaitingLine
+from mlma.cluster.remote.ssh import Connection, connect
+from mlma.cluster.remote.ssh_login import HostError, SshLogin
 
 T = TypeVar("T")
 MAX_PARALLEL_HOSTS = 200
+POLL_SECONDS = 0.1  # between two looks at the clock
+CLOSE_SECONDS = 1.0  # for all connections to be closed
+CONNECTING = "connecting"  # until the host accepts a connection
 ANSWER_MARK = "@mlma "  # precedes the answer, since a login shell may print anything
 ON_HOST_SOURCES = Path(__file__).parents[1] / "on_host"
 HELPERS = {"host_agent": ("host_files", "disks"), "reach": ("host_files",)}  # modules that a program imports
@@ -32,22 +41,64 @@ print("\\n@mlma " + json.dumps(module.answer(message["request"])))
 """
 
 
-class Hosts:
-    """The hosts of a run, and the open connections to them."""
+class _Task:
+    """The work for one host."""
 
-    def __init__(self, hosts: dict[str, Host], login: Callable[[Host], SshLogin], command_seconds: float) -> None:
-        self.hosts, self.command_seconds = hosts, command_seconds
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.started = 0.0  # time at which its connection was begun; 0 while it waits for its turn
+        self.step = CONNECTING
+        self.result: Any = None
+        self.done = self.given_up = False
+
+
+class Hosts:
+    """The hosts of a run and the connections to them, which stay open until `close`.
+
+    With `patience`, a command ends without the hosts that have not even accepted a connection after that many seconds,
+    as soon as it is done with all others.
+    """
+
+    def __init__(
+        self,
+        hosts: dict[str, Host],
+        login: Callable[[Host], SshLogin],
+        command_seconds: float,
+        patience: float = math.inf,
+    ) -> None:
+        self.hosts, self.command_seconds, self.patience = hosts, command_seconds, patience
+        self.shows_progress = True
         self._login = login
         self._connections: dict[str, Connection] = {}
-        self._lock = threading.Lock()
+        self._excluded: dict[str, HostError] = {}
+        self._turns = threading.Semaphore(MAX_PARALLEL_HOSTS)
+        self._changed = threading.Condition()
+        self._tasks: dict[str, _Task] = {}  # the last one of each host
 
     def for_each(self, keys: Iterable[str], work: Callable[[Host, Connection], T]) -> dict[str, T | HostError]:
-        """Host key -> result of `work` on that host, on all hosts at once; the error where it failed."""
-        keys = list(dict.fromkeys(keys))
-        if not keys:
-            return {}
-        with ThreadPoolExecutor(min(MAX_PARALLEL_HOSTS, len(keys))) as pool:
-            return dict(zip(keys, pool.map(lambda key: self._on_host(key, work), keys), strict=True))
+        """Host key -> result of `work` on that host, on all hosts at once; the error where it failed.
+
+        On Ctrl-C, nothing new is started on any host.
+        """
+        tasks = {key: _Task(key) for key in dict.fromkeys(keys)}
+        self._tasks |= tasks
+        # Here, since this may prompt for a password, and Ctrl-C comes to this thread.
+        logins = {key: self._login(self.hosts[key]) for key in tasks if key not in self._connections}
+        for task in tasks.values():
+            # Threads of a pool would keep this process alive until the last dead host has timed out.
+            threading.Thread(target=self._run, args=(task, logins.get(task.key), work), daemon=True).start()
+        try:
+            with WaitingLine() as line:
+                self._wait(list(tasks.values()), line)
+        except BaseException:
+            with self._changed:
+                for task in tasks.values():
+                    task.given_up = True
+            raise
+        for task in tasks.values():
+            if isinstance(task.result, BaseException) and not isinstance(task.result, HostError):
+                raise task.result
+        return {key: task.result for key, task in tasks.items()}
 
     def request(
         self, requests: dict[str, dict[str, Any]], seconds: float | None = None
@@ -60,24 +111,74 @@ class Hosts:
 
         return self.for_each(requests, send)
 
-    def close(self) -> None:
-        """Closes all connections."""
-        for connection in self._connections.values():
-            connection.close()
+    def note(self, key: str, step: str) -> None:
+        """What is being done on a host, for whoever waits for it."""
+        if key in self._tasks:
+            self._tasks[key].step = step
 
-    def _on_host(self, key: str, work: Callable[[Host, Connection], T]) -> T | HostError:
-        host = self.hosts[key]
+    def exclude(self, problems: Mapping[str, HostError]) -> None:
+        """From now on, these hosts are not contacted but count as failed for this reason."""
+        self._excluded |= problems
+
+    def close(self) -> None:
+        """Closes all connections. Does not wait for a host that does not take part."""
+        threads = [threading.Thread(target=each.close, daemon=True) for each in self._connections.values()]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + CLOSE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _wait(self, tasks: list[_Task], line: WaitingLine) -> None:
+        """Until all tasks are done, or only hosts are missing that deserve no more patience."""
+        with self._changed:
+            while pending := [task for task in tasks if not task.done]:
+                now = time.monotonic()
+                answered = any(not isinstance(task.result, HostError) for task in tasks if task.done)
+                silent = [t for t in pending if t.step == CONNECTING and 0 < t.started < now - self.patience]
+                if answered and len(silent) == len(pending):
+                    for task in pending:
+                        task.given_up = task.done = True
+                        task.result = HostError(
+                            f"no answer within {self.patience:g} s: host down, unreachable, or behind a firewall "
+                            "(--connect_seconds waits longer)"
+                        )
+                    return
+                if self.shows_progress:
+                    line.show(len(tasks), [(task.key, task.step) for task in pending])
+                self._changed.wait(POLL_SECONDS)
+
+    def _run(self, task: _Task, login: SshLogin | None, work: Callable[[Host, Connection], Any]) -> None:
+        with self._turns:
+            task.started = time.monotonic()
+            try:
+                result = self._on_host(task, login, work)
+            except BaseException as error:  # raised in the thread that waits
+                result = error
+        with self._changed:
+            if not task.given_up:
+                task.result, task.done = result, True
+            self._changed.notify_all()
+
+    def _on_host(self, task: _Task, login: SshLogin | None, work: Callable[[Host, Connection], T]) -> T | HostError:
+        host = self.hosts[task.key]
+        if task.key in self._excluded:
+            return self._excluded[task.key]
         try:
-            with self._lock:
-                connection = self._connections.get(key)
+            with self._changed:
+                connection = self._connections.get(task.key)
             if connection is None:
-                connection = connect(host, self._login(host))
-                with self._lock:
-                    self._connections[key] = connection
+                accepted = functools.partial(self.note, task.key, "logging in")
+                connection = connect(host, login or self._login(host), accepted)
+            with self._changed:
+                self._connections[task.key] = connection
+                if task.given_up:
+                    raise HostError("answered too late")
+                task.step = "working"
             return work(host, connection)
         except HostError as error:
-            with self._lock:
-                broken = self._connections.pop(key, None)
+            with self._changed:
+                broken = self._connections.pop(task.key, None)
             if broken:
                 broken.close()
             return error
