@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from mlma.cluster.commands.up import SUPERVISOR_SOURCES
 from mlma.cluster.on_host.host_agent import Run
 from mlma.cluster.on_host.host_files import exclusive
 from mlma.cluster.on_host.supervisor import read_spec
@@ -44,9 +43,8 @@ def test_sources_for_hosts_need_only_python_3_8(path: Path) -> None:
     nodes = list(evaluated(ast.parse(path.read_text(), feature_version=(3, 8))))
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    helpers = SUPERVISOR_SOURCES[1:] if path.stem == "supervisor" else HELPERS.get(path.stem, ())
-    sent_along = {f"mlma.cluster.on_host.{helper}" for helper in helpers}
-    sent_along |= set(SUPERVISOR_SOURCES[1:]) if path.stem == "supervisor" else set()  # next to it on a host
+    helpers = HELPERS.get(path.stem, ())
+    sent_along = {*helpers, *(f"mlma.cluster.on_host.{helper}" for helper in helpers)}
     assert {name.partition(".")[0] for name in imported - sent_along} <= sys.stdlib_module_names
     assert {node.attr for node in nodes if isinstance(node, ast.Attribute)} & NEWER_METHODS == set()
     unions = [node for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)]

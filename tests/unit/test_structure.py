@@ -121,7 +121,10 @@ def test_no_worker_imports_the_frontend(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in SYSTEM if name.startswith("mlma.cluster.on_host.")])
 def test_what_runs_on_hosts_needs_only_the_standard_library(name: str) -> None:
-    sent_along = {f"mlma.cluster.on_host.{helper}" for helper in HELPERS.get(name.rpartition(".")[2], ())}
+    program = name.rpartition(".")[2]
+    sent_along = {
+        f"{package}{helper}" for helper in HELPERS.get(program, ()) for package in ("mlma.cluster.on_host.", "")
+    }
     assert packages(imports(name) - sent_along) - sys.stdlib_module_names == set()
 
 

@@ -16,11 +16,10 @@ from mlma.cluster.context import Context, attach_text, host_errors, plural
 from mlma.cluster.planning.hosts import Host
 from mlma.cluster.planning.worker_commands import LEARNERS, SupervisedProcess, worker_kind
 from mlma.cluster.remote.credentials import HostIdentity, authorized_keys_lines, credential_files
-from mlma.cluster.remote.host_pool import ON_HOST_SOURCES, call_on_host
+from mlma.cluster.remote.host_pool import HELPERS, ON_HOST_SOURCES, call_on_host
 from mlma.cluster.remote.ssh import Connection
 
 MAX_LISTED_NAMES = 8
-SUPERVISOR_SOURCES = ("supervisor", "worker_end", "worker_watch")  # in mlma/cluster/on_host/
 
 
 def up(context: Context, restarted: Collection[str] = ()) -> int:
@@ -36,7 +35,8 @@ def up(context: Context, restarted: Collection[str] = ()) -> int:
             print(f"{key}: {problem}")
         print("a learner's host is missing; nothing was started")
         return 1
-    supervisor = {f"{name}.py": (ON_HOST_SOURCES / f"{name}.py").read_text() for name in SUPERVISOR_SOURCES}
+    names = ("supervisor", *HELPERS["supervisor"])
+    supervisor = {f"{name}.py": (ON_HOST_SOURCES / f"{name}.py").read_text() for name in names}
 
     def start(host: Host, connection: Connection) -> dict[str, Any]:
         if stop := stop_request(context, host.key, restarted):  # each host on its own clock

@@ -29,7 +29,11 @@ CLOSE_SECONDS = 1.0  # for all connections to be closed
 CONNECTING = "connecting"  # until the host accepts a connection
 ANSWER_MARK = "@mlma "  # precedes the answer, since a login shell may print anything
 ON_HOST_SOURCES = Path(__file__).parents[1] / "on_host"
-HELPERS = {"host_agent": ("host_files", "disks"), "reach": ("host_files",)}  # modules that a program imports
+HELPERS = {  # modules that a program imports
+    "host_agent": ("host_files", "disks"),
+    "reach": ("host_files",),
+    "supervisor": ("worker_end", "worker_watch"),  # in files next to it
+}
 # Makes modules of the sources, the last of which answers the request.
 LOADER = """
 import json, sys, types
