@@ -101,14 +101,15 @@ def test_runs_that_were_started_are_listed_with_their_states(tmp_path: Path) -> 
     (broken / "run.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path))
+        patch.setenv("COLUMNS", "300")
         done = frontend(tmp_path, "list")
         assert (done.returncode, done.stdout) == (0, "no runs were started from this machine\n")
         for name in ("first", "second", "third", "first", "removed"):
             remember_logdir(str(tmp_path / name))
         done = frontend(tmp_path, "list", "--json")
         assert [(row["run"], row["state"], row["logdir"]) for row in json.loads(done.stdout)] == [
-            ("first-first", "off", f"{tmp_path}/first"),
-            ("second-second", "down", f"{tmp_path}/second"),
+            ("first", "off", f"{tmp_path}/first"),
+            ("second", "down", f"{tmp_path}/second"),
             ("", "failed", f"{tmp_path}/third"),
         ]
         assert "inspect it, then remove it" in frontend(tmp_path, "list").stdout

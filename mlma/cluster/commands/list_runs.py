@@ -76,14 +76,14 @@ def run_row(invocation: Invocation, logdir: str) -> dict[str, str]:
         return {"run": "", "state": "failed", "summary": str(error).splitlines()[0]}
     plan = context.plan
     if not state.up:
-        return {"run": plan.session, "state": "down", "summary": ""}
+        return {"run": plan.name, "state": "down", "summary": ""}
     context.hosts.shows_progress = False
     request = context.request("status", logdir=context.logdir(), rows=1)
     answers: dict[str, Any] = {key: {"records": {}} for key in plan.hosts}
     answers |= context.hosts.request({plan.head.key: request}, ANSWER_SECONDS)
     head = answers[plan.head.key]
     if isinstance(head, HostError):
-        return {"run": plan.session, "state": "unreachable", "summary": str(head)}
+        return {"run": plan.name, "state": "unreachable", "summary": str(head)}
     metrics = head["metrics"][-1] if head.get("metrics") else {}
     learner = learner_rows(context, answers, metrics)[0]
-    return {"run": plan.session, "state": learner.state, "summary": learner.problem or run_title(context, metrics)}
+    return {"run": plan.name, "state": learner.state, "summary": learner.problem or run_title(context, metrics)}
