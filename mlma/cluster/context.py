@@ -159,8 +159,8 @@ def _print_changes(state: State, config: Config, options: Options) -> None:
     """Says which flags this call changes, and which others the run has from the last `up`."""
     earlier, changed = merged_options(state, {}), _changed_flags(state, config)
     for name in PERSISTED_FLAGS:
-        if getattr(options, name) != getattr(earlier, name):
-            changed.append(f"--{name}={getattr(options, name)} (was {getattr(earlier, name)})")
+        if (now := getattr(options, name)) != (before := getattr(earlier, name)):
+            changed.append("--env" if name == "env" else f"--{name}={now} (was {before})")  # --env may hold secrets
     if changed:
         kept = " ".join(word for word in _without_logdir(state.argv) if word in to_argv(config))
         print(f"changed since the last `up`: {', '.join(changed)}", file=sys.stderr)

@@ -30,7 +30,7 @@ from mlma.utils.user_text import printable, shown
 Record = TypeVar("Record")
 PERSISTED_FLAGS = (  # of the frontend, which a run keeps from one call to the next
     "workers_csv_path", "tmux_sess", "channel", "remote_folder", "mpirun", "mpirun_args", "container", "ssh_key_file",
-    "env", "known_hosts", "worker_restarts", "restart_seconds", "worker_hang_seconds", "stop_seconds",
+    "env", "known_hosts", "worker_restarts", "restart_seconds", "worker_hang_seconds", "start_seconds", "stop_seconds",
 )  # fmt: skip
 
 

@@ -98,6 +98,8 @@ def test_flags_of_the_last_up_are_kept_and_changes_are_printed(
         "changed since the last `up`: --batch_size=4 (was 8), --mpirun=/opt/mpirun (was auto)\n"
         "kept from it: --seed=2 --level_name=catch --preset=impala_shallow; to drop one, give its default\n"
     )
+    config_of("--env=KEY=secret")
+    assert capsys.readouterr().err.startswith("changed since the last `up`: --env\n"), "not its values"
     (tmp_path / "more.json").write_text('{"batch_size": 16}')
     assert "--batch_size=16" in config_of(f"--config={tmp_path}/more.json"), "a file is given by this call, too"
     assert config_of(f"--seed={Config().run.seed}") == sorted(flags[1:]), "the default drops a flag"
