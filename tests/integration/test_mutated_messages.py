@@ -103,10 +103,9 @@ def test_training_goes_on_while_a_bad_actor_sends_thousands_of_mutated_messages(
         assert refused > 0.6 * THROUGH_THE_SOCKET
         assert resident_bytes(learner.process.pid) - memory < 200e6
         assert_few_lines(logdir / "events.log", seconds)
-        assert actor.process.poll() is None
         learner.signal(2)
         assert learner.wait() == 0, learner.text()
-        assert actor.wait() == 0, actor.text()
+        assert actor.process.poll() is None, "an actor waits for a learner that comes back"
 
 
 def adds_up(row: dict[str, float]) -> bool:
