@@ -67,8 +67,9 @@ class Trials:
             self._journal.add("reported", member.number, step=step, frames=frames, score=score, pruned=is_bad)
             if is_bad:
                 self._search.stopped(member.number)
+                what = known_flags(member.values)
                 self._show(
-                    f"{member.name} pruned at {frames:,.0f} frames with score {score:.5g}: {known_flags(member.values)}"
+                    f"{member.name} has a low score at {frames:,.0f} frames, {score:.5g}: it saves and ends: {what}"
                 )
                 return True
         return False

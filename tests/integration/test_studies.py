@@ -239,10 +239,11 @@ def test_a_sweep_stops_bad_trials_and_gives_their_places_to_the_next(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sweep_of_real_runs_stops_bad_trials(tmp_path: Path) -> None:
-    file = write(tmp_path, SWEEP.format(frames=120_000).replace("random", "tpe"))
+    file = write(tmp_path, SWEEP.format(frames=120_000))
     with study(file, command=REAL) as up:
         assert up.wait(550) == 0, up.text()
-    assert check_sweep(file, 120_000)
+    # Learning rates below 2e-6 learn nothing in these frames; 3e-4 does, and is never below the median.
+    assert {2, 4, 6, 7} <= check_sweep(file, 120_000) <= {1, 2, 3, 4, 5, 6, 7}
 
 
 @pytest.mark.slow

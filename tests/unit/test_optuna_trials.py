@@ -84,7 +84,7 @@ def test_trials_with_bad_curves_are_stopped_early_and_the_next_one_begins(tmp_pa
     late = study.trials.ask()
     # Its best score is 4.5; the median of the others is 6 x 0.7 after 7 reports, and 6 x 0.8 after 8.
     assert study.train(late, [*rising(9)[:5], *[-1.0] * 5]) and late.reports == 8
-    assert study.trials.left == 1 and "04 pruned at 1,007 frames with score 0.1: learning_rate=" in study.lines[0]
+    assert study.trials.left == 1 and study.lines[0].startswith("04 has a low score at 1,007 frames, 0.1: it saves")
     assert not study.train(study.trials.ask(), rising(20)) and study.trials.left == 0
     assert "8 of 8 trials, no controller runs; 2 pruned" in status(study.definition, study.journal)
     assert status(study.definition, study.journal).count("  pruned  ") == 2
