@@ -74,13 +74,13 @@ def _parse(argv: list[str]) -> tuple[str, Definition]:
 
 
 def _up(definition: Definition) -> int:
+    check_is_installed(definition)
     folder = definition.folder
     name = shown(str(folder))
     if (folder / "config.json").exists():
         raise ValueError(f"{name}: is the folder of a run; allowed: another one")
     check_own_folder(folder, name)
     check_writable(folder, "folder")
-    check_is_installed(definition)
     with _lock(definition):
         wanted, journal = definition.members(), Journal(folder)
         if not definition.optuna:  # which chooses members as they are needed
