@@ -38,6 +38,8 @@ class OptunaSearch:
             self._study.enqueue_trial({name: known[name] for name in self._vary})
         self._study.sampler = self._sampler(len(self._trials))
         trial = self._study.ask(self._distributions)
+        if known is not None:
+            _ = trial.relative_params  # Optuna asks no sampler for known values, and CMA-ES would not count the trial
         self._trials.append(trial)
         return {name: _rounded(self._vary[name], value) for name, value in trial.params.items()}
 

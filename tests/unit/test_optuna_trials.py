@@ -10,6 +10,7 @@ import json
 import math
 import statistics
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -17,7 +18,10 @@ from mlma.studies import trials as trials_file
 from mlma.studies.cli import main
 from mlma.studies.definition import Definition, read_definition, save_definition
 from mlma.studies.journal import JOURNAL, Journal, Member
+from mlma.studies.options import OptunaOptions
+from mlma.studies.optuna_search import OptunaSearch
 from mlma.studies.overview import status
+from mlma.studies.search import Range
 from mlma.studies.trials import Trials
 
 STUDY = """
@@ -133,6 +137,28 @@ def test_a_controller_that_starts_again_asks_and_decides_as_one_that_does_not(
     for first, second in zip(found[0][0], found[1][0], strict=True):
         assert first["learning_rate"] == pytest.approx(second["learning_rate"], rel=1e-3)
     assert found[0][1] == found[1][1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_a_sampler_that_is_told_what_was_remembers_as_much_as_the_first_one(sampler: Literal["tpe", "cmaes"]) -> None:
+    """CMA-ES counts the trials of a generation, of which there are several here."""
+    vary = {"learning_rate": Range(1e-7, 1e-1, True, False), "batch_size": Range(4, 64, False, True)}
+    options = OptunaOptions(sampler=sampler, pruner="none", startup_trials=2)
+
+    def score(values: dict[str, Any]) -> float:
+        return -abs(math.log10(values["learning_rate"]) + 3) - abs(values["batch_size"] - 32) / 32
+
+    search, asked = OptunaSearch(vary, options, 1), list[dict[str, Any]]()
+    for number in range(24):
+        values = search.ask()
+        if number % 4 == 0:
+            again = OptunaSearch(vary, options, 1)
+            for each, known in enumerate(asked):
+                again.ask(known)
+                again.finished(each, score(known))
+            assert again.ask() == pytest.approx(values, rel=1e-3)
+        asked.append(values)
+        search.finished(number, score(values))
 
 
 def test_a_report_that_the_journal_has_counts_and_one_that_it_has_not_is_made_again(tmp_path: Path) -> None:
