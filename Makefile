@@ -7,7 +7,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom install-mujoco install-box2d install-export train evaluate case-studies test test-slow test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs wheel clean
+.PHONY: help install install-actor install-learner install-vizdoom install-mujoco install-box2d install-export install-optuna train evaluate case-studies test test-slow test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs wheel clean
 
 help:  ## print this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -33,6 +33,9 @@ install-box2d:  ## set up Box2D for LunarLander-v3, BipedalWalker-v3, CarRacing-
 
 install-export:  ## set up what exports to ONNX and LiteRT need; SavedModels need nothing
 	@tools/setup.sh export
+
+install-optuna:  ## set up Optuna, for studies with search = optuna
+	@tools/setup.sh optuna
 
 train: install-$(if $(filter 1,$(LEARNERS)),actor,learner)  ## train on LEVEL with LEARNERS learners; resumes a run found in LOGDIR; ARGS: flags of experiment.py
 	$(PY) experiment.py '--level_name=$(LEVEL)' '--logdir=$(LOGDIR)' $(if $(filter 1,$(LEARNERS)),,--num_learners=$(LEARNERS)) $(ARGS)

@@ -25,6 +25,7 @@ ABOUT = {
     "install-mujoco": "Installs MuJoCo. Needed on hosts with actors. Nothing is compiled.",
     "install-box2d": "Installs Box2D. Needed on hosts with actors. There are no wheels for aarch64.",
     "install-export": "Installs tf2onnx, ONNX Runtime and LiteRT. Nothing is compiled.",
+    "install-optuna": "Installs Optuna and cmaes. Needed where a study is started. Nothing is compiled.",
 }
 
 

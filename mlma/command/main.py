@@ -24,6 +24,7 @@ INSTALLS = {  # what they add to this Python
     "install-mujoco": "add MuJoCo, for gymnasium's HalfCheetah-v5, Hopper-v5, Humanoid-v5, ...",
     "install-box2d": "add Box2D, for LunarLander-v3, BipedalWalker-v3, CarRacing-v3",
     "install-export": "add what exports to ONNX and LiteRT need; SavedModels need nothing",
+    "install-optuna": "add Optuna, for studies with search = optuna",
 }
 
 

@@ -18,6 +18,7 @@ from mlma.studies.definition import Definition, read_definition, save_definition
 from mlma.studies.journal import Journal
 from mlma.studies.options import StudyOptions
 from mlma.studies.overview import best, status
+from mlma.studies.trials import check_is_installed
 from mlma.utils.atomic_file import check_writable
 from mlma.utils.child_process import EXIT_USAGE
 from mlma.utils.code_layout import IS_INSTALLED, program
@@ -73,6 +74,7 @@ def _parse(argv: list[str]) -> tuple[str, Definition]:
 
 
 def _up(definition: Definition) -> int:
+    check_is_installed(definition)
     folder = definition.folder
     name = shown(str(folder))
     if (folder / "config.json").exists():
@@ -81,11 +83,12 @@ def _up(definition: Definition) -> int:
     check_writable(folder, "folder")
     with _lock(definition):
         wanted, journal = definition.members(), Journal(folder)
-        _check_members(definition, journal, wanted)
+        if not definition.optuna:  # which chooses members as they are needed
+            _check_members(definition, journal, wanted)
         save_definition(definition)
         for number in range(len(journal.members), len(wanted)):
             journal.add("member", number, values=wanted[number])
-        print(f"{name}: {len(wanted)} members")
+        print(f"{name}: {len(wanted) or definition.options.trials} members")
         code = Controller(definition, journal).run()
         print(f"what became of them: {program('-m mlma.studies')} status {folder}")
         return code

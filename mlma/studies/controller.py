@@ -2,7 +2,7 @@
 
 It decides in one thread, a few times a second, and has no state but the journal and its child processes. Members that
 wait for a place form a queue. Imports nothing heavy. Not here: the comparisons of a population
-(mlma/studies/evolution.py), a single process (mlma/studies/local_runs.py).
+(mlma/studies/evolution.py), trials of Optuna (mlma/studies/trials.py), a single process (mlma/studies/local_runs.py).
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from mlma.studies.evolution import Evolution
 from mlma.studies.journal import Journal, Member
 from mlma.studies.local_runs import SCRIPT, MemberProcess, known_flags, shared_cores, suitable_number
 from mlma.studies.run_files import frame_budget, is_in_use, newest_checkpoint, saved
+from mlma.studies.trials import Trials
 from mlma.utils.child_process import EXIT_USAGE
 
 TICK_SECONDS = 0.3
 SUMMARY_SECONDS = 60.0
 MAX_DELAY_SECONDS = 60.0  # before a member that failed is started again
 POPULATION_CHECKPOINT_SECONDS = 30.0  # unless the flag is given; members are compared at checkpoints
-OVER = ("finished", "gave_up")
+OVER = ("finished", "gave_up", "pruned")
 
 
 class Controller:
@@ -35,7 +36,9 @@ class Controller:
     ) -> None:
         self._definition, self._journal, self._script, self._show = definition, journal, script, show
         self._options = definition.options
-        self._at_once = min(suitable_number(self._options.at_once), len(journal.members))
+        self._trials = Trials(definition, journal, show) if definition.optuna else None
+        number = len(journal.members) + (self._trials.left if self._trials else 0)
+        self._at_once = min(suitable_number(self._options.at_once), number)
         self._processes: dict[int, MemberProcess] = {}
         self._failures: dict[int, tuple[int, float]] = {}  # in a row, and the frames that it had reached
         self._not_before: dict[int, float] = {}
@@ -50,12 +53,13 @@ class Controller:
         former = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         next_summary = time.monotonic() + SUMMARY_SECONDS
         try:
-            while (self._queue and not self._signal) or self._processes:
+            while (self._is_somebody_left() and not self._signal) or self._processes:
                 for number, process in list(self._processes.items()):
                     if (code := process.poll()) is not None:
                         self._on_end(self._journal.members[number], self._processes.pop(number), code)
                 if not self._signal:
                     self._compare()
+                    self._ask_for_trials()
                     self._start_waiting()
                 if time.monotonic() > next_summary:
                     next_summary = time.monotonic() + SUMMARY_SECONDS
@@ -69,7 +73,7 @@ class Controller:
         self._show(self._summary())
         if self._signal:
             return 128 + self._signal
-        return 0 if all(member.outcome == "finished" for member in self._journal.members) else 1
+        return 1 if any(member.outcome not in ("finished", "pruned") for member in self._journal.members) else 0
 
     def _on_signal(self, number: int, _: Any) -> None:
         if self._signal:
@@ -82,6 +86,17 @@ class Controller:
             process.stop()
 
     # -- members that wait
+
+    def _is_somebody_left(self) -> bool:
+        return bool(self._queue or (self._trials and self._trials.left))
+
+    def _ask_for_trials(self) -> None:
+        """Fills the places for which nobody is ready; a trial is chosen as late as possible, by most scores."""
+        now = time.monotonic()
+        ready = sum(self._not_before.get(member.number, 0.0) <= now for member in self._queue)
+        while self._trials and self._trials.left and len(self._processes) + ready < self._at_once:
+            self._queue.append(self._trials.ask())
+            ready += 1
 
     def _start_waiting(self) -> None:
         for member in list(self._queue):
@@ -104,11 +119,13 @@ class Controller:
     # -- members that train
 
     def _compare(self) -> None:
-        if not self._evolution:
-            return
         for number, process in list(self._processes.items()):
             member = self._journal.members[number]
-            if process.is_stopping or not self._evolution.compare(member):
+            if process.is_stopping:
+                continue
+            if self._trials and self._trials.compare(member):
+                process.stop()
+            if not self._evolution or not self._evolution.compare(member):
                 continue
             places = self._at_once - len(self._processes)
             if member.outcome == "replaced" or len(self._queue) > places:  # who waits for a place gets this one
@@ -126,14 +143,19 @@ class Controller:
         outcome = "failed"
         if code == 0:
             outcome = "finished" if frames >= frame_budget(self._folder(member)) else "turn"
-        if process.is_stopping and outcome != "finished":
+        if member.outcome == "pruned":
+            outcome = "pruned"
+        elif process.is_stopping and outcome != "finished":
             outcome = "stopped" if self._signal else "turn"
         elif outcome != "finished":
             outcome = self._after_failure(member, frames, code)
+        score = {"score": self._trials.finish(member)} if self._trials and outcome == "finished" else {}
         self._journal.add(
-            "ended", member.number, generation=member.generation, outcome=outcome, code=code, frames=frames
+            "ended", member.number, generation=member.generation, outcome=outcome, code=code, frames=frames, **score
         )
-        detail = "" if outcome in ("finished", "turn", "stopped") else f" (code {code}): {process.last_line()}"
+        detail = (
+            "" if outcome in ("finished", "turn", "stopped", "pruned") else f" (code {code}): {process.last_line()}"
+        )
         self._show(f"{member.name} {outcome.replace('_', ' ')} at {frames:,.0f} frames{detail}")
         if outcome == "gave_up" and self._evolution and not self._signal:
             self._evolution.replace(member)
@@ -160,6 +182,8 @@ class Controller:
 
     def _is_finished(self, member: Member) -> bool:
         """Whether it was, and no more frames are wanted by now."""
+        if self._trials:
+            return member.outcome in ("finished", "pruned")
         wanted = self._definition.flags.get(MAY_GROW, 0.0)
         return member.outcome == "finished" and self._frames(member) >= wanted
 
@@ -169,7 +193,7 @@ class Controller:
             "waiting": len(self._queue),
             **{
                 each.replace("_", " "): sum(member.outcome == each for member in self._journal.members)
-                for each in ("finished", "stopped", "gave_up")
+                for each in ("finished", "pruned", "stopped", "gave_up")
             },
         }
         running = {number for number in self._processes}

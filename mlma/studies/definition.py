@@ -26,14 +26,14 @@ from mlma.core.config.config_file import parse_entries, read_entries
 from mlma.core.config.flags import flag_table as flags_of
 from mlma.core.config.yaml_file import Entry
 from mlma.envs.reference_scores import level_range
-from mlma.studies.options import CAPPED_SCORE, MAX_MEMBERS, PbtOptions, StudyOptions
+from mlma.studies.options import CAPPED_SCORE, MAX_MEMBERS, OptunaOptions, PbtOptions, StudyOptions
 from mlma.studies.search import Range, Variation, grid, parse_variation, random_search
 from mlma.utils.atomic_file import atomic_write
 from mlma.utils.input_file import read_json_file
 from mlma.utils.user_text import shown
 
 STUDY_FILE = "study.json"
-TABLES = ("flags", "vary", "pbt")
+TABLES = ("flags", "vary", "pbt", "optuna")
 # What the controller decides for each member, or what starts something else than a run on one machine.
 NOT_OF_MEMBERS = (
     "logdir", "mode", "job_name", "task", "learner_host", "actor_hosts", "token_file", "heartbeat_folder",
@@ -51,22 +51,27 @@ class Definition:
     vary: dict[str, Variation]
     options: StudyOptions
     pbt: PbtOptions | None
+    optuna: OptunaOptions | None = None  # of search = optuna
 
     @property
     def metric(self) -> str:
         """The column of metrics.csv by which members are compared."""
-        return self.pbt.metric if self.pbt else PbtOptions().metric
+        return (self.pbt or self.optuna or PbtOptions()).metric
 
     def members(self) -> list[dict[str, Any]]:
         """The values of the flags that differ, for each member: settings, all of them with one seed after the other.
 
-        ValueError in one line if they are none, too many, or such that experiment.py would refuse them.
+        None with Optuna, which chooses one after the other. ValueError in one line if they are none, too many, or such
+        that experiment.py would refuse them.
         """
         options = self.options
-        if options.search == "random" and not options.trials:
-            raise ValueError("search: random needs the number of trials, such as: trials = 8")
+        if options.search != "grid" and not options.trials:
+            raise ValueError(f"search: {options.search} needs the number of trials, such as: trials = 8")
         if options.search == "grid" and options.trials:
-            raise ValueError("trials: only with search = random; a grid has as many as [vary] gives")
+            raise ValueError("trials: only with search = random or optuna; a grid has as many as [vary] gives")
+        if options.search == "optuna":
+            self._check_trials()
+            return []
         if options.search == "random":
             settings = random_search(self.vary, options.trials, options.search_seed)
         else:
@@ -83,11 +88,23 @@ class Definition:
             parse(to_arguments(self.flags | values))
         return found
 
+    def seed_of_trials(self) -> dict[str, Any]:
+        """The seed of a member that Optuna has chosen: the same for all, unless it varies."""
+        return {} if "seed" in self.vary else {"seed": self.flags.get("seed", flag_table()["seed"].default)}
+
+    def _check_trials(self) -> None:
+        """ValueError if experiment.py would refuse the first or the last values of what varies."""
+        if self.options.seeds > 1:
+            raise ValueError("seeds: a trial of search = optuna is one member; allowed: 1, or seed in [vary]")
+        for first in (True, False):
+            parse(to_arguments(self.flags | {name: each.end(first) for name, each in self.vary.items()}))
+
     def as_json(self) -> dict[str, Any]:
         """As it stands in a file, without the folder."""
         values: dict[str, Any] = dataclasses.asdict(self.options) | {"flags": self.flags}
         values["vary"] = {name: variation.as_json() for name, variation in self.vary.items()}
-        return values | ({"pbt": dataclasses.asdict(self.pbt)} if self.pbt else {})
+        tables = {"pbt": self.pbt, "optuna": self.optuna}
+        return values | {name: dataclasses.asdict(table) for name, table in tables.items() if table}
 
 
 def to_arguments(flags: Mapping[str, Any]) -> list[str]:
@@ -166,8 +183,9 @@ def _from_entries(entries: list[Entry], options: Mapping[str, Any], flags: Mappi
     vary = _parse_vary(tables.get("vary", {}))
     if both := sorted(vary.keys() & in_file.keys()):
         raise ValueError(f"{both[0]}: stands in [vary] and in the flags of all members; allowed: one of them")
+    optuna = _parse_optuna(tables, vary, study)
     pbt = _parse_population(tables["pbt"], vary) if "pbt" in tables else None
-    definition = Definition(Path(), in_file, vary, study, pbt)
+    definition = Definition(Path(), in_file, vary, study, pbt, optuna)
     if len(definition.members()) < 2 and pbt:
         raise ValueError("pbt: a population needs two members at least: more seeds, or more values in [vary]")
     return definition, folder
@@ -208,12 +226,38 @@ def _parse_population(table: Mapping[str, Any], vary: Mapping[str, Variation]) -
     return pbt
 
 
+def _parse_optuna(
+    tables: Mapping[str, Mapping[str, Any]], vary: Mapping[str, Variation], study: StudyOptions
+) -> OptunaOptions | None:
+    """ValueError in one line for what does not go together."""
+    if study.search != "optuna":
+        if "optuna" in tables:
+            raise ValueError("optuna: only with search = optuna")
+        return None
+    if "pbt" in tables:
+        raise ValueError("pbt: a population changes its members itself; allowed: search = grid or random")
+    entries = [Entry(*each, 0) for each in tables.get("optuna", {}).items()]
+    try:
+        options = OptunaOptions(**parse_entries(entries, dict(flags_of(OptunaOptions))))
+    except ValueError as error:
+        raise ValueError(f"optuna: {error}") from None
+    if options.pruner != "none" and not options.every_frames:
+        raise ValueError("optuna: every_frames: must be given, the frames between two reports; or: pruner = none")
+    if not vary:
+        raise ValueError("search: optuna needs lists or ranges of values in [vary]")
+    lists = [name for name, variation in vary.items() if not isinstance(variation, Range)]
+    if options.sampler == "cmaes" and lists:
+        raise ValueError(f"vary: {lists[0]}: sampler = cmaes needs a range; other samplers take lists, too")
+    return options
+
+
 def check_metric(definition: Definition) -> None:
     """ValueError for a score of one level that has none published."""
     level = str(definition.flags.get("level_name", flag_table()["level_name"].default))
     is_set = "," in level or level in ("atari57", "dmlab30")
     if definition.metric == CAPPED_SCORE and not is_set and level_range(level) is None:
-        raise ValueError(f"pbt: metric: {CAPPED_SCORE}: no scores of {shown(level)} are published; use return/mean")
+        table = "pbt" if definition.pbt else "optuna"
+        raise ValueError(f"{table}: metric: {CAPPED_SCORE}: no scores of {shown(level)} are published; use return/mean")
 
 
 def save_definition(definition: Definition) -> None:
@@ -224,9 +268,11 @@ def save_definition(definition: Definition) -> None:
         changed = [
             f"flags.{name}"
             for name in {**before["flags"], **now["flags"]}
-            if name != MAY_GROW and before["flags"].get(name) != now["flags"].get(name)
+            if (name != MAY_GROW or definition.optuna) and before["flags"].get(name) != now["flags"].get(name)
         ]
         changed += ["pbt"] * (("pbt" in before) != ("pbt" in now))
+        if "optuna" in {**before, **now}:  # scores of other values, or after other frames, would mislead it
+            changed += [name for name in ("optuna", "vary", "search_seed") if before.get(name) != now.get(name)]
         if changed:
             raise ValueError(
                 f"{shown(str(definition.folder))}: the study there has other settings: {', '.join(changed)}; allowed: "

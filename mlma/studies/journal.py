@@ -29,7 +29,9 @@ class Member:
     generation: int = 0  # how often it has copied another one; each generation is a run of its own
     compared_at: float = 0.0  # frames at the last comparison of a population
     score: float | None = None  # what it had copied, until its own run has a score
-    outcome: str = ""  # of its last run: finished, stopped, turn, failed, gave_up, replaced; "" while it may be running
+    # of its last run: finished, stopped, turn, failed, gave_up, replaced, pruned; "" while it may be running
+    outcome: str = ""
+    reports: int = 0  # of a trial to Optuna
 
     @property
     def name(self) -> str:
@@ -79,6 +81,10 @@ class Journal:
             case "ended":
                 if event["generation"] == member.generation:  # not a run that an exploit has replaced
                     member.outcome = event["outcome"]
+            case "reported":
+                member.reports = event["step"]
+                if event["pruned"]:
+                    member.outcome = "pruned"
             case "kept":
                 member.compared_at = event["frames"]
             case "exploit":

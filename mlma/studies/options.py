@@ -1,4 +1,5 @@
-"""The settings of a study: those of the file's first lines, which are also flags of `mlma study`, and those of [pbt].
+"""The settings of a study: those of the file's first lines, which are also flags of `mlma study`, and those of [pbt]
+and [optuna].
 
 Not here: the flags of its members, which are those of a run (mlma/core/config/).
 """
@@ -25,13 +26,20 @@ class StudyOptions:
         minimum=1,
         maximum=MAX_MEMBERS,
     )
-    search: Literal["grid", "random"] = option(
-        "grid", "how [vary] becomes members: grid is all combinations; random is `trials` random ones"
+    search: Literal["grid", "random", "optuna"] = option(
+        "grid",
+        "how [vary] becomes members: grid is all combinations; random is `trials` random ones; optuna is `trials` that "
+        "Optuna chooses by the scores so far, and stops early if they are bad",
     )
     trials: int = option(
-        0, "random combinations to try, each with all seeds; with search=random", minimum=0, maximum=MAX_MEMBERS
+        0,
+        "combinations to try, with search=random, each with all seeds, or search=optuna",
+        minimum=0,
+        maximum=MAX_MEMBERS,
     )
-    search_seed: int = option(1, "seed of random search, and of what PBT draws", minimum=0, maximum=2**31 - 1)
+    search_seed: int = option(
+        1, "seed of random search, of Optuna, and of what PBT draws", minimum=0, maximum=2**31 - 1
+    )
     at_once: int = option(
         0,
         "members that train at the same time on this machine, which share its cores; 0 is one for two cores",
@@ -72,4 +80,35 @@ class PbtOptions:
     )
     resample_probability: float = option(
         0.0, "probability with which each hyperparameter is drawn anew from [vary] instead", minimum=0, maximum=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptunaOptions:
+    """Search with Optuna."""
+
+    sampler: Literal["tpe", "random", "cmaes"] = option(
+        "tpe", "what chooses the values of a trial; cmaes needs ranges in [vary], and dozens of trials"
+    )
+    pruner: Literal["median", "successive_halving", "none"] = option(
+        "median",
+        "what stops a trial: median, if its best score is below the median of the others after as many frames; "
+        "successive_halving, if it is not among the best of each rung; none",
+    )
+    metric: str = option(
+        "return/mean", "column of metrics.csv that is to be as high as possible; score/capped as in [pbt]"
+    )
+    every_frames: float = option(
+        0.0, "frames between two reports of a trial; must be given with a pruner", minimum=0, maximum=1e15
+    )
+    startup_trials: int = option(
+        4,
+        "trials that have to end before values are chosen by scores, until then they are random; and that have to "
+        "finish before the median stops others",
+        minimum=1,
+        maximum=MAX_MEMBERS,
+    )
+    warmup_frames: float = option(0.0, "frames before which no trial is stopped", minimum=0, maximum=1e15)
+    reduction_factor: int = option(
+        3, "of successive_halving: one in so many trials goes on at each rung", minimum=2, maximum=MAX_MEMBERS
     )

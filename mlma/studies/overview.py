@@ -53,8 +53,13 @@ def status(definition: Definition, journal: Journal) -> str:
             )
         )
     running = "its controller runs" if is_in_use(definition.folder) else "no controller runs"
-    copies = f"; {len(journal.exploits)} copies" if definition.pbt else ""
-    title = f"{definition.folder}: {len(journal.members)} members, {running}{copies}; score: {definition.metric}"
+    count, more = f"{len(journal.members)} members", ""
+    if definition.pbt:
+        more = f"; {len(journal.exploits)} copies"
+    if definition.optuna:
+        count = f"{len(journal.members)} of {definition.options.trials} trials"
+        more = f"; {sum(member.outcome == 'pruned' for member in journal.members)} pruned"
+    title = f"{definition.folder}: {count}, {running}{more}; score: {definition.metric}"
     return "\n".join([title, *format_table(rows)])
 
 

@@ -1,6 +1,6 @@
 """What varies between members: values of a flag, the members of a grid or of a random search.
 
-A flag in [vary] has a list of values, or a range {low, high, scale}, which only random search and PBT draw from.
+A flag in [vary] has a list of values, or a range {low, high, scale}, which random search, Optuna and PBT draw from.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ class Values(NamedTuple):
         """One of them."""
         return random_numbers.choice(self.choices)
 
+    def end(self, first: bool) -> Any:
+        """The first or the last one."""
+        return self.choices[0 if first else -1]
+
     def as_json(self) -> Any:
         """As it stands in a file."""
         return list(self.choices)
@@ -49,6 +53,10 @@ class Range(NamedTuple):
             number = random_numbers.uniform(self.low, self.high)
         number = min(self.high, max(self.low, number))
         return round(number) if self.is_integer else float(f"{number:.6g}")
+
+    def end(self, first: bool) -> Any:
+        """The lowest or the highest."""
+        return self.low if first else self.high
 
     def as_json(self) -> Any:
         """As it stands in a file."""
@@ -94,7 +102,7 @@ def grid(vary: Mapping[str, Variation]) -> list[dict[str, Any]]:
     """All combinations; the last flag changes fastest. ValueError for a range, which has no end of values."""
     for name, variation in vary.items():
         if isinstance(variation, Range):
-            raise ValueError(f"vary: {name}: a grid needs a list of values; ranges need: search = random")
+            raise ValueError(f"vary: {name}: a grid needs a list of values; ranges need: search = random or optuna")
     choices = [variation.choices for variation in vary.values() if isinstance(variation, Values)]
     return [dict(zip(vary, combination, strict=True)) for combination in itertools.product(*choices)]
 

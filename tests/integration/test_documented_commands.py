@@ -43,8 +43,8 @@ NOT_RUN = {
     "tests/unit/test_presets.py checks its values",
     r"install-(mujoco|box2d)|HalfCheetah|BipedalWalker": "needs a simulator of its own; Pendulum-v1 on the same page "
     "needs none",
-    r"mlma\.studies .*(population|--seeds=4)": "trains for minutes; tests/integration/test_studies.py has populations, "
-    "and four seeds with fewer frames",
+    r"mlma\.studies .*(population|optuna|--seeds=4)": "trains for minutes; tests/integration/test_studies.py has "
+    "populations, sweeps with Optuna, and four seeds with fewer frames",
     r"atari57": "57 games at once take minutes to start on two cores; tests/integration/test_atari57.py runs them",
 }
 READ_BY_PEOPLE = "README.md"

@@ -88,7 +88,7 @@ def test_each_group_of_the_set_up_for_users_has_a_command_with_the_same_packages
     makefile = (ROOT / "Makefile").read_text()
     made = set(re.findall(r"^(install-[a-z0-9]+):", makefile, re.M)) - {"install-actor"}
     assert made == set(INSTALLS) == set(ABOUT)
-    for group in ("mujoco", "box2d", "export"):
+    for group in ("mujoco", "box2d", "export", "optuna"):
         assert steps(f"install-{group}", PROJECT) == [(PROJECT["dependency-groups"][group], {})]
         done = mlma(f"install-{group}", "--help")
         assert done.returncode == 0 and done.stdout.startswith(f"usage: mlma install-{group}\n")

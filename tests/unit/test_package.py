@@ -142,6 +142,7 @@ def test_the_command_of_the_wheel_runs_the_script_of_the_wheel(site: Path, tmp_p
 
 def test_the_extra_is_the_group_of_the_set_up() -> None:
     assert PROJECT["project"]["optional-dependencies"]["learner"] == PROJECT["dependency-groups"]["learner"]
+    assert PROJECT["project"]["optional-dependencies"]["optuna"] == PROJECT["dependency-groups"]["optuna"]
     assert set(PROJECT["project"]["optional-dependencies"]["vizdoom"]) <= set(PROJECT["dependency-groups"]["vizdoom"])
 
 

@@ -34,7 +34,8 @@ def write_report(definition: Definition, journal: Journal) -> int:
         return 1
     rows = [STATISTICS_HEAD, *(_cells(each) for each in numbers)]
     print("\n".join(format_table(rows)))
-    content = {"metric": definition.metric, "settings": numbers, "exploits": journal.exploits}
+    pruned = [member.name for member in journal.members if member.outcome == "pruned"]
+    content = {"metric": definition.metric, "settings": numbers, "exploits": journal.exploits, "pruned": pruned}
     for name, text in ((PAGE, _page(definition, journal, settings, rows)), (NUMBERS, json.dumps(content, indent=1))):
         with atomic_write(definition.folder / name) as file:
             file.write(text.encode())
