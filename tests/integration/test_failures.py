@@ -62,7 +62,7 @@ def test_a_value_error_of_an_environment_is_a_failure_of_its_actor_which_is_rest
     logdir = tmp_path / "run"
     flags = ["--level_name=broken_level:Broken-v0", "--num_actors=1", "--envs_per_actor=1", f"--logdir={logdir}"]
     with Process(tmp_path, "run", *SMALL, *flags, env={"PYTHONPATH": str(tmp_path)}) as run:
-        run.expect("actor 0 ended with code 1; restarting it", 120)
+        run.expect("actor 0 ended with code 4; restarting it", 120)
         log = logdir / "actor-0.log"
         wait_for(lambda: log.read_text().count("a bad twenty-fifth step") >= 2, 60, log.read_text)
         assert "Traceback (most recent call last)" in log.read_text()
