@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlma.core.config import EnvironmentConfig
+from mlma.core.config import EnvironmentConfig, parse
 from mlma.envs.failures import SimulatorLostError, find_failures
 from mlma.envs.level_cache import LevelCache
 from mlma.envs.reference_scores import mean_over_levels, score_table
@@ -27,6 +27,7 @@ from mlma.envs.suites.dmlab import ACTIONS, find_module, import_lab, level_scrip
 from mlma.envs.trial import try_levels
 from mlma.envs.vector import temp_folder
 from mlma.evaluation.video import short_name
+from mlma.roles.preparation import prepare
 from tests.support.env_steps import run as run_env
 from tests.support.runs import ROOT, Process, gone, rows, wait_for
 
@@ -259,8 +260,8 @@ def test_two_levels_are_trained_on_and_evaluated(log: Path, tmp_path: Path) -> N
     scores = [score_table("dmlab30")[name].normalised(record["levels"][name]["mean"]) for name in levels.split(",")]
     assert record["score"]["capped"] == pytest.approx(np.mean([min(100, score) for score in scores]))
     assert f"capped {record['score']['capped']:.1f} %" in run.text()
-    assert [line["start"] for line in entries(log, "start")].count(f"contributed/dmlab30/{TEST}") == 2, (
-        "evaluation and video"
+    assert [line["start"] for line in entries(log, "start")].count(f"contributed/dmlab30/{TEST}") == 3, (
+        "the trial, the evaluation and the video"
     )
     assert "no video" not in run.text(), run.text()
     assert sorted(path.parent.name for path in (logdir / "videos").rglob("best.mp4")) == sorted(levels.split(","))
@@ -293,6 +294,25 @@ def test_a_level_that_cannot_start_is_found_before_training_with_the_simulators_
         try_levels(EnvironmentConfig(**flags))
     assert "\n" not in str(caught.value)
     assert list((log.parent / "temporary").glob("mlma*")) == []
+
+
+@pytest.mark.parametrize(
+    ("level", "line"),
+    [
+        ("no_such", "dmlab/no_such: cannot be opened: RuntimeError .*Failed to start level script"),
+        ("demos/missing_map", "ended with code 1 while it was tried before evaluation; .* ERROR: Couldn't load maps/"),
+    ],
+)
+def test_a_level_that_cannot_start_is_found_before_evaluation(log: Path, tmp_path: Path, level: str, line: str) -> None:
+    with pytest.raises(ValueError, match=line) as caught:
+        prepare(parse(["--mode=test", f"--level_name=dmlab/{level}", f"--logdir={tmp_path}", "--level_cache="]))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_test_level_is_tried_before_evaluation(log: Path, tmp_path: Path) -> None:
+    prepare(parse(["--mode=test", f"--level_name={TRAIN}", f"--logdir={tmp_path}", "--level_cache="]))
+    (entry,) = entries(log, "start")
+    assert (entry["start"], entry["config"]["allowHoldOutLevels"]) == (f"contributed/dmlab30/{TEST}", "true")
 
 
 def test_a_package_that_the_module_needs_is_named(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,8 +427,9 @@ def test_a_simulator_that_exits_again_and_again_ends_with_its_last_words(
 
 
 @pytest.mark.slow
-def test_a_run_with_a_lab_that_cannot_start_ends_with_code_2_in_one_line(tmp_path: Path) -> None:
-    flags = ["--level_name=dmlab/demos/missing_map", f"--logdir={tmp_path}/run", "--level_cache="]
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_a_run_with_a_lab_that_cannot_start_ends_with_code_2_in_one_line(tmp_path: Path, mode: str) -> None:
+    flags = [f"--mode={mode}", "--level_name=dmlab/demos/missing_map", f"--logdir={tmp_path}/run", "--level_cache="]
     options: Any = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120}
     done = subprocess.run(
         [sys.executable, "experiment.py", *flags], env=os.environ | {"PYTHONPATH": str(STAND_IN)}, **options
