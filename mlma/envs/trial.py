@@ -86,7 +86,7 @@ class _Trials:
             if self._stopped:
                 return None
             child = subprocess.Popen(
-                [sys.executable, "-m", "mlma.envs.trial"],
+                [sys.executable, "-u", "-m", "mlma.envs.trial"],  # what it prints before a crash is not lost
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

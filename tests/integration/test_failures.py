@@ -37,6 +37,7 @@ class Broken(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         if self.steps == 25:
+            print("what the environment prints")
             raise ValueError("a bad twenty-fifth step")
         return self.observation_space.sample(), 0.0, False, False, {}
 
@@ -66,6 +67,7 @@ def test_a_value_error_of_an_environment_is_a_failure_of_its_actor_which_is_rest
         log = logdir / "actor-0.log"
         wait_for(lambda: log.read_text().count("a bad twenty-fifth step") >= 2, 60, log.read_text)
         assert "Traceback (most recent call last)" in log.read_text()
+        assert "what the environment prints\n" in log.read_text()
 
 
 @pytest.mark.parametrize("flag", ["--learner_host=nowhere", "--token_file=/dev/null/token"])

@@ -200,7 +200,7 @@ class WorkerProcess:
             environment["TMPDIR"] = str(self._folder)
         with worker_end:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlma.envs.vector.worker"],
+                [sys.executable, "-u", "-m", "mlma.envs.vector.worker"],  # what it prints before a crash is not lost
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
