@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,19 @@ from tests.support.env_steps import run as run_env
 from tests.support.runs import ROOT, Process, gone, rows, wait_for
 
 STAND_IN = Path(__file__).parents[1] / "support" / "stand_in"
+FRAMES = 240  # of an episode of the stand-in
 TRAIN, TEST = "rooms_collect_good_objects_train", "rooms_collect_good_objects_test"
+
+
+EXTENSION = """
+#include <Python.h>
+static PyObject *set_runfiles_path(PyObject *module, PyObject *path) {
+    return PyObject_SetAttrString(module, "runfiles", path) ? NULL : Py_NewRef(Py_None);
+}
+static PyMethodDef methods[] = {{"set_runfiles_path", set_runfiles_path, METH_O, ""}, {NULL}};
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "deepmind_lab", NULL, -1, methods};
+PyMODINIT_FUNC PyInit_deepmind_lab(void) { return PyModule_Create(&definition); }
+"""
 
 
 @pytest.fixture
@@ -246,13 +259,17 @@ def test_two_levels_are_trained_on_and_evaluated(log: Path, tmp_path: Path) -> N
     levels = f"{TRAIN},explore_goal_locations_small"
     env = {"PYTHONPATH": str(STAND_IN), "STAND_IN_LOG": str(log)}
     small = [f"--level_name={levels}", f"--level_cache={tmp_path}/cache", "--width=32", "--height=24", "--batch_size=2",
-             "--unroll_length=20", "--envs_per_actor=1", "--num_actors=2", "--popart"]  # fmt: skip
+             "--unroll_length=20", "--envs_per_actor=1", "--num_actors=2", "--popart", "--map_seeds=2"]  # fmt: skip
     logdir = tmp_path / "run"
     with Process(tmp_path, "train", *small, f"--logdir={logdir}", "--total_environment_frames=4000", env=env) as run:
         assert run.wait(200) == 0, run.text()
     last = rows(logdir)[-1]
     assert {last["score/levels"], last["score/levels"]} == {2}
     assert last[f"level_return/{TRAIN}"] >= 0
+    tried = 2  # maps that the trial compiled
+    compiled = len(entries(log, "compiled")) - tried
+    assert last["level_cache/misses"] == compiled == 2, "the other map of each level"
+    assert last["level_cache/hits"] >= 4000 // FRAMES - 4, "all other episodes"
     test = ["--mode=test", f"--config={logdir}/config.json", "--test_num_episodes=1", "--record_video"]
     with Process(tmp_path, "test", *test, env=env) as run:
         assert run.wait(200) == 0, run.text()
@@ -401,6 +418,26 @@ def test_the_module_is_found_at_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match="name its folder with --dmlab_path"):
         env_spec(EnvironmentConfig(level_name=TRAIN))
     assert env_spec(EnvironmentConfig(level_name=TRAIN, dmlab_path=str(bare)))
+
+
+def test_a_bare_extension_that_was_really_compiled_is_loaded(tmp_path: Path) -> None:
+    compiler, include = shutil.which("cc"), sysconfig.get_paths()["include"]
+    if os.environ.get("CI") != "true" and (compiler is None or not Path(include, "Python.h").exists()):
+        pytest.skip("no C compiler or no headers of Python")
+    assert compiler
+    (tmp_path / "lab.c").write_text(EXTENSION)
+    output = tmp_path / "deepmind_lab.so"
+    subprocess.run([compiler, "-shared", "-fPIC", f"-I{include}", "-o", output, tmp_path / "lab.c"], check=True)
+    (tmp_path / "baselab").mkdir()
+    program = (
+        "import sys; from mlma.envs.suites.dmlab import import_lab\n"
+        f"lab = import_lab({str(tmp_path)!r})\n"
+        f"assert lab is import_lab({str(output)!r}) is sys.modules['deepmind_lab']\n"
+        "print(lab.__file__, lab.runfiles)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (f"{output} {tmp_path}\n", 0), done.stderr
 
 
 def test_the_actions_have_different_names_in_a_video() -> None:
