@@ -27,7 +27,7 @@ from mlma.core.types import EnvSpec
 from mlma.envs.failures import EnvironmentFailedError, SimulatorLostError
 from mlma.envs.registry import level_help
 from mlma.roles.preparation import prepare, role_of
-from mlma.utils.child_process import EXIT_USAGE, setup_child_process
+from mlma.utils.child_process import EXIT_ENVIRONMENT, EXIT_USAGE, setup_child_process
 from mlma.utils.code_layout import install_agents_name
 from mlma.utils.console_streams import install_forgiving_streams, print_text
 from mlma.utils.tensorflow_setup import import_tensorflow
@@ -75,7 +75,7 @@ def _run(role: str, config: Config, spec: EnvSpec) -> NoReturn:
         code = EXIT_USAGE
     except (EnvironmentFailedError, SimulatorLostError) as failure:
         traceback.print_exc()
-        code = 1
+        code = EXIT_ENVIRONMENT
         if not failure.steps:  # it never worked: a restart does not help
             print_mistake(ValueError(failure.line))
             code = EXIT_USAGE

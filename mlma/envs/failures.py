@@ -16,6 +16,7 @@ from mlma.utils.import_object import in_one_line
 MLMA = f"{Path(__file__).parents[1]}/"
 MAX_FRAMES, MAX_CHARACTERS = 20, 6000  # of a traceback
 WINDOW_SECONDS = 600.0  # within which equal errors are counted
+NO_ANSWER = "no answer for "  # mlma/envs/vector/multiprocess.py
 LAST_LINES = "; its last line"  # mlma/envs/vector/worker_output.py
 YOUNG_SECONDS = 60.0  # of stepping, after which an error is not counted: restarts keep such a run going
 
@@ -90,18 +91,20 @@ class RepeatedFailureError(RuntimeError):
 class FailureCounter:
     """Counts equal failures."""
 
-    def __init__(self, limit: int) -> None:
-        """`limit` equal ones within WINDOW_SECONDS, of environments that had just started, are too many; 0 is no
-        limit."""
-        self._limit = limit
+    def __init__(self, limit: int, hang_seconds: float = 0.0) -> None:
+        """`limit` equal ones within WINDOW_SECONDS, of environments that had just started, are too many; 0 is no limit.
+        The window is longer for a simulator that does not answer: each time, that takes `hang_seconds` to find out."""
+        self._limit, self._hang_seconds = limit, hang_seconds
         self._times: dict[str, list[float]] = {}
 
     def add(self, failure: LoggedFailure) -> RepeatedFailureError | None:
         """Counts one; the error that ends the run, with the environment's traceback, if it is one too many."""
         if not failure.is_young:
             return None
-        now = time.monotonic()
-        times = [when for when in self._times.get(failure.kind, []) if now - when < WINDOW_SECONDS]
+        now, window = time.monotonic(), WINDOW_SECONDS
+        if NO_ANSWER in failure.kind:
+            window += self._limit * self._hang_seconds
+        times = [when for when in self._times.get(failure.kind, []) if now - when < window]
         self._times[failure.kind] = times = [*times, now]
         if not self._limit or len(times) < self._limit:
             return None

@@ -1,4 +1,4 @@
-"""A trial of the levels of a run before training: each is opened, reset and stepped once, in a process of its own.
+"""A trial of the levels of a run before training or evaluation: each is opened, reset and stepped, in its own process.
 
 So an environment that cannot work ends the run in one line, whatever it does: raise, crash, hang, or return what does
 not fit its spaces. Not here: what happens when one fails later (mlma/roles/local_actors.py).
@@ -37,22 +37,25 @@ SEED = 1
 NOTE_SECONDS = 5.0  # after which a line says what is waited for
 
 
-def try_levels(settings: EnvironmentConfig) -> None:
-    """ValueError, in one line, for the first level of the run that cannot be played on this machine."""
+def try_levels(settings: EnvironmentConfig, evaluation: bool = False) -> None:
+    """ValueError, in one line, for the first level of the run that cannot be played on this machine.
+
+    Evaluation plays other levels than training in some suites.
+    """
     names = level_names(settings.level_name)
     for suite in SUITES.values():
         for name in names if hasattr(suite, "check_settings") else ():
             suite.check_settings(name, settings)
     tasks = [(name, suite) for name in names if (suite := _suite_to_try(name))]
     if tasks:
-        _Trials(settings).run(tasks)
+        _Trials(settings, evaluation).run(tasks)
 
 
 class _Trials:
     """Levels in child processes, some at a time. Whatever ends the trials ends these."""
 
-    def __init__(self, settings: EnvironmentConfig) -> None:
-        self._settings = settings
+    def __init__(self, settings: EnvironmentConfig, evaluation: bool) -> None:
+        self._settings, self._evaluation = settings, evaluation
         self._children: list[subprocess.Popen[bytes]] = []
         self._lock, self._stopped = threading.Lock(), False
 
@@ -83,7 +86,7 @@ class _Trials:
             if self._stopped:
                 return None
             child = subprocess.Popen(
-                [sys.executable, "-m", "mlma.envs.trial"],
+                [sys.executable, "-u", "-m", "mlma.envs.trial"],  # what it prints before a crash is not lost
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -94,7 +97,8 @@ class _Trials:
 
     def _try(self, level_name: str, suite: str, folder: Path | None) -> str:
         """What is wrong with the level, in one line, or ""."""
-        task = {"suite": SUITE_MODULES[suite], "level_name": level_name, "settings": dataclasses.asdict(self._settings)}
+        task = {"suite": SUITE_MODULES[suite], "level_name": level_name, "evaluation": self._evaluation}
+        task["settings"] = dataclasses.asdict(self._settings)
         child = self._start(folder)
         if child is None:
             return ""
@@ -109,7 +113,8 @@ class _Trials:
             return str(json.loads(answer)["problem"])
         code = child.returncode
         reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-        return f"{flag}: its process ended with {reason} while it was tried before training{last_lines(log)}"
+        work = "evaluation" if self._evaluation else "training"
+        return f"{flag}: its process ended with {reason} while it was tried before {work}{last_lines(log)}"
 
 
 def _wait_for_all(answers: list[concurrent.futures.Future[str]]) -> None:
@@ -140,7 +145,7 @@ def _problem(task: dict[str, Any]) -> str:
     level_name = task["level_name"]
     suite, settings = importlib.import_module(task["suite"]), EnvironmentConfig(**task["settings"])
     try:
-        single = suite.make_single(level_name, settings, False)
+        single = suite.make_single(level_name, settings, task["evaluation"])
     except ValueError as error:  # a mistake of the user, which names the flag
         text = " ".join(str(error).split())
         return text if text.startswith("--") else f"--level_name={level_name}: cannot be opened: {text}"

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from mlma.core.config import Config, to_argv
 from mlma.envs.failures import FailureCounter, LoggedFailure, find_failures
+from mlma.envs.vector.multiprocess import MAX_START_ATTEMPTS
 from mlma.utils.child_process import EXIT_USAGE, PARENT_PID_ENV
 from mlma.utils.own_files import make_own_folder, open_own
 from mlma.utils.side_task import SideTask
@@ -45,9 +46,10 @@ class LocalActors:
         is_stopping: Callable[[], bool],
         on_failure: Callable[[BaseException], None],
         max_env_errors: int = 0,
+        env_timeout_seconds: float = 0.0,
     ) -> None:
         """`on_failure` is also called after `max_env_errors` equal errors of environments; 0 is no limit."""
-        self._failures = FailureCounter(max_env_errors)
+        self._failures = FailureCounter(max_env_errors, (1 + MAX_START_ATTEMPTS) * env_timeout_seconds)
         self._log_starts: dict[int, int] = {}  # actor -> size of its log when it was started
         self._command, self._count, self._log_folder = command, count, log_folder
         self._on_restart, self._is_stopping, self._on_failure = on_restart, is_stopping, on_failure
@@ -179,4 +181,5 @@ def start_local_actors(
         is_stopping,
         on_failure,
         config.environment.max_env_errors,
+        config.environment.env_timeout_seconds,
     )

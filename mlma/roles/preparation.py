@@ -5,6 +5,7 @@ Everything that is wrong here is a mistake of the user, answered within seconds 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mlma.core.config import Config
@@ -16,7 +17,7 @@ from mlma.envs.trial import try_levels
 from mlma.transport.addresses import parse_address
 from mlma.transport.auth import read_token
 from mlma.utils.atomic_file import check_writable
-from mlma.utils.child_process import available_cores, started_by_mpirun
+from mlma.utils.child_process import PARENT_PID_ENV, available_cores, started_by_mpirun
 from mlma.utils.own_files import check_own_folder
 
 
@@ -42,6 +43,8 @@ def prepare(given: Config) -> tuple[Config, EnvSpec]:
         parse_address(distributed.learner_host, read_token(distributed.token_file), distributed.insecure_plaintext)
     check_fits_machine(config, spec, role)
     if role == "evaluator":
+        if PARENT_PID_ENV not in os.environ:  # else a learner started this, and has tried its levels
+            try_levels(given.environment, evaluation=True)
         logdir = Path(config.run.logdir)
         check_own_folder(logdir, f"--logdir={logdir}")
         if logdir.exists():

@@ -14,6 +14,7 @@ PR_SET_PDEATHSIG = 1
 STOP_SIGNAL = signal.SIGUSR1
 EXIT_USAGE = 2  # exit code for wrong flags or files: a restart does not help
 EXIT_HUNG = 3  # exit code of a learner that gives up waiting for the others
+EXIT_ENVIRONMENT = 4  # exit code of an actor, or of test mode, whose environments failed after they had worked
 
 
 def started_by_mpirun() -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mlma.cluster.on_host.supervisor import Supervisor
+from mlma.cluster.on_host.worker_end import MAX_CHARACTERS, error_line, worked_seconds
 from mlma.distributed.learner_watch import START_SECONDS, STUCK_SECONDS, LearnerWatch
 from mlma.monitoring.heartbeat import RECORD_BYTES
 from mlma.utils.child_process import is_stopped, process_start_time
@@ -151,6 +152,37 @@ def test_the_reason_names_the_signal_and_the_error_of_this_life(tmp_path: Path, 
     record = run_supervisor(tmp_path, f"cd {tmp_path}; {script}", max_restarts=1)
     ended, _, error = reason.partition(": ")
     assert record["reason"] == f"{ended}, 2 times in a row; giving up{f': {error}' if error else ''}"
+
+
+LOST = (
+    "mlma.envs.failures.SimulatorLostError: rooms_watermaze: worker ended with code 1; 3 workers in a row failed; "
+    "its last line: Couldn't load maps (after 60 steps in 0.0 s)"
+)
+
+
+@pytest.mark.parametrize(("code", "restarts"), [(4, 2), (2, 0)])
+def test_an_actor_is_given_up_whose_simulator_hardly_works_although_its_start_takes_long(
+    tmp_path: Path, code: int, restarts: int
+) -> None:
+    script = f'sleep 0.3; echo "{LOST}"; exit {code}'
+    record = run_supervisor(tmp_path, script, max_restarts=2, backoff=[0.05, 0.1, 0.2])
+    assert (record["state"], record["restarts"]) == ("failed", restarts)
+    assert record["reason"].endswith(f": {LOST.partition('Error: ')[2]}")
+
+
+def test_only_a_failure_of_environments_makes_a_life_shorter() -> None:
+    late = LOST.replace("in 0.0 s", "in 75.5 s")
+    assert worked_seconds(f"{LOST}\n{late}\n", 4, 200.0) == 75.5
+    assert worked_seconds(f"{late}\n", 4, 20.0) == 20.0
+    assert worked_seconds(f"{LOST}\n", 1, 200.0) == 200.0, "of a worker of the actor, which has replaced it"
+    assert worked_seconds("Killed\n", 4, 200.0) == 200.0
+
+
+def test_the_end_of_a_long_line_is_shown_where_a_simulators_last_words_are() -> None:
+    line = error_line(LOST.replace("its last line:", f"its last lines: {'x' * 400} |"))
+    assert len(line) <= MAX_CHARACTERS
+    assert line.startswith("rooms_watermaze: worker ended with code 1")
+    assert line.endswith("Couldn't load maps (after 60 steps in 0.0 s)")
 
 
 def test_learners_that_do_not_find_each_other_are_named_and_given_up(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Broken(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         if self.steps == 25:
+            print("what the environment prints")
             raise ValueError("a bad twenty-fifth step")
         return self.observation_space.sample(), 0.0, False, False, {}
 
@@ -62,10 +63,11 @@ def test_a_value_error_of_an_environment_is_a_failure_of_its_actor_which_is_rest
     logdir = tmp_path / "run"
     flags = ["--level_name=broken_level:Broken-v0", "--num_actors=1", "--envs_per_actor=1", f"--logdir={logdir}"]
     with Process(tmp_path, "run", *SMALL, *flags, env={"PYTHONPATH": str(tmp_path)}) as run:
-        run.expect("actor 0 ended with code 1; restarting it", 120)
+        run.expect("actor 0 ended with code 4; restarting it", 120)
         log = logdir / "actor-0.log"
         wait_for(lambda: log.read_text().count("a bad twenty-fifth step") >= 2, 60, log.read_text)
         assert "Traceback (most recent call last)" in log.read_text()
+        assert "what the environment prints\n" in log.read_text()
 
 
 @pytest.mark.parametrize("flag", ["--learner_host=nowhere", "--token_file=/dev/null/token"])

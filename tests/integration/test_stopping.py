@@ -1,7 +1,8 @@
-"""A run whose learner step takes long ends within seconds of Ctrl-C, and leaves nothing but its checkpoint."""
+"""A run ends within seconds of a signal, also within a long learner step, and leaves nothing but its checkpoint."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -40,6 +41,37 @@ def test_ctrl_c_within_a_long_step_saves_and_leaves_nothing(tmp_path: Path) -> N
     loaded = Checkpoints(logdir / "checkpoints", 3).load_last()
     assert loaded is not None
     assert loaded.meta["step"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0)])
+def test_thirty_simulators_leave_nothing_however_the_run_ends(tmp_path: Path, number: int, code: int) -> None:
+    temporary, pictures, logdir = tmp_path / "temporary", tmp_path / "pictures", tmp_path / "run"
+    temporary.mkdir()
+    pictures.mkdir()
+    memory = set(os.listdir("/dev/shm"))
+    env = {"PYTHONPATH": str(STAND_IN), "TMPDIR": str(temporary)}
+    flags = ["--level_name=dmlab30", f"--dataset_path={pictures}", f"--level_cache={tmp_path}/cache", "--width=32",
+             "--height=24", "--agent_name=ShallowLSTMAgent", "--batch_size=15", "--unroll_length=10",
+             "--envs_per_actor=15", "--num_actors=2", "--report_every_seconds=1", f"--logdir={logdir}"]  # fmt: skip
+
+    def simulators() -> list[Path]:
+        return list(temporary.glob("mlma-simulators-*/*/dmlab_temp_folder_*"))
+
+    with Process(tmp_path, "train", *flags, env=env) as run:
+        wait_for(lambda: rows(logdir) and rows(logdir)[-1]["learner_step"] >= 2, 280, run.text, run)
+        assert len(simulators()) == 30
+        pids = [run.process.pid, *descendants(run.process.pid)]
+        assert len(pids) > 32
+        run.signal(number)
+        assert run.wait(60) == code, run.text()
+    wait_for(lambda: gone(pids), 10, lambda: str(pids))
+
+    def left() -> list[Path]:
+        return [path for path in temporary.iterdir() if path.name.startswith(("mlma-simulators-", "dmlab_temp"))]
+
+    wait_for(lambda: not left(), 10, lambda: str(left()))
+    assert set(os.listdir("/dev/shm")) <= memory
 
 
 AT_ONCE = """

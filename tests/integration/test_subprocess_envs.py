@@ -18,6 +18,7 @@ from mlma.core.config import EnvironmentConfig
 from mlma.core.record_layout import RecordLayout, trajectory_spec
 from mlma.core.types import ActOutput, TimeStep
 from mlma.envs.registry import env_spec, make_env
+from mlma.envs.trial import try_levels
 from tests.support.runs import ROOT, Process, descendants, gone, rows, wait_for
 
 
@@ -78,12 +79,14 @@ def crash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("crash")
-@pytest.mark.parametrize(("level", "reason"), [("Crashing", "ended with code 17"), ("Hanging", "no answer for 2 s")])
+@pytest.mark.parametrize(
+    ("level", "seconds", "reason"), [("Crashing", 60, "ended with code 17"), ("Hanging", 4, "no answer for 4 s")]
+)
 def test_a_worker_that_crashes_or_hangs_is_replaced(
-    level: str, reason: str, log_lines: Callable[[], list[str]]
+    level: str, seconds: int, reason: str, log_lines: Callable[[], list[str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     env: Any = make_env(
-        f"tests.support.levels:{level}-v0", 4, 7, EnvironmentConfig(env_processes=4, env_timeout_seconds=2)
+        f"tests.support.levels:{level}-v0", 4, 7, EnvironmentConfig(env_processes=4, env_timeout_seconds=seconds)
     )
     env.reset()
     before, crashed = env.pids(), np.zeros(4, bool)
@@ -99,6 +102,14 @@ def test_a_worker_that_crashes_or_hangs_is_replaced(
     (line,) = log_lines()
     assert line.startswith(f"environment {crashed.argmax()}: ")
     assert reason in line
+    assert line.endswith("; its last line: it breaks at step 25"), "what it printed before is not lost"
+    assert capfd.readouterr().err.count("it breaks at step 25\n") == 1, "it is in the log as well"
+
+
+def test_what_an_environment_printed_before_it_crashed_in_the_trial_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRASH_AT", "1")
+    with pytest.raises(ValueError, match=r"code 17 while it was tried .*; its last line: it breaks at step 1$"):
+        try_levels(EnvironmentConfig(level_name="tests.support.levels:Crashing-v0"))
 
 
 def test_workers_that_fail_repeatedly_end_the_actor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +171,8 @@ def test_a_run_counts_a_crash_and_continues_and_a_killed_actor_leaves_nothing(tm
             lambda: rows(logdir) and rows(logdir)[-1].get("faults/trajectories_dropped", 0) >= 1, 200, run.text, run
         )
         (actor,) = run.children()
-        assert "worker ended with code 17; starting a new worker" in (logdir / "actor-0.log").read_text()
+        assert "worker ended with code 17; starting a new worker" in (log := (logdir / "actor-0.log").read_text())
+        assert "\nit breaks at step 300\n" in log, "what the environment prints"
         workers = descendants(actor)
         assert len(workers) == 2
         os.kill(actor, signal.SIGKILL)

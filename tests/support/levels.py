@@ -45,6 +45,7 @@ class Dark(gymnasium.Env):
                 open(self._once, "x").close()
             except FileExistsError:
                 return
+        print(f"it breaks at step {self._total_steps}")
         if self._hang:
             time.sleep(1000)
         os._exit(17)

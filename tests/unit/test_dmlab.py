@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlma.core.config import EnvironmentConfig
+from mlma.core.config import EnvironmentConfig, parse
 from mlma.envs.failures import SimulatorLostError, find_failures
 from mlma.envs.level_cache import LevelCache
 from mlma.envs.reference_scores import mean_over_levels, score_table
@@ -27,11 +28,24 @@ from mlma.envs.suites.dmlab import ACTIONS, find_module, import_lab, level_scrip
 from mlma.envs.trial import try_levels
 from mlma.envs.vector import temp_folder
 from mlma.evaluation.video import short_name
+from mlma.roles.preparation import prepare
 from tests.support.env_steps import run as run_env
 from tests.support.runs import ROOT, Process, gone, rows, wait_for
 
 STAND_IN = Path(__file__).parents[1] / "support" / "stand_in"
+FRAMES = 240  # of an episode of the stand-in
 TRAIN, TEST = "rooms_collect_good_objects_train", "rooms_collect_good_objects_test"
+
+
+EXTENSION = """
+#include <Python.h>
+static PyObject *set_runfiles_path(PyObject *module, PyObject *path) {
+    return PyObject_SetAttrString(module, "runfiles", path) ? NULL : Py_NewRef(Py_None);
+}
+static PyMethodDef methods[] = {{"set_runfiles_path", set_runfiles_path, METH_O, ""}, {NULL}};
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "deepmind_lab", NULL, -1, methods};
+PyMODINIT_FUNC PyInit_deepmind_lab(void) { return PyModule_Create(&definition); }
+"""
 
 
 @pytest.fixture
@@ -245,13 +259,17 @@ def test_two_levels_are_trained_on_and_evaluated(log: Path, tmp_path: Path) -> N
     levels = f"{TRAIN},explore_goal_locations_small"
     env = {"PYTHONPATH": str(STAND_IN), "STAND_IN_LOG": str(log)}
     small = [f"--level_name={levels}", f"--level_cache={tmp_path}/cache", "--width=32", "--height=24", "--batch_size=2",
-             "--unroll_length=20", "--envs_per_actor=1", "--num_actors=2", "--popart"]  # fmt: skip
+             "--unroll_length=20", "--envs_per_actor=1", "--num_actors=2", "--popart", "--map_seeds=2"]  # fmt: skip
     logdir = tmp_path / "run"
     with Process(tmp_path, "train", *small, f"--logdir={logdir}", "--total_environment_frames=4000", env=env) as run:
         assert run.wait(200) == 0, run.text()
     last = rows(logdir)[-1]
     assert {last["score/levels"], last["score/levels"]} == {2}
     assert last[f"level_return/{TRAIN}"] >= 0
+    tried = 2  # maps that the trial compiled
+    compiled = len(entries(log, "compiled")) - tried
+    assert last["level_cache/misses"] == compiled == 2, "the other map of each level"
+    assert last["level_cache/hits"] >= 4000 // FRAMES - 4, "all other episodes"
     test = ["--mode=test", f"--config={logdir}/config.json", "--test_num_episodes=1", "--record_video"]
     with Process(tmp_path, "test", *test, env=env) as run:
         assert run.wait(200) == 0, run.text()
@@ -259,8 +277,8 @@ def test_two_levels_are_trained_on_and_evaluated(log: Path, tmp_path: Path) -> N
     scores = [score_table("dmlab30")[name].normalised(record["levels"][name]["mean"]) for name in levels.split(",")]
     assert record["score"]["capped"] == pytest.approx(np.mean([min(100, score) for score in scores]))
     assert f"capped {record['score']['capped']:.1f} %" in run.text()
-    assert [line["start"] for line in entries(log, "start")].count(f"contributed/dmlab30/{TEST}") == 2, (
-        "evaluation and video"
+    assert [line["start"] for line in entries(log, "start")].count(f"contributed/dmlab30/{TEST}") == 3, (
+        "the trial, the evaluation and the video"
     )
     assert "no video" not in run.text(), run.text()
     assert sorted(path.parent.name for path in (logdir / "videos").rglob("best.mp4")) == sorted(levels.split(","))
@@ -293,6 +311,25 @@ def test_a_level_that_cannot_start_is_found_before_training_with_the_simulators_
         try_levels(EnvironmentConfig(**flags))
     assert "\n" not in str(caught.value)
     assert list((log.parent / "temporary").glob("mlma*")) == []
+
+
+@pytest.mark.parametrize(
+    ("level", "line"),
+    [
+        ("no_such", "dmlab/no_such: cannot be opened: RuntimeError .*Failed to start level script"),
+        ("demos/missing_map", "ended with code 1 while it was tried before evaluation; .* ERROR: Couldn't load maps/"),
+    ],
+)
+def test_a_level_that_cannot_start_is_found_before_evaluation(log: Path, tmp_path: Path, level: str, line: str) -> None:
+    with pytest.raises(ValueError, match=line) as caught:
+        prepare(parse(["--mode=test", f"--level_name=dmlab/{level}", f"--logdir={tmp_path}", "--level_cache="]))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_test_level_is_tried_before_evaluation(log: Path, tmp_path: Path) -> None:
+    prepare(parse(["--mode=test", f"--level_name={TRAIN}", f"--logdir={tmp_path}", "--level_cache="]))
+    (entry,) = entries(log, "start")
+    assert (entry["start"], entry["config"]["allowHoldOutLevels"]) == (f"contributed/dmlab30/{TEST}", "true")
 
 
 def test_a_package_that_the_module_needs_is_named(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,6 +420,26 @@ def test_the_module_is_found_at_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     assert env_spec(EnvironmentConfig(level_name=TRAIN, dmlab_path=str(bare)))
 
 
+def test_a_bare_extension_that_was_really_compiled_is_loaded(tmp_path: Path) -> None:
+    compiler, include = shutil.which("cc"), sysconfig.get_paths()["include"]
+    if os.environ.get("CI") != "true" and (compiler is None or not Path(include, "Python.h").exists()):
+        pytest.skip("no C compiler or no headers of Python")
+    assert compiler
+    (tmp_path / "lab.c").write_text(EXTENSION)
+    output = tmp_path / "deepmind_lab.so"
+    subprocess.run([compiler, "-shared", "-fPIC", f"-I{include}", "-o", output, tmp_path / "lab.c"], check=True)
+    (tmp_path / "baselab").mkdir()
+    program = (
+        "import sys; from mlma.envs.suites.dmlab import import_lab\n"
+        f"lab = import_lab({str(tmp_path)!r})\n"
+        f"assert lab is import_lab({str(output)!r}) is sys.modules['deepmind_lab']\n"
+        "print(lab.__file__, lab.runfiles)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (f"{output} {tmp_path}\n", 0), done.stderr
+
+
 def test_the_actions_have_different_names_in_a_video() -> None:
     names = [short_name(name) for name in ACTIONS]
     assert names[6:8] == ["f_look_left", "f_look_right"]
@@ -407,8 +464,9 @@ def test_a_simulator_that_exits_again_and_again_ends_with_its_last_words(
 
 
 @pytest.mark.slow
-def test_a_run_with_a_lab_that_cannot_start_ends_with_code_2_in_one_line(tmp_path: Path) -> None:
-    flags = ["--level_name=dmlab/demos/missing_map", f"--logdir={tmp_path}/run", "--level_cache="]
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_a_run_with_a_lab_that_cannot_start_ends_with_code_2_in_one_line(tmp_path: Path, mode: str) -> None:
+    flags = [f"--mode={mode}", "--level_name=dmlab/demos/missing_map", f"--logdir={tmp_path}/run", "--level_cache="]
     options: Any = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120}
     done = subprocess.run(
         [sys.executable, "experiment.py", *flags], env=os.environ | {"PYTHONPATH": str(STAND_IN)}, **options

@@ -20,6 +20,7 @@ from mlma.envs.failures import (
     EnvironmentFailedError,
     FailureCounter,
     LoggedFailure,
+    SimulatorLostError,
     WrongResultError,
     find_failures,
 )
@@ -75,6 +76,21 @@ def test_rare_errors_never_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
         assert counter.add(logged("late", YOUNG_SECONDS)) is None
     never = FailureCounter(0)
     assert [never.add(logged("always")) for _ in range(9)] == [None] * 9
+
+
+def test_the_time_until_a_hanging_simulator_is_given_up_does_not_make_it_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    counter, problems = FailureCounter(3, 1200.0), []
+    lost = SimulatorLostError("lab", "no answer for 300 s (--env_timeout_seconds); 3 workers in a row failed", 0, 0.0)
+    (hanging,) = find_failures(f"SimulatorLostError: {lost}\n")
+    for _ in range(3):
+        problems.append(counter.add(hanging))
+        now += 1300.0
+    assert [problem is not None for problem in problems] == [False, False, True]
+    assert [counter.add(logged("another")) for _ in range(2)] == [None, None]
+    now += 1300.0
+    assert counter.add(logged("another")) is None, "this one is rare"
 
 
 def test_a_refusal_names_the_environment_and_its_level() -> None:

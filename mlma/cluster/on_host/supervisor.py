@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:  # imported by a test; on a host, this file is a program, and the others are next to it
-    from mlma.cluster.on_host.worker_end import describe_code, error_line
+    from mlma.cluster.on_host.worker_end import describe_code, error_line, worked_seconds
     from mlma.cluster.on_host.worker_watch import LearnerStart, find_hung, process_start_time
 else:
     sys.dont_write_bytecode = True  # `down` removes only what the frontend has copied
-    from worker_end import describe_code, error_line
+    from worker_end import describe_code, error_line, worked_seconds
     from worker_watch import LearnerStart, find_hung, process_start_time
 
 PR_SET_PDEATHSIG = 1
@@ -99,10 +99,11 @@ class Supervisor:
             history = [*self.record["history"], [started, now, code]][-MAX_HISTORY:]
             self.save(child=0, code=code, history=history, since=now)
             ended, error = self.describe_end(code)
-            final = self.final_state(code, lived < healthy_seconds, error)
+            worked = worked_seconds(self.output.decode(errors="replace"), code, lived)
+            final = self.final_state(code, worked < healthy_seconds, error)
             if final:
                 return self.finish(*final)
-            if lived > healthy_seconds and self.start.is_complete:
+            if worked > healthy_seconds and self.start.is_complete:
                 pause, restarts = first_pause, 0
             if restarts >= self.spec["max_restarts"]:
                 return self.finish("failed", f"{ended}, {restarts + 1} times in a row; giving up{error}")

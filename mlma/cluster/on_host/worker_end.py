@@ -1,4 +1,5 @@
-"""Why a worker ended, in one line: its exit code in words, and the line of its output that names the error.
+"""Why a worker ended, in one line: its exit code in words, and the line of its output that names the error. How long it
+worked.
 
 Copied to the host next to supervisor.py, so it needs only Python 3.8 or later and its standard library.
 """
@@ -8,12 +9,18 @@ from __future__ import annotations
 import re
 import signal
 
-MAX_CHARACTERS = 300  # of the line that is shown
+MAX_CHARACTERS, CUT = 300, " ... "  # of the line that is shown
 SIGNAL_CODES = range(129, 193)  # exit codes by which shells and mpirun pass on that a signal ended their child
 ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 WORDS = re.compile(r"[^\W_]{2}")  # rules and frames have none
 PREFIX = re.compile(r"^(\d{4}-\d\d-\d\d )?(\d\d:\d\d:\d\d )?(\[[^\]]*\] )?")
 EXCEPTION = re.compile(r"^((learner|actor) \d+: )?([a-z_]\w*\.)*[A-Z]\w*(Error|Exception|Exit|Interrupt)\b")
+FAILURE_CLASS = re.compile(r"^mlma\.envs\.failures\.\w+: ")
+# mlma/envs/failures.py; the exit codes are those of mlma/utils/child_process.py: it never worked, or it did at first.
+ENVIRONMENT_CODES = (2, 4)
+ENVIRONMENT_FAILURE = re.compile(
+    r"^(?:\w+\.)*(?:EnvironmentFailedError|SimulatorLostError): .*\(after \d+ steps in ([\d.]+) s\)$", re.MULTILINE
+)
 CONSEQUENCE = re.compile(r"HorovodInternalError|BrokenPipeError|LearnerLostError")  # of what happened elsewhere
 ERROR_WORDS = re.compile(
     r"\b(error|fatal|fail(ed|s|ure)?|cannot|could not|unable|refused|denied|not found|no such|no space|not installed"
@@ -46,7 +53,22 @@ def error_line(output: str) -> str:
     errors = [line for line in lines if ERROR_WORDS.search(line)]
     exited = [match[1] for line in advice if (match := EXITED_PROCESS.match(line))]
     found = causes or exceptions or lost or errors or exited or lines or [line for line in advice if WORDS.search(line)]
-    return found[-1][:MAX_CHARACTERS] if found else ""
+    return _shortened(FAILURE_CLASS.sub("", found[-1])) if found else ""
+
+
+def worked_seconds(output: str, code: int, lived: float) -> float:
+    """How long a worker worked of the seconds that it lived: an actor whose environments failed, as long as they were
+    stepped. Starting a simulator, and waiting for one that does not answer, can take minutes."""
+    failures = ENVIRONMENT_FAILURE.findall(output) if code in ENVIRONMENT_CODES else []
+    return min(lived, float(failures[-1])) if failures else lived
+
+
+def _shortened(line: str) -> str:
+    """Without its middle if it is long: the last lines that a simulator printed are at its end."""
+    if len(line) <= MAX_CHARACTERS:
+        return line
+    half = (MAX_CHARACTERS - len(CUT)) // 2
+    return f"{line[:half]}{CUT}{line[-half:]}"
 
 
 def _without_advice(lines: list[str]) -> tuple[list[str], list[str]]:

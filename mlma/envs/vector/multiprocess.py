@@ -83,7 +83,8 @@ class SubprocessVectorEnv:
         self._memory = mmap.mmap(self._file, size)
         self._timestep, self._actions, self._counts = shared_arrays(self._memory, spec, num_envs)
         self._counts_of_lost = np.zeros(NUM_COUNTS, np.int64)  # workers
-        self._began, self._steps = time.monotonic(), 0
+        self._began = self._answered = 0.0  # when the environments were first reset, and last reset or stepped
+        self._steps = 0
         task = {
             "suite": suite,
             "level_name": level_name,
@@ -126,6 +127,8 @@ class SubprocessVectorEnv:
                 self.crashed[worker.rows] = True
                 self._count_error(worker, words)
                 self._replace(worker)
+        self._answered = time.monotonic()
+        self._began = self._began or self._answered
         return copy_timestep(self._timestep)
 
     def _count_error(self, worker: WorkerProcess, words: str) -> None:
@@ -150,7 +153,8 @@ class SubprocessVectorEnv:
             except WorkerLostError as error:
                 if attempt + 1 == MAX_START_ATTEMPTS:
                     problem = f"{error}; {MAX_START_ATTEMPTS} workers in a row failed{worker.last_lines()}"
-                    seconds = time.monotonic() - self._began if self._steps else 0.0
+                    # Not the time for which a simulator was started again, or did not answer.
+                    seconds = self._answered - self._began
                     raise SimulatorLostError(self._level_name, problem, self._steps, seconds) from None
 
     def level_cache_counts(self) -> Any:
@@ -196,7 +200,7 @@ class WorkerProcess:
             environment["TMPDIR"] = str(self._folder)
         with worker_end:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlma.envs.vector.worker"],
+                [sys.executable, "-u", "-m", "mlma.envs.vector.worker"],  # what it prints before a crash is not lost
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
