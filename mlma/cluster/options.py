@@ -188,6 +188,7 @@ COMMANDS = {
     "exec": "exec 'COMMAND': run a shell command on every host, in the home directory, and print what it prints",
     "fetch": "fetch [FOLDER]: copy new checkpoints, metrics, reports and videos from the first learner's host to here; "
     "--follow",
+    "tensorboard": "run TensorBoard on the first learner's host and show it at a port of this machine",
     "scale": "scale N: run with N actors from now on",
     "down": "save a checkpoint, then end everything that the run started, on every host",
     "dry-run": "print every command as it would run; contacts no host",
@@ -202,7 +203,7 @@ USAGE = (
     "Every training flag of `python experiment.py --help=all` is accepted here, too.",
     "After `up`, --logdir is enough to identify the run.",
     "",
-    *(f"  {command:<8} {description}" for command, description in COMMANDS.items()),
+    *(f"  {command:<11} {description}" for command, description in COMMANDS.items()),
 )
 
 

@@ -43,8 +43,15 @@ class Connection(Protocol):
         """Copies local files into a folder on the host, by their names there, in one stream."""
         ...
 
-    def read(self, argv: list[str], stdin: str, seconds: float) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """The output of a command as a stream. `seconds` is the longest pause in it."""
+    def read(self, argv: list[str], stdin: str | None, seconds: float) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """The output of a command as a stream. `seconds` is the longest pause in it.
+
+        Without `stdin`, the standard input of the command stays open as long as the stream.
+        """
+        ...
+
+    def open_port(self, port: int, seconds: float) -> paramiko.Channel:
+        """A connection to a port of the host's loopback address."""
         ...
 
     def host_keys(self) -> list[str]:
@@ -76,9 +83,13 @@ class LocalConnection:
         """Never needed: local workers run the code of this checkout."""
         raise HostError("this machine runs the code of this checkout; no files are copied to it")
 
-    def read(self, argv: list[str], stdin: str, seconds: float) -> contextlib.AbstractContextManager[IO[bytes]]:
+    def read(self, argv: list[str], stdin: str | None, seconds: float) -> contextlib.AbstractContextManager[IO[bytes]]:
         """Never needed: the files of this machine are here."""
         raise HostError("the files of this machine are here already")
+
+    def open_port(self, port: int, seconds: float) -> paramiko.Channel:
+        """Never needed: ports of this machine are here."""
+        raise HostError("the ports of this machine are here already")
 
     def host_keys(self) -> list[str]:
         """See Connection."""
@@ -121,13 +132,22 @@ class SshConnection:
             raise HostError(f"copying files failed: {errors.splitlines()[-1] if errors else f'code {code}'}")
 
     @contextlib.contextmanager
-    def read(self, argv: list[str], stdin: str, seconds: float) -> Iterator[IO[bytes]]:
+    def read(self, argv: list[str], stdin: str | None, seconds: float) -> Iterator[IO[bytes]]:
         """See Connection."""
         with self._command(argv, seconds) as channel:
-            channel.sendall(stdin.encode())
-            channel.shutdown_write()
+            if stdin is not None:
+                channel.sendall(stdin.encode())
+                channel.shutdown_write()
             with channel.makefile("rb") as stdout:
                 yield cast(IO[bytes], stdout)
+
+    def open_port(self, port: int, seconds: float) -> paramiko.Channel:
+        """See Connection."""
+        addresses = ("127.0.0.1", port), ("127.0.0.1", 0)
+        try:
+            return self._transport.open_channel("direct-tcpip", *addresses, timeout=seconds)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise HostError(f"port {port} cannot be reached through SSH: {first_line(error)}") from None
 
     @contextlib.contextmanager
     def _command(self, argv: list[str], seconds: float) -> Iterator[paramiko.Channel]:
