@@ -89,6 +89,7 @@ def test_a_worker_that_crashes_or_hangs_is_replaced(
         f"tests.support.levels:{level}-v0", 4, 7, EnvironmentConfig(env_processes=4, env_timeout_seconds=seconds)
     )
     env.reset()
+    slow_starts = len(log_lines())  # on a busy machine
     before, crashed = env.pids(), np.zeros(4, bool)
     for _ in range(60):
         step = env.step(np.zeros(4, int))
@@ -99,7 +100,7 @@ def test_a_worker_that_crashes_or_hangs_is_replaced(
     assert crashed.sum() == 1
     assert [old != new for old, new in zip(before, after, strict=True)] == crashed.tolist()
     assert gone(before + after)
-    (line,) = log_lines()
+    (line,) = log_lines()[slow_starts:]
     assert line.startswith(f"environment {crashed.argmax()}: ")
     assert reason in line
     assert line.endswith("; its last line: it breaks at step 25"), "what it printed before is not lost"
