@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.hosts import Hosts, make_hosts, missing
+from tests.support.lab import STAND_IN
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide missing flushes
@@ -47,3 +49,16 @@ def log_lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What has been logged so far."""
     caplog.set_level(logging.INFO, "mlma")
     return lambda: caplog.messages
+
+
+@pytest.fixture
+def lab_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes the fake module importable; returns the file to which it logs its calls."""
+    monkeypatch.syspath_prepend(str(STAND_IN))
+    monkeypatch.delitem(sys.modules, "deepmind_lab", raising=False)
+    monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return tmp_path / "log"

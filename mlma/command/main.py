@@ -111,9 +111,8 @@ def _evaluation_flags(rest: list[str]) -> list[str]:
 
 def _become(name: str, command: list[str]) -> NoReturn:
     environment = dict(os.environ) | {PROGRAM_ENV: f"mlma {name}"}  # for its help
-    if (
-        not SUBCOMMANDS[name].script and not IS_INSTALLED
-    ):  # started by `python -m mlma`: modules are found here, from any working folder
+    if not SUBCOMMANDS[name].script and not IS_INSTALLED:
+        # Started by `python -m mlma`: modules are found here, from any working folder.
         known = os.environ.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
     sys.stdout.flush()

@@ -99,7 +99,7 @@ def _check_members(definition: Definition, journal: Journal, wanted: list[dict[s
     own = [name for name in (wanted[0] if wanted else {}) if not (definition.pbt and name in definition.vary)]
     for member in journal.members:
         new = wanted[member.number] if member.number < len(wanted) else None
-        if new is None or any(new.get(name) != member.values.get(name) for name in {*own, *member.values} & {*own}):
+        if new is None or any(new.get(name) != member.values.get(name) for name in own):
             raise ValueError(
                 f"{shown(str(definition.folder))}: member {member.name} of the study there is another one, or would be "
                 "missing; allowed: the same members and more seeds, or another folder"

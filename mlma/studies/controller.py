@@ -2,7 +2,8 @@
 
 It decides in one thread, a few times a second, and has no state but the journal and its child processes. Members that
 wait for a place form a queue. Imports nothing heavy. Not here: the comparisons of a population
-(mlma/studies/evolution.py), trials of Optuna (mlma/studies/trials.py), a single process (mlma/studies/local_runs.py).
+(mlma/studies/population/evolution.py), trials of Optuna (mlma/studies/trials.py), a single process
+(mlma/studies/local_runs.py).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mlma.studies.definition import MAY_GROW, Definition, to_arguments
-from mlma.studies.evolution import Evolution
 from mlma.studies.journal import Journal, Member
 from mlma.studies.local_runs import SCRIPT, MemberProcess, known_flags, shared_cores, suitable_number
+from mlma.studies.population.evolution import Evolution
 from mlma.studies.run_files import frame_budget, is_in_use, newest_checkpoint, saved
 from mlma.studies.trials import Trials
 from mlma.utils.child_process import EXIT_USAGE

@@ -15,13 +15,13 @@ import pytest
 
 from mlma.core.config import flag_table
 from mlma.learning.checkpoint_file import load_checkpoint, write_checkpoint
-from mlma.studies.adopt import adopt
 from mlma.studies.cli import main
 from mlma.studies.definition import Definition, read_definition, save_definition
-from mlma.studies.evolution import Evolution
 from mlma.studies.journal import JOURNAL, Journal
 from mlma.studies.options import PbtOptions
-from mlma.studies.population import choose_parent, explore
+from mlma.studies.population.adopt import adopt
+from mlma.studies.population.evolution import Evolution
+from mlma.studies.population.rules import choose_parent, explore
 from mlma.studies.report_page.statistics import bootstrap, bootstrap_curve, iqm, mean
 from mlma.studies.run_files import read_description, saved, score_of
 from mlma.studies.search import Range, Values

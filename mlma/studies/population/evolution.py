@@ -19,7 +19,7 @@ from pathlib import Path
 from mlma.core.config import flag_table
 from mlma.studies.definition import Definition
 from mlma.studies.journal import Journal, Member, run_name
-from mlma.studies.population import choose_parent, explore
+from mlma.studies.population.rules import choose_parent, explore
 from mlma.studies.run_files import Saved, frame_budget, newest_checkpoint, saved
 from mlma.utils.code_layout import ROOT
 from mlma.utils.own_files import make_own_folder
@@ -111,7 +111,7 @@ class Evolution:
         except OSError as problem:
             self._show(f"no copy of {source.path}: {problem}")
             return False
-        command = [sys.executable, "-m", "mlma.studies.adopt", str(held.absolute()), str(target.absolute())]
+        command = [sys.executable, "-m", "mlma.studies.population.adopt", str(held.absolute()), str(target.absolute())]
         try:
             done = subprocess.run(
                 [*command, str(seed)], cwd=ROOT, capture_output=True, text=True, timeout=ADOPT_SECONDS, check=False

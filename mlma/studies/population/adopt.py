@@ -1,4 +1,4 @@
-"""Copies a checkpoint into the folder of another member: `python -m mlma.studies.adopt SOURCE TARGET SEED`.
+"""Copies a checkpoint into the folder of another member: `python -m mlma.studies.population.adopt SOURCE TARGET SEED`.
 
 Weights, optimizer, frames and step stay as they are. The environments get new seeds, so that parent and copy do not
 play the same episodes. A damaged checkpoint is not copied. A process of its own, since the controller has no numpy.

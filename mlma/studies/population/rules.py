@@ -2,7 +2,7 @@
 
 As in the IMPALA paper (Espeholt et al. 2018, arXiv 1802.01561, appendix F): a member that does worse takes weights,
 optimizer and hyperparameters of a better one (exploit); then its hyperparameters are multiplied or divided by a factor
-(explore). Only decisions: what is done about them is in mlma/studies/controller.py.
+(explore). Only decisions: what is done about them is in evolution.py.
 
 Deviation: discounting changes by its distance to 1, since a discount of 0.99 multiplied by 1.2 is none.
 """
