@@ -11,45 +11,22 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlma.learning.checkpoint_file import load_checkpoint
 from mlma.studies.cli import main
-from mlma.studies.journal import read_events
-from mlma.studies.run_files import is_in_use, newest_checkpoint, read_description
-from tests.support.runs import Process, wait_for
+from mlma.studies.run_files import is_in_use
+from tests.support.runs import Process
+from tests.support.studies import POPULATION, check_population, events, frames, has_copies, until, write
 
 STAND_IN = [sys.executable, "-m", "tests.support.stand_in_study"]
 REAL = [sys.executable, "-m", "mlma.studies"]
 
 
-def write(folder: Path, text: str) -> Path:
-    """The file of a study whose folder is STUDY."""
-    path = folder / "study.toml"
-    path.write_text(f'folder = "{folder}/STUDY"\n{text}')
-    return path
-
-
 def study(file: Path, *flags: str, command: list[str] = STAND_IN) -> Process:
     return Process(file.parent, "controller", "up", str(file), *flags, command=command)
-
-
-def events(file: Path, *kinds: str) -> list[dict[str, Any]]:
-    return [event for event in read_events(file.parent / "STUDY") if event["event"] in kinds]
-
-
-def frames(file: Path, run: str) -> int:
-    """Those of a run's last checkpoint."""
-    path = newest_checkpoint(file.parent / "STUDY" / "members" / run)
-    return int(read_description(path)["frames"]) if path else 0
-
-
-def until(file: Path, happened: Callable[[], Any], process: Process, seconds: float = 60) -> None:
-    wait_for(lambda: bool(happened()), seconds, process.text, process)
 
 
 def test_ctrl_c_ends_all_with_checkpoints_and_the_same_command_goes_on(tmp_path: Path, capsys: Any) -> None:
@@ -92,57 +69,6 @@ def test_a_member_that_fails_is_restarted_then_given_up_and_never_blocks_the_oth
     }
     assert "00 gave up at 0 frames (code 2): --baseline_cost=7: a line about it" in console
     assert "02 failed at 5,000 frames (code 1): a failure of the stand-in" in console
-
-
-POPULATION = """
-at_once = {at_once}
-[flags]
-total_environment_frames = {frames}
-[vary]
-learning_rate = [1e-3, 1e-5, 1e-7]
-[pbt]
-every_frames = {every}
-burn_in_frames = 10_000
-quantile = 0.34
-perturb_probability = 1
-"""
-
-
-def has_copies(file: Path, count: int) -> bool:
-    return len(events(file, "exploit")) >= count
-
-
-def check_population(file: Path, budget: int) -> None:
-    """No copy was made twice, or from something else than the journal says, and nothing was lost."""
-    members = file.parent / "STUDY" / "members"
-    copies = events(file, "exploit")
-    assert copies
-    last = [0, 0, 0]
-    for copy in copies:
-        last[copy["member"]] += 1
-        assert copy["generation"] == last[copy["member"]], "a copy was made twice, or skipped"
-        assert copy["parent_score"] > copy["score"] and copy["parent"] != copy["member"]
-        old, new = copy["changes"]["learning_rate"]
-        parent = copy["parent_values"]["learning_rate"]
-        assert new in (pytest.approx(parent * 1.2, rel=1e-5), pytest.approx(parent / 1.2, rel=1e-5)), old
-    runs = {
-        f"0{member}" + (f".{generation}" if generation else "")
-        for member in range(3)
-        for generation in range(last[member] + 1)
-    }
-    assert {path.name for path in members.iterdir()} == runs
-    for member, generation in enumerate(last):
-        run = f"0{member}" + (f".{generation}" if generation else "")
-        assert frames(file, run) == budget
-        path = newest_checkpoint(members / run)
-        assert path
-        variables, _ = load_checkpoint(path)
-        assert variables["weights"].tolist() == [budget / 1000] * 3, "frames and weights are of different runs"
-        config = json.loads((members / run / "config.json").read_text())
-        assert config["learning_rate"] == next(
-            (copy["values"]["learning_rate"] for copy in reversed(copies) if copy["member"] == member),
-            [1e-3, 1e-5, 1e-7][member],
-        )
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])

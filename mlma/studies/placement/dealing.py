@@ -21,7 +21,10 @@ from mlma.utils.user_text import shown
 
 
 def deal(workers: list[Worker], options: StudyOptions, members: int) -> list[list[Worker]]:
-    """The rows of each place, for `members` at most. ValueError in one line if they are too few."""
+    """The rows of each place; with a number of actors for each, as many places as there are, beyond those needed.
+
+    ValueError in one line if the rows are too few.
+    """
     learners = _with_ports([worker for worker in workers if worker.job == "learner"])
     rows_of_actors = [worker for worker in workers if worker.job == "actor"]
     actors = sum(worker.num_actors or 1 for worker in rows_of_actors)
@@ -37,7 +40,7 @@ def deal(workers: list[Worker], options: StudyOptions, members: int) -> list[lis
         raise ValueError(f"{has}, too few: {needs}")
     if options.at_once > enough:
         raise ValueError(f"{has}, enough for {enough} at once, not for at_once = {options.at_once}: {needs}")
-    count = min(enough, members, options.at_once or enough)
+    count = enough if wanted else min(enough, members, options.at_once or enough)
     of_places = [learners[each * place : each * (place + 1)] for place in range(count)]
     quotas = [wanted or actors // count + (place < actors % count) for place in range(count)]
     taken = _take_actors(of_places, rows_of_actors, quotas)

@@ -64,7 +64,6 @@ class HostPlaces:
     def __init__(self, definition: Definition, journal: Journal, show: Callable[[str], object]) -> None:
         self._definition, self._journal, self._show = definition, journal, show
         self._rows = deal_rows(definition, len(journal.members) or definition.options.trials, show)
-        self.count = len(self._rows)
         self._held: dict[int, int] = {}  # place -> the member there
         self._lost: dict[int, tuple[int, int, float]] = {}  # place -> the member that lost it, times, when to try again
         self._cleaners: dict[str, WatcherProcess] = {}
@@ -74,8 +73,9 @@ class HostPlaces:
     @property
     def usable(self) -> int:
         """How many members can train at the moment."""
-        now = time.monotonic()
-        return self.count - sum(again > now for _, _, again in self._lost.values())
+        now, count = time.monotonic(), len(self._rows)
+        left = count - sum(again > now for _, _, again in self._lost.values())
+        return min(left, self._definition.options.at_once or count)
 
     def start(self, member: Member, flags: dict[str, Any]) -> tuple[MemberProcess, dict[str, Any]] | None:
         """The process of a member, and what the journal should know; None if it has to wait."""
@@ -142,7 +142,7 @@ class HostPlaces:
         """
         now = time.monotonic()
         free = []
-        for place in set(range(self.count)) - self._held.keys():
+        for place in set(range(len(self._rows))) - self._held.keys():
             loser, _, again = self._lost.get(place, (-1, 0, 0.0))
             if again <= now and loser in (-1, member.number):
                 free.append(place)
