@@ -4,8 +4,8 @@ It has the lock, config.json, metrics.csv and real checkpoints; resumes, saves o
 is the nearness of the learning rate to 1e-3. With entropy_cost above 1 it fails after its first checkpoint; with
 baseline_cost=7 it refuses its flags, and with 8 it fails at once.
 
-It is also a learner of the frontend, or an actor, which only waits. `stand_in_python` makes an executable for the column
-`python` of a CSV.
+It is also a learner of the frontend, or an actor, which only waits. `stand_in_python` makes an executable for the
+column `python` of a CSV.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, _: stopped.append(number))
     config = parse(argv)
-    if config.distributed.job_name == "actor":
+    if config.run.job_name == "actor":
         while not stopped:
             time.sleep(0.2)
         return 0
-    heartbeat = Heartbeat(config.distributed.heartbeat_folder, "learner-0")
-    every = STEPS_ON_HOSTS if config.distributed.heartbeat_folder else STEPS_PER_CHECKPOINT
+    heartbeat = Heartbeat(str(config.get("heartbeat_folder")), "learner-0")
+    every = STEPS_ON_HOSTS if config.get("heartbeat_folder") else STEPS_PER_CHECKPOINT
     if config.learner.baseline_cost == 7:
         print("--baseline_cost=7: a line about it")
         return 2

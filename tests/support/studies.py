@@ -46,7 +46,12 @@ def frames(file: Path, run: str) -> int:
 
 
 def until(file: Path, happened: Callable[[], Any], process: Process, seconds: float = 60) -> None:
-    wait_for(lambda: bool(happened()), seconds, process.text, process)
+    outputs = file.parent / "STUDY" / "output"
+
+    def explain() -> str:
+        return "\n".join([process.text(), *(f"{path}: {path.read_text()[-2000:]}" for path in outputs.glob("*.log"))])
+
+    wait_for(lambda: bool(happened()), seconds, explain, process)
 
 
 def has_copies(file: Path, count: int) -> bool:
