@@ -141,7 +141,8 @@ def _help_text(word: str) -> str:
         f"usage: {name} COMMAND [FILE | FOLDER] [--flag=value ...]",
         "",
         "FILE is the TOML or YAML file of a study, FOLDER where it has been started. `up` without either makes a study",
-        "of the flags: up --seeds=4 --level_name=CartPole-v1. Every flag of a run is accepted, for all members.",
+        "of the flags: up --seeds=4 --level_name=CartPole-v1. Every flag of a run is accepted, for all members; with",
+        "--workers_csv_path also those of the frontend, such as --ssh_key_file and --sync.",
         "",
         *(f"  {command:<8} {description}" for command, description in COMMANDS.items()),
     )

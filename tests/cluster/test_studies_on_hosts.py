@@ -16,7 +16,7 @@ from mlma.learning.checkpoint_file import load_checkpoint
 from mlma.studies.run_files import hosts_in_use, is_watched, newest_checkpoint
 from tests.support.cluster import Cluster
 from tests.support.hosts import Host
-from tests.support.runs import ROOT, Process, wait_for
+from tests.support.runs import ROOT, Process, rows, wait_for
 from tests.support.stand_in_run import stand_in_python
 from tests.support.studies import POPULATION, check_population, events, frames, has_copies, until
 
@@ -25,14 +25,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def stand_ins(cluster: Cluster) -> Cluster:
-    """Hosts on which experiment.py is a stand-in."""
+    """Hosts on which experiment.py is a stand-in, without files of earlier tests."""
+    for host in cluster.hosts:
+        host.run("rm", "-rf", f"{host.home}/STUDY", f"{host.home}/.mlma")
     return Cluster(cluster.hosts, cluster.folder, stand_in_python(cluster.folder))
 
 
-def write(cluster: Cluster, text: str, count: int, **fields: object) -> Path:
-    """The file of a study in the folder of the cluster, and a CSV with a learner and two actors on each host."""
-    rows = [cluster.row("learner", host, **fields) for host in cluster.hosts.all[:count]]
-    cluster.csv([*rows, *(cluster.row("actor", host, num_actors=2) for host in cluster.hosts.all[:count])])
+def write(cluster: Cluster, text: str, count: int, actors: int = 2) -> Path:
+    """The file of a study in the folder of the cluster, and a CSV with a learner and actors on each host."""
+    learners = [cluster.row("learner", host) for host in cluster.hosts.all[:count]]
+    cluster.csv([*learners, *(cluster.row("actor", host, num_actors=actors) for host in cluster.hosts.all[:count])])
     known_hosts = cluster.hosts.known_hosts(cluster.folder / "known_hosts")
     head = f'folder = "STUDY"\nworkers_csv_path = "{cluster.folder}/workers.csv"\ncopy_seconds = 1\nlost_seconds = 5\n'
     file = cluster.folder / "study.toml"
@@ -65,7 +67,9 @@ def check_hosts(cluster: Cluster, file: Path) -> None:
     assert not any(map(hosts_in_use, (file.parent / "STUDY" / "members").iterdir()))
 
 
-def test_a_population_on_three_hosts_survives_a_cut_host_and_a_killed_controller(stand_ins: Cluster) -> None:
+def test_a_population_on_three_hosts_survives_a_cut_host_and_a_killed_controller(
+    stand_ins: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     budget = 6_000_000
     text = POPULATION.format(at_once=3, frames=budget, every=600_000)
     file = write(stand_ins, text, 3)
@@ -83,7 +87,9 @@ def test_a_population_on_three_hosts_survives_a_cut_host_and_a_killed_controller
         up.signal(signal.SIGKILL)
         up.wait()
     wait_for_no_watcher(file)
-    assert all(map(trains_on, stand_ins.hosts.all[:3])), "runs end with the controller"
+    assert all(map(trains_on, stand_ins.hosts.all[:2])), "runs end with the controller"  # the third may copy just now
+    assert main(["status", str(file.parent / "STUDY")]) == 0
+    assert "unwatched" in capsys.readouterr().out
     cut.reconnect()
     with study(file) as up:
         until(file, lambda: has_copies(file, 2), up, 240)
@@ -93,6 +99,7 @@ def test_a_population_on_three_hosts_survives_a_cut_host_and_a_killed_controller
     with study(file) as up:
         assert up.wait(400) == 0, up.text()
     check_population(file, budget)
+    assert main(["best", str(file.parent / "STUDY")]) == 0
     assert "already running: learners" in said(file, "00")
     check_hosts(stand_ins, file)
 
@@ -121,6 +128,7 @@ def test_members_take_turns_on_the_rows_of_one_host_and_ctrl_c_saves(stand_ins: 
     file = write(stand_ins, "seeds = 3\nrestarts = 0\n[flags]\ntotal_environment_frames = 300_000\n", 1)
     with study(file) as up:
         until(file, lambda: frames(file, "01") > 0, up, 240)
+        until(file, lambda: frames(file, "00") == 300_000, up)
         up.signal(signal.SIGINT)
         assert up.wait(120) == 130, up.text()
     *_, ended = events(file, "ended")
@@ -130,3 +138,26 @@ def test_members_take_turns_on_the_rows_of_one_host_and_ctrl_c_saves(stand_ins: 
         assert up.wait(400) == 0, up.text()
     assert [frames(file, f"0{number}") for number in range(3)] == [300_000] * 3
     check_hosts(stand_ins, file)
+
+
+def test_real_members_go_on_after_a_cut_host_and_a_killed_controller(cluster: Cluster, stand_ins: Cluster) -> None:
+    real = Cluster(cluster.hosts, cluster.folder, sys.executable)
+    text = "seeds = 3\n[flags]\nlevel_name = 'catch'\ntotal_environment_frames = 60_000\n"
+    file = write(real, text + "report_every_seconds = 1\ncheckpoint_every_seconds = 2\n", 3, actors=1)
+    cut = real.hosts[2]
+    with study(file) as up:
+        until(file, lambda: min(frames(file, f"0{number}") for number in range(3)) > 0, up, 400)
+        cut.cut()
+        time.sleep(5)
+        up.signal(signal.SIGKILL)
+        up.wait()
+    wait_for_no_watcher(file)
+    reached = [frames(file, f"0{number}") for number in range(3)]
+    cut.reconnect()
+    with study(file) as up:
+        assert up.wait(600) == 0, up.text()
+    assert all(frames(file, f"0{number}") >= max(60_000, reached[number]) for number in range(3))
+    for number in range(3):
+        column = [row["frames"] for row in rows(file.parent / "STUDY" / "members" / f"0{number}")]
+        assert column == sorted(set(column)), "the curve has a gap or a repetition"
+    check_hosts(real, file)

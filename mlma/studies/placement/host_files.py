@@ -52,9 +52,9 @@ def delete_checkpoints(context: Context, logdir: str) -> None:
 
 
 def prune_here(run: Path, keep: int) -> None:
-    """Removes all but the last checkpoints here, as the learner does there."""
+    """Removes all but the last checkpoints here, as the learner does there, and what was being written there."""
     paths = sorted(path for path in (run / "checkpoints").glob("checkpoint-*.npz") if CHECKPOINT.fullmatch(path.name))
-    for path in paths[:-keep]:
+    for path in (*paths[:-keep], *(run / "checkpoints").glob(".checkpoint-*")):
         path.unlink(missing_ok=True)
 
 
