@@ -7,6 +7,7 @@ really train.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import signal
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from mlma.studies.cli import main
-from mlma.studies.run_files import is_in_use
+from mlma.studies.run_files import is_in_use, read_rows
 from tests.support.runs import Process
 from tests.support.studies import POPULATION, check_population, events, frames, has_copies, until, write
 
@@ -175,19 +176,29 @@ def test_a_sweep_of_real_runs_stops_bad_trials(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_real_runs_end_with_ctrl_c_go_on_and_are_compared(tmp_path: Path) -> None:
-    text = "seeds = 4\nat_once = 2\n[flags]\nlevel_name = 'CartPole-v1'\ntotal_environment_frames = 30_000\n"
-    file = write(tmp_path, text + "report_every_seconds = 1\ncheckpoint_every_seconds = 2\n")
+    budget = 90_000  # one member may train for some seconds before the other has started
+    text = f"seeds = 4\nat_once = 2\n[flags]\nlevel_name = 'CartPole-v1'\ntotal_environment_frames = {budget}\n"
+    file = write(tmp_path, text + "report_every_seconds = 1\ncheckpoint_every_seconds = 1\n")
     with study(file, command=REAL) as up:
         until(file, lambda: frames(file, "00") and frames(file, "01"), up, 200)
         up.signal(signal.SIGINT)
         assert up.wait(120) == 130, up.text()
-    reached = frames(file, "00")
+    reached = [frames(file, run) for run in ("00", "01")]
+    assert min(reached) > 0 and max(reached) < budget
     with study(file, command=REAL) as up:
-        assert up.wait(400) == 0, up.text()
-    console = (tmp_path / "STUDY" / "output" / "00.log").read_text()
-    assert f"at {reached:,} frames" in console, console  # the log of the run: resumed
-    assert all(frames(file, f"0{number}") >= 30_000 for number in range(4))
+        assert up.wait(500) == 0, up.text()
+    for run, before in zip(("00", "01"), reached, strict=True):
+        console = (tmp_path / "STUDY" / "output" / f"{run}.log").read_text()
+        assert f"at {before:,} frames" in console, console  # the log of the run: resumed
+    members = tmp_path / "STUDY" / "members"
+    assert all(frames(file, f"0{number}") >= budget for number in range(4))
     assert main(["report", str(file)]) == 0
     (setting,) = json.loads((tmp_path / "STUDY" / "report.json").read_text())["settings"]
-    middle = sorted(setting["scores"])[1:3]
-    assert setting["iqm"] == pytest.approx(sum(middle) / 2) and len(setting["scores"]) == 4
+    scores = [float(read_rows(members / f"0{number}")[-1]["return/mean"]) for number in range(4)]
+    assert sorted(setting["scores"]) == pytest.approx(sorted(scores))
+    middles = sorted(sum(sorted(drawn)[1:3]) / 2 for drawn in itertools.product(scores, repeat=4))
+    # Of 256 resamples, 2.5 % of the way from the first to the last is 0.375 of the way from the 7th to the 8th.
+    low = middles[6] + 0.375 * (middles[7] - middles[6])
+    high = middles[-7] - 0.375 * (middles[-7] - middles[-8])
+    assert setting["iqm"] == pytest.approx(sum(sorted(scores)[1:3]) / 2)
+    assert setting["iqm_interval"] == pytest.approx([low, high])

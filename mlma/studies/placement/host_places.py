@@ -63,7 +63,7 @@ class HostPlaces:
 
     def __init__(self, definition: Definition, journal: Journal, show: Callable[[str], object]) -> None:
         self._definition, self._journal, self._show = definition, journal, show
-        self._rows = deal_rows(definition, len(journal.members) or definition.options.trials, show)
+        self._rows = deal_rows(definition, max(len(journal.members), definition.options.trials), show)
         self._held: dict[int, int] = {}  # place -> the member there
         self._lost: dict[int, tuple[int, int, float]] = {}  # place -> the member that lost it, times, when to try again
         self._cleaners: dict[str, WatcherProcess] = {}
