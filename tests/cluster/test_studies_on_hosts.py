@@ -6,9 +6,14 @@ frontend; those of the last test really train.
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +27,7 @@ from tests.support.runs import ROOT, Process, rows, wait_for
 from tests.support.stand_in_run import stand_in_python
 from tests.support.studies import POPULATION, check_population, events, frames, has_copies, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
@@ -31,6 +36,16 @@ def stand_ins(cluster: Cluster) -> Cluster:
     for host in cluster.hosts:
         host.run("rm", "-rf", f"{host.home}/STUDY", f"{host.home}/.mlma")
     return Cluster(cluster.hosts, cluster.folder, stand_in_python(cluster.folder))
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home directory. Its path is short, because the paths of sockets are limited."""
+    folder = Path(tempfile.mkdtemp(prefix="mlma-home-"))
+    yield folder
+    for socket in folder.glob(".mlma/*/*/tmux"):
+        subprocess.run(["tmux", "-S", str(socket), "kill-server"], capture_output=True)
+    shutil.rmtree(folder)
 
 
 def write(cluster: Cluster, text: str, count: int, actors: int = 2) -> Path:
@@ -44,10 +59,10 @@ def write(cluster: Cluster, text: str, count: int, actors: int = 2) -> Path:
     return file
 
 
-def study(file: Path, *flags: str) -> Process:
+def study(file: Path, *flags: str, **env: str) -> Process:
     """A controller that is started in the folder of the file, which is not that of this checkout."""
     command = ["env", "-C", str(file.parent), f"PYTHONPATH={ROOT}", sys.executable, "-m", "mlma.studies"]
-    return Process(file.parent, "controller", "up", file.name, *flags, command=command)
+    return Process(file.parent, "controller", "up", file.name, *flags, command=command, env=env)
 
 
 def said(file: Path, run: str) -> str:
@@ -69,6 +84,7 @@ def check_hosts(cluster: Cluster, file: Path) -> None:
     assert not any(map(hosts_in_use, (file.parent / "STUDY" / "members").iterdir()))
 
 
+@pytest.mark.slow
 def test_a_population_on_three_hosts_survives_a_cut_host_and_a_killed_controller(
     stand_ins: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +122,7 @@ def test_a_population_on_three_hosts_survives_a_cut_host_and_a_killed_controller
     check_hosts(stand_ins, file)
 
 
+@pytest.mark.slow
 def test_a_member_whose_host_is_lost_goes_on_at_a_free_place(stand_ins: Cluster) -> None:
     file = write(stand_ins, "seeds = 2\nmember_actors = 2\n[flags]\ntotal_environment_frames = 2_000_000\n", 3)
     first = stand_ins.hosts[0]
@@ -126,13 +143,15 @@ def test_a_member_whose_host_is_lost_goes_on_at_a_free_place(stand_ins: Cluster)
     check_hosts(stand_ins, file)
 
 
+@pytest.mark.slow
 def test_members_take_turns_on_the_rows_of_one_host_and_ctrl_c_saves(stand_ins: Cluster) -> None:
     file = write(stand_ins, "seeds = 3\nrestarts = 0\n[flags]\ntotal_environment_frames = 300_000\n", 1)
-    with study(file) as up:
+    with study(file, "--sync") as up:
         until(file, lambda: frames(file, "01") > 0, up, 240)
         until(file, lambda: frames(file, "00") == 300_000, up)
         up.signal(signal.SIGINT)
         assert up.wait(120) == 130, up.text()
+    assert "0 files copied to 1 host" in said(file, "01")
     *_, ended = events(file, "ended")
     assert (ended["member"], ended["outcome"]) == (1, "stopped") and ended["frames"] == frames(file, "01")
     check_hosts(stand_ins, file)
@@ -142,6 +161,7 @@ def test_members_take_turns_on_the_rows_of_one_host_and_ctrl_c_saves(stand_ins: 
     check_hosts(stand_ins, file)
 
 
+@pytest.mark.slow
 def test_real_members_go_on_after_a_cut_host_and_a_killed_controller(cluster: Cluster, stand_ins: Cluster) -> None:
     real = Cluster(cluster.hosts, cluster.folder, sys.executable)
     text = "seeds = 3\n[flags]\nlevel_name = 'catch'\ntotal_environment_frames = 60_000\n"
@@ -163,3 +183,19 @@ def test_real_members_go_on_after_a_cut_host_and_a_killed_controller(cluster: Cl
         column = [row["frames"] for row in rows(file.parent / "STUDY" / "members" / f"0{number}")]
         assert len(column) > 2 and column == sorted(column), "the curve is that of two runs"
     check_hosts(real, file)
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None and os.environ.get("CI") != "true", reason="needs tmux")
+def test_members_on_rows_of_this_machine_need_no_ssh(home: Path) -> None:
+    python = stand_in_python(home)
+    rows = ["job,ip,python,num_actors", *[f"learner,localhost,{python},"] * 2, f"actor,localhost,{python},4"]
+    (home / "workers.csv").write_text("\n".join(rows) + "\n")
+    file = home / "study.toml"
+    file.write_text('folder = "STUDY"\nseeds = 2\ncopy_seconds = 1\n[flags]\ntotal_environment_frames = 60_000\n')
+    with study(file, f"--workers_csv_path={home}/workers.csv", HOME=str(home), TMUX_TMPDIR=str(home)) as up:
+        assert up.wait(200) == 0, f"{up.text()}\n{said(file, '00')}"
+    assert [frames(file, f"0{number}") for number in range(2)] == [60_000] * 2
+    assert sorted(event["place"] for event in events(file, "started")) == [0, 1]
+    own = (home / "STUDY" / "members" / "01" / "cluster" / "workers.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in own] == ["job", "learner", "actor"] and own[2].split(",")[-2] == "2"
+    assert not [path for path in home.glob(".mlma/**/*") if path.is_file() and path.parent.name != "logs"]
