@@ -89,7 +89,7 @@ def test_a_population_on_three_hosts_survives_a_cut_host_and_a_killed_controller
     stand_ins: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     budget = 6_000_000
-    text = POPULATION.format(at_once=3, frames=budget, every=600_000)
+    text = POPULATION.format(at_once=3, frames=budget, every=1_200_000)
     file = write(stand_ins, text, 3)
     cut = stand_ins.hosts[1]
     with study(file) as up:
@@ -100,12 +100,11 @@ def test_a_population_on_three_hosts_survives_a_cut_host_and_a_killed_controller
         cut.cut()
         until(file, lambda: [event for event in events(file, "ended") if event["outcome"] == "lost"], up, 120)
         assert trains_on(cut), cut.processes()
-        reached = [frames(file, f"0{number}") for number in (0, 2)]
-        until(file, lambda: has_copies(file, 1) or frames(file, "00") > reached[0] + 200_000, up, 120)
         up.signal(signal.SIGKILL)
         up.wait()
     wait_for_no_watcher(file)
-    assert all(map(trains_on, stand_ins.hosts.all[:2])), "runs end with the controller"  # the third may copy just now
+    # A member that had been compared just then may be giving up its place.
+    assert trains_on(cut) and any(map(trains_on, (stand_ins.hosts[0], stand_ins.hosts[2]))), "runs end with it"
     assert main(["status", str(file.parent / "STUDY")]) == 0
     assert "unwatched" in capsys.readouterr().out
     cut.reconnect()
@@ -118,7 +117,7 @@ def test_a_population_on_three_hosts_survives_a_cut_host_and_a_killed_controller
         assert up.wait(400) == 0, up.text()
     check_population(file, budget)
     assert main(["best", str(file.parent / "STUDY")]) == 0
-    assert "already running: learners" in said(file, "00")
+    assert any("already running: learners" in said(file, f"0{number}") for number in range(3))
     check_hosts(stand_ins, file)
 
 
