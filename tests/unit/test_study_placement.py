@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -11,8 +13,13 @@ from mlma.cluster.planning.workers_csv import Worker, read_workers
 from mlma.core.config import flag_table
 from mlma.core.config.flags import flag_table as flags_of
 from mlma.studies.cli import main
+from mlma.studies.definition import read_definition
+from mlma.studies.journal import Journal
+from mlma.studies.local_runs import EXIT_LOST
 from mlma.studies.options import StudyOptions
+from mlma.studies.placement import host_places
 from mlma.studies.placement.dealing import deal, to_csv
+from mlma.studies.placement.host_places import HostPlaces
 
 HEADER = "job,ip,tf_port,num_actors,ssh_username,ssh_password"
 
@@ -102,6 +109,65 @@ def test_what_cannot_be_dealt_gets_one_line_and_no_folder(
     text = capsys.readouterr().err
     assert code == 2 and hint in text and len(text.splitlines()) == 1, text
     assert not (tmp_path / "STUDY").exists()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of places, which start nothing."""
+    now = [1000.0]
+    monkeypatch.setattr(host_places, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(host_places, "WatcherProcess", lambda order, output: order)
+    return now
+
+
+def three_places(folder: Path) -> tuple[HostPlaces, Journal]:
+    """A study of four members with three places."""
+    _, path = rows_of(folder, *(f"learner,10.0.0.{host},,,ann," for host in (1, 2, 3)), "actor,10.0.0.4,,3,ann,")
+    file = folder / "study.toml"
+    file.write_text(f'folder = "{folder}/STUDY"\nseeds = 4\nmember_actors = 1\nworkers_csv_path = "{path}"\n')
+    (folder / "STUDY").mkdir()
+    journal = Journal(folder / "STUDY")
+    for number in range(4):
+        journal.add("member", number, values={"seed": number})
+    return HostPlaces(read_definition(str(file), {}, {}), journal, print), journal
+
+
+def test_a_lost_place_is_kept_for_its_member_until_that_trains_elsewhere(tmp_path: Path, clock: list[float]) -> None:
+    places, journal = three_places(tmp_path)
+
+    def place_of(number: int) -> int | None:
+        started = places.start(journal.members[number], {})
+        if started:
+            journal.add("started", number, generation=0, **started[1])
+        return started[1]["place"] if started else None
+
+    assert [place_of(number) for number in range(4)] == [0, 1, 2, None]
+    places.ended(journal.members[0], EXIT_LOST)
+    assert places.usable == 2 and place_of(0) is None and place_of(3) is None
+    clock[0] += 21
+    assert places.usable == 3 and place_of(3) is None and place_of(0) == 0, "it may train there still"
+    places.ended(journal.members[0], EXIT_LOST)
+    clock[0] += 21
+    assert place_of(0) is None, "the second wait is longer"
+    places.ended(journal.members[1], 0)
+    assert place_of(0) == 1  # its former run at place 0 is ended by its watcher
+    clock[0] += 21
+    assert place_of(3) == 0
+
+
+def test_hosts_see_one_folder_wherever_the_study_is_called_from(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, journal = three_places(tmp_path)
+    monkeypatch.setattr(journal, "folder_on_hosts", f"{tmp_path.name}/STUDY")
+    started = places.start(journal.members[2], {})
+    assert started
+    order = cast(Any, started[0])
+    assert (order.working_folder, order.logdir) == (str(tmp_path.parent), f"{tmp_path.name}/STUDY/members/02")
+    assert Path(order.working_folder, order.logdir) == Path(order.run)
+    monkeypatch.setattr(journal, "folder_on_hosts", "moved/STUDY")  # the study was: it is sent to hosts again
+    started = places.start(journal.members[3], {})
+    assert started and cast(Any, started[0]).logdir == f"{tmp_path}/STUDY/members/03"
 
 
 def test_no_flag_of_a_study_is_one_of_the_frontend_or_of_a_run() -> None:
