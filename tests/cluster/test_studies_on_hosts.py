@@ -25,7 +25,7 @@ from tests.support.cluster import Cluster
 from tests.support.hosts import Host
 from tests.support.runs import ROOT, Process, rows, wait_for
 from tests.support.stand_in_run import stand_in_python
-from tests.support.studies import POPULATION, check_population, events, frames, has_copies, until
+from tests.support.studies import POPULATION, SWEEP, check_population, check_sweep, events, frames, has_copies, until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -157,6 +157,27 @@ def test_members_take_turns_on_the_rows_of_one_host_and_ctrl_c_saves(stand_ins: 
     with study(file) as up:
         assert up.wait(400) == 0, up.text()
     assert [frames(file, f"0{number}") for number in range(3)] == [300_000] * 3
+    check_hosts(stand_ins, file)
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_bad_trials_and_gives_their_rows_to_the_next(stand_ins: Cluster) -> None:
+    budget = 2_000_000
+    file = write(stand_ins, SWEEP.format(frames=budget, every=100_000), 2)
+    with study(file) as up:
+        until(file, lambda: len(events(file, "started")) >= 4, up, 240)
+        up.signal(signal.SIGKILL)
+        up.wait()
+    wait_for_no_watcher(file)
+    with study(file) as up:
+        assert up.wait(800) == 0, up.text()
+    stopped = check_sweep(file, budget)
+    last: dict[int, int] = {}  # place -> the trial that had it last
+    followed = set()
+    for event in events(file, "started"):
+        followed.add(last.get(event["place"]))
+        last[event["place"]] = event["member"]
+    assert last.keys() == {0, 1} and followed & stopped, "no trial got the rows of one that was stopped"
     check_hosts(stand_ins, file)
 
 

@@ -20,7 +20,17 @@ import pytest
 from mlma.studies.cli import main
 from mlma.studies.run_files import is_in_use, read_rows
 from tests.support.runs import Process
-from tests.support.studies import POPULATION, check_population, events, frames, has_copies, until, write
+from tests.support.studies import (
+    POPULATION,
+    SWEEP,
+    check_population,
+    check_sweep,
+    events,
+    frames,
+    has_copies,
+    until,
+    write,
+)
 
 STAND_IN = [sys.executable, "-m", "tests.support.stand_in_study"]
 REAL = [sys.executable, "-m", "mlma.studies"]
@@ -110,45 +120,9 @@ def test_a_population_takes_turns_on_few_cores(tmp_path: Path) -> None:
     assert turns[:2] == [0, 1]
 
 
-SWEEP = """
-search = "optuna"
-search_seed = 10
-trials = 8
-at_once = 2
-[flags]
-level_name = "catch"
-total_environment_frames = {frames}
-report_every_seconds = 1
-[vary]
-learning_rate = {{ low = 1e-7, high = 1e-1, scale = "log" }}
-[optuna]
-sampler = "random"
-every_frames = 10_000
-startup_trials = 2
-"""
-
-
-def check_sweep(file: Path, budget: int) -> set[int]:
-    """Stopped trials have ended early, with a checkpoint, and the next one got their places. Those trials."""
-    members = events(file, "member")
-    assert [event["member"] for event in members] == list(range(8))
-    assert len({event["values"]["learning_rate"] for event in members}) == 8, "a trial was asked for twice"
-    stops = [event["member"] for event in events(file, "reported") if event["pruned"]]
-    assert len(set(stops)) == len(stops), "a trial was stopped twice"
-    for number in range(8):
-        reached = frames(file, f"0{number}")
-        assert 0 < reached < budget if number in stops else reached >= budget
-    told = events(file, "member", "started", "ended")
-    for at, event in enumerate(told):
-        if event["event"] == "ended" and event["outcome"] == "pruned" and "member" in [e["event"] for e in told[at:]]:
-            assert [each["event"] for each in told[at + 1 : at + 3]] == ["member", "started"]
-            assert told[at + 1]["member"] == told[at + 2]["member"]
-    return set(stops)
-
-
 def test_a_sweep_stops_bad_trials_and_gives_their_places_to_the_next(tmp_path: Path, capsys: Any) -> None:
     budget = 100_000
-    file = write(tmp_path, SWEEP.format(frames=budget))
+    file = write(tmp_path, SWEEP.format(frames=budget, every=10_000))
     with study(file) as up:
         until(file, lambda: len(events(file, "started")) >= 5, up)
         up.signal(signal.SIGKILL)
@@ -157,6 +131,11 @@ def test_a_sweep_stops_bad_trials_and_gives_their_places_to_the_next(tmp_path: P
         assert up.wait(200) == 0, up.text()
     # Their scores, with the random values of this seed: -0.5, -1.7, -3.0, -0.6, -3.6, -0.4, -2.7, -3.8.
     assert check_sweep(file, budget) == {2, 4, 6, 7}
+    told = events(file, "member", "started", "ended")
+    for at, event in enumerate(told):
+        if event["event"] == "ended" and event["outcome"] == "pruned" and "member" in [e["event"] for e in told[at:]]:
+            assert [each["event"] for each in told[at + 1 : at + 3]] == ["member", "started"]
+            assert told[at + 1]["member"] == told[at + 2]["member"]
     assert main(["status", str(file)]) == 0 and main(["report", str(file)]) == 0
     text = capsys.readouterr().out
     assert "8 of 8 trials, no controller runs; 4 pruned" in text and text.count("  pruned  ") == 4
@@ -166,7 +145,7 @@ def test_a_sweep_stops_bad_trials_and_gives_their_places_to_the_next(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sweep_of_real_runs_stops_bad_trials(tmp_path: Path) -> None:
-    file = write(tmp_path, SWEEP.format(frames=120_000))
+    file = write(tmp_path, SWEEP.format(frames=120_000, every=10_000))
     with study(file, command=REAL) as up:
         assert up.wait(550) == 0, up.text()
     # Learning rates below 2e-6 learn nothing in these frames; 3e-4 does, and is never below the median.

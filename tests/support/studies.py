@@ -26,6 +26,22 @@ burn_in_frames = 10_000
 quantile = 0.34
 perturb_probability = 1
 """
+SWEEP = """
+search = "optuna"
+search_seed = 10
+trials = 8
+at_once = 2
+[flags]
+level_name = "catch"
+total_environment_frames = {frames}
+report_every_seconds = 1
+[vary]
+learning_rate = {{ low = 1e-7, high = 1e-1, scale = "log" }}
+[optuna]
+sampler = "random"
+every_frames = {every}
+startup_trials = 2
+"""
 
 
 def write(folder: Path, text: str) -> Path:
@@ -89,3 +105,16 @@ def check_population(file: Path, budget: int) -> None:
             (copy["values"]["learning_rate"] for copy in reversed(copies) if copy["member"] == member),
             [1e-3, 1e-5, 1e-7][member],
         )
+
+
+def check_sweep(file: Path, budget: int) -> set[int]:
+    """Stopped trials have ended early, with a checkpoint, and all others at their end. Those that were stopped."""
+    members = events(file, "member")
+    assert [event["member"] for event in members] == list(range(8))
+    assert len({event["values"]["learning_rate"] for event in members}) == 8, "a trial was asked for twice"
+    stops = [event["member"] for event in events(file, "reported") if event["pruned"]]
+    assert len(set(stops)) == len(stops), "a trial was stopped twice"
+    for number in range(8):
+        reached = frames(file, f"0{number}")
+        assert 0 < reached < budget if number in stops else reached >= budget
+    return set(stops)
