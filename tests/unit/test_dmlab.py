@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _heapq
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy._core import _multiarray_umath
 
 from mlma.core.config import EnvironmentConfig
 from mlma.envs.level_cache import LevelCache
@@ -238,7 +238,9 @@ def test_the_module_is_found_at_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     assert find_module(str(tmp_path)) is None
     assert import_lab(str(package)).found == str(package / "__init__.py")
     monkeypatch.delitem(sys.modules, "deepmind_lab")
-    shutil.copy(_heapq.__file__, tmp_path / "runfiles" / "deepmind_lab.so")  # a real extension, of another name
+    shutil.copy(
+        _multiarray_umath.__file__, tmp_path / "runfiles" / "deepmind_lab.so"
+    )  # a real extension, of another name
     with pytest.raises(ImportError, match="PyInit_deepmind_lab"):
         import_lab(str(tmp_path / "runfiles"))
     monkeypatch.setitem(sys.modules, "deepmind_lab", None)
