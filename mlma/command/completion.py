@@ -14,6 +14,7 @@ from mlma.core.config import flag_table
 from mlma.core.config.flags import Flag
 from mlma.core.config.flags import flag_table as flags_of
 from mlma.studies.cli import COMMANDS as STUDY_COMMANDS
+from mlma.studies.definition import frontend_table
 from mlma.studies.options import StudyOptions
 from mlma.utils.child_process import EXIT_USAGE
 from mlma.utils.console_streams import print_text
@@ -128,7 +129,7 @@ def flags_of_subcommands() -> dict[str, list[str]]:
     training = [_typed(flag) for flag in flag_table().values()] + ["--config=", "--help"]
     plot = [f"--{name}" if name in ("no-published", "report") else f"--{name}=" for name in PLOT_FLAGS] + ["--help"]
     frontend = [_typed(flag) for flag in flags_of(Options).values()]
-    study = [_typed(flag) for flag in flags_of(StudyOptions).values()] + training
+    study = [_typed(flag) for flag in (*flags_of(StudyOptions).values(), *frontend_table().values())] + training
     flags = {
         "study": study,
         "train": training,

@@ -14,7 +14,7 @@ from mlma.core.config import did_you_mean, flag_table, format_flags, run_parser
 from mlma.core.config.flags import flag_table as flags_of
 from mlma.core.config.flags import parse_values, print_mistake, split_arguments
 from mlma.studies.controller import Controller
-from mlma.studies.definition import Definition, read_definition, save_definition
+from mlma.studies.definition import Definition, frontend_table, read_definition, save_definition
 from mlma.studies.journal import Journal
 from mlma.studies.options import StudyOptions
 from mlma.studies.overview import best, status
@@ -66,7 +66,7 @@ def _parse(argv: list[str]) -> tuple[str, Definition]:
         operands.append(rest.pop(0))
     if len(operands) > 1:
         raise ValueError(f"{shown(operands[1])}: {command} takes the file or the folder of one study")
-    table = flags_of(StudyOptions)
+    table = flags_of(StudyOptions) | frontend_table()
     given = parse_values(split_arguments(rest, table | flag_table()), table | flag_table())
     options = {name: value for name, value in given.items() if name in table}
     flags = {name: value for name, value in given.items() if name not in table}
@@ -75,6 +75,9 @@ def _parse(argv: list[str]) -> tuple[str, Definition]:
 
 def _up(definition: Definition) -> int:
     check_is_installed(definition)
+    if definition.options.workers_csv_path:
+        members = len(definition.members()) or definition.options.trials
+        importlib.import_module("mlma.studies.placement.host_places").deal_rows(definition, members, lambda _: None)
     folder = definition.folder
     name = shown(str(folder))
     if (folder / "config.json").exists():
@@ -138,7 +141,8 @@ def _help_text(word: str) -> str:
         f"usage: {name} COMMAND [FILE | FOLDER] [--flag=value ...]",
         "",
         "FILE is the TOML or YAML file of a study, FOLDER where it has been started. `up` without either makes a study",
-        "of the flags: up --seeds=4 --level_name=CartPole-v1. Every flag of a run is accepted, for all members.",
+        "of the flags: up --seeds=4 --level_name=CartPole-v1. Every flag of a run is accepted, for all members; with",
+        "--workers_csv_path also those of the frontend, such as --ssh_key_file and --sync.",
         "",
         *(f"  {command:<8} {description}" for command, description in COMMANDS.items()),
     )

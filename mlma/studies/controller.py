@@ -2,23 +2,24 @@
 
 It decides in one thread, a few times a second, and has no state but the journal and its child processes. Members that
 wait for a place form a queue. Imports nothing heavy. Not here: the comparisons of a population
-(mlma/studies/population/evolution.py), trials of Optuna (mlma/studies/trials.py), a single process
-(mlma/studies/local_runs.py).
+(mlma/studies/population/evolution.py), trials of Optuna (mlma/studies/trials.py), where and how a member is started:
+on this machine (mlma/studies/local_runs.py) or on hosts (mlma/studies/placement/host_places.py).
 """
 
 from __future__ import annotations
 
+import importlib
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlma.studies.definition import MAY_GROW, Definition, to_arguments
+from mlma.studies.definition import MAY_GROW, Definition
 from mlma.studies.journal import Journal, Member
-from mlma.studies.local_runs import SCRIPT, MemberProcess, known_flags, shared_cores, suitable_number
+from mlma.studies.local_runs import EXIT_LOST, SCRIPT, LocalPlaces, MemberProcess, known_flags
 from mlma.studies.population.evolution import Evolution
-from mlma.studies.run_files import frame_budget, is_in_use, newest_checkpoint, saved
+from mlma.studies.run_files import frame_budget, hosts_in_use, newest_checkpoint, saved
 from mlma.studies.trials import Trials
 from mlma.utils.child_process import EXIT_USAGE
 
@@ -35,11 +36,16 @@ class Controller:
     def __init__(
         self, definition: Definition, journal: Journal, script: Path = SCRIPT, show: Callable[[str], object] = print
     ) -> None:
-        self._definition, self._journal, self._script, self._show = definition, journal, script, show
+        self._definition, self._journal, self._show = definition, journal, show
         self._options = definition.options
         self._trials = Trials(definition, journal, show) if definition.optuna else None
         number = len(journal.members) + (self._trials.left if self._trials else 0)
-        self._at_once = min(suitable_number(self._options.at_once), number)
+        self._places: Any = None  # LocalPlaces or HostPlaces
+        if self._options.workers_csv_path:  # with SSH
+            places = importlib.import_module("mlma.studies.placement.host_places").HostPlaces
+            self._places = places(definition, journal, show)
+        else:
+            self._places = LocalPlaces(definition, number, script)
         self._processes: dict[int, MemberProcess] = {}
         self._failures: dict[int, tuple[int, float]] = {}  # in a row, and the frames that it had reached
         self._not_before: dict[int, float] = {}
@@ -47,6 +53,8 @@ class Controller:
         self._queue = [member for member in journal.members if not self._is_finished(member)]
         if definition.pbt:
             self._queue.sort(key=lambda member: self._frames(member))  # who is behind comes first
+        # On hosts, before all others: who trains there still.
+        self._queue.sort(key=lambda member: not hosts_in_use(self._folder(member)))
         self._evolution = Evolution(definition, journal, show) if definition.pbt else None
 
     def run(self) -> int:
@@ -59,6 +67,7 @@ class Controller:
                     if (code := process.poll()) is not None:
                         self._on_end(self._journal.members[number], self._processes.pop(number), code)
                 if not self._signal:
+                    self._places.tend({each.run for each in self._queue} | self._training())
                     self._compare()
                     self._ask_for_trials()
                     self._start_waiting()
@@ -69,6 +78,7 @@ class Controller:
         finally:
             for process in self._processes.values():  # only after an error in here
                 process.stop()
+            self._places.close()
             for number, handler in former.items():
                 signal.signal(number, handler)
         self._show(self._summary())
@@ -95,27 +105,28 @@ class Controller:
         """Fills the places for which nobody is ready; a trial is chosen as late as possible, by most scores."""
         now = time.monotonic()
         ready = sum(self._not_before.get(member.number, 0.0) <= now for member in self._queue)
-        while self._trials and self._trials.left and len(self._processes) + ready < self._at_once:
+        while self._trials and self._trials.left and len(self._processes) + ready < self._places.usable:
             self._queue.append(self._trials.ask())
             ready += 1
 
     def _start_waiting(self) -> None:
         for member in list(self._queue):
-            if len(self._processes) >= self._at_once:
+            if len(self._processes) >= self._places.usable:
                 return
-            run = self._folder(member)
-            if time.monotonic() < self._not_before.get(member.number, 0.0) or is_in_use(run):
-                continue  # or what an earlier controller started still saves
-            self._queue.remove(member)
+            if time.monotonic() < self._not_before.get(member.number, 0.0):
+                continue
             flags = self._definition.flags | member.values
-            flags |= shared_cores(flags, self._at_once) | {"logdir": str(run)}
             if self._evolution:
                 flags = {"checkpoint_every_seconds": POPULATION_CHECKPOINT_SECONDS} | flags
-            output = self._definition.folder / "output" / f"{member.run}.log"
-            process = MemberProcess(to_arguments(flags), output, self._script)
+            started = self._places.start(member, flags)
+            if started is None:
+                continue
+            process, where = started
+            self._queue.remove(member)
             self._processes[member.number] = process
-            self._journal.add("started", member.number, generation=member.generation, pid=process.pid)
-            self._show(f"{member.name} started in {run}: {known_flags(member.values)}")
+            self._journal.add("started", member.number, generation=member.generation, pid=process.pid, **where)
+            on = f" on {', '.join(where['hosts'])}" if where else ""
+            self._show(f"{member.name} started in {self._folder(member)}{on}: {known_flags(member.values)}")
 
     # -- members that train
 
@@ -128,13 +139,14 @@ class Controller:
                 process.stop()
             if not self._evolution or not self._evolution.compare(member):
                 continue
-            places = self._at_once - len(self._processes)
+            places = self._places.usable - len(self._processes)
             if member.outcome == "replaced" or len(self._queue) > places:  # who waits for a place gets this one
-                process.stop()
+                process.stop(member.outcome == "replaced")
 
     # -- members that ended
 
     def _on_end(self, member: Member, process: MemberProcess, code: int) -> None:
+        self._places.ended(member, code)
         if member.outcome == "replaced":  # the run of its former generation; that of the copy is next
             if self._evolution:
                 self._evolution.retire(member)
@@ -148,6 +160,8 @@ class Controller:
             outcome = "pruned"
         elif process.is_stopping and outcome != "finished":
             outcome = "stopped" if self._signal else "turn"
+        elif code == EXIT_LOST:
+            outcome = "lost"
         elif outcome != "finished":
             outcome = self._after_failure(member, frames, code)
         score = {"score": self._trials.finish(member)} if self._trials and outcome == "finished" else {}
@@ -172,6 +186,9 @@ class Controller:
         return "gave_up" if code == EXIT_USAGE or count > self._options.restarts else "failed"
 
     # -- what is known of a member
+
+    def _training(self) -> set[str]:
+        return {self._journal.members[number].run for number in self._processes}
 
     def _folder(self, member: Member) -> Path:
         return self._definition.folder / "members" / member.run

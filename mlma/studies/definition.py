@@ -8,6 +8,8 @@
     learning_rate = [1e-4, 1e-3]
     [pbt]                           # the members are a population
     every_frames = 50_000
+    [cluster]                       # flags of the frontend, with workers_csv_path
+    channel = "tls"
 
 A definition is also STUDY/study.json, in the same form. Not here: what becomes of the members
 (mlma/studies/controller.py).
@@ -21,8 +23,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlma.cluster.options import Options
 from mlma.core.config import did_you_mean, flag_table, parse, with_logdir
 from mlma.core.config.config_file import parse_entries, read_entries
+from mlma.core.config.flags import Flag
 from mlma.core.config.flags import flag_table as flags_of
 from mlma.core.config.yaml_file import Entry
 from mlma.envs.reference_scores import level_range
@@ -33,10 +37,13 @@ from mlma.utils.input_file import read_json_file
 from mlma.utils.user_text import shown
 
 STUDY_FILE = "study.json"
-TABLES = ("flags", "vary", "pbt", "optuna")
+TABLES = ("flags", "vary", "pbt", "optuna", "cluster")
 # What the controller decides for each member, or what starts something else than a run on one machine.
 NOT_OF_MEMBERS = (
     "logdir", "mode", "job_name", "task", "learner_host", "actor_hosts", "token_file", "heartbeat_folder",
+)  # fmt: skip
+NOT_OF_STUDIES = (  # flags of the frontend
+    "workers_csv_path", "tmux_sess", "ask_password", "forget", "watch", "every_seconds", "json", "follow", "lines",
 )  # fmt: skip
 CHANGE_IN_TRAINING = ("learning_rate", "entropy_cost", "epsilon", "gradients_clipping", "discounting")
 MAY_GROW = "total_environment_frames"  # of a study that goes on
@@ -52,6 +59,7 @@ class Definition:
     options: StudyOptions
     pbt: PbtOptions | None
     optuna: OptunaOptions | None = None  # of search = optuna
+    cluster: dict[str, Any] = dataclasses.field(default_factory=dict)  # flags of the frontend, for members on hosts
 
     @property
     def metric(self) -> str:
@@ -104,7 +112,13 @@ class Definition:
         values: dict[str, Any] = dataclasses.asdict(self.options) | {"flags": self.flags}
         values["vary"] = {name: variation.as_json() for name, variation in self.vary.items()}
         tables = {"pbt": self.pbt, "optuna": self.optuna}
+        values |= {"cluster": self.cluster} if self.cluster else {}
         return values | {name: dataclasses.asdict(table) for name, table in tables.items() if table}
+
+
+def frontend_table() -> dict[str, Flag]:
+    """The flags of the frontend that a study may give: all but those that follow from it, or are for people."""
+    return {name: flag for name, flag in flags_of(Options).items() if name not in NOT_OF_STUDIES}
 
 
 def to_arguments(flags: Mapping[str, Any]) -> list[str]:
@@ -170,7 +184,15 @@ def _from_entries(entries: list[Entry], options: Mapping[str, Any], flags: Mappi
         else:
             hint = did_you_mean(entry.name, [*table, *TABLES, "folder"])
             raise ValueError(f"{where}{shown(entry.name)}: no such entry of a study{hint}")
-    study = StudyOptions(**(parse_entries(of_study, dict(table)) | dict(options)))
+    of_frontend = frontend_table()
+    given = {name: value for name, value in options.items() if name not in of_frontend}
+    study = StudyOptions(**(parse_entries(of_study, dict(table)) | given))
+    cluster = [Entry(name, value, 0) for name, value in tables.get("cluster", {}).items()]
+    try:
+        frontend = parse_entries(cluster, dict(of_frontend))
+    except ValueError as error:
+        raise ValueError(f"cluster: {error}") from None
+    frontend |= {name: value for name, value in options.items() if name in of_frontend}
     of_members = [Entry(name, value, 0) for name, value in tables.get("flags", {}).items()]
     try:
         in_file = parse_entries(of_members, flag_table())
@@ -185,7 +207,7 @@ def _from_entries(entries: list[Entry], options: Mapping[str, Any], flags: Mappi
         raise ValueError(f"{both[0]}: stands in [vary] and in the flags of all members; allowed: one of them")
     optuna = _parse_optuna(tables, vary, study)
     pbt = _parse_population(tables["pbt"], vary) if "pbt" in tables else None
-    definition = Definition(Path(), in_file, vary, study, pbt, optuna)
+    definition = Definition(Path(), in_file, vary, study, pbt, optuna, frontend)
     if len(definition.members()) < 2 and pbt:
         raise ValueError("pbt: a population needs two members at least: more seeds, or more values in [vary]")
     return definition, folder
@@ -278,5 +300,5 @@ def save_definition(definition: Definition) -> None:
                 f"{shown(str(definition.folder))}: the study there has other settings: {', '.join(changed)}; allowed: "
                 "another folder"
             )
-    with atomic_write(path) as file:
+    with atomic_write(path, mode=0o600 if "env" in definition.cluster else 0o666) as file:  # it may hold secrets
         file.write((json.dumps(now, indent=1) + "\n").encode())

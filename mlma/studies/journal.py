@@ -29,8 +29,9 @@ class Member:
     generation: int = 0  # how often it has copied another one; each generation is a run of its own
     compared_at: float = 0.0  # frames at the last comparison of a population
     score: float | None = None  # what it had copied, until its own run has a score
-    # of its last run: finished, stopped, turn, failed, gave_up, replaced, pruned; "" while it may be running
+    # of its last run: finished, stopped, turn, failed, lost, gave_up, replaced, pruned; "" while it may be running
     outcome: str = ""
+    place: int = -1  # on the rows of a CSV, where it was started last
     reports: int = 0  # of a trial to Optuna
 
     @property
@@ -55,6 +56,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.members: list[Member] = []
         self.exploits: list[dict[str, Any]] = []
+        self.folder_on_hosts = ""  # of a study on the rows of a CSV, as members were started there
         self._path = folder / JOURNAL
         for event in read_events(folder):
             self._apply(event)
@@ -78,6 +80,8 @@ class Journal:
         match event["event"]:
             case "started":
                 member.outcome = ""
+                member.place = event.get("place", -1)
+                self.folder_on_hosts = event.get("folder", self.folder_on_hosts)
             case "ended":
                 if event["generation"] == member.generation:  # not a run that an exploit has replaced
                     member.outcome = event["outcome"]

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Literal
 
 from mlma.core.config import option
+from mlma.core.config.limits import A_WEEK, MAX_ACTORS, MAX_LEARNERS
 
 MAX_MEMBERS = 1000
 CAPPED_SCORE = "score/capped"  # of runs with one level, too, which have no such column
@@ -42,11 +43,36 @@ class StudyOptions:
     )
     at_once: int = option(
         0,
-        "members that train at the same time on this machine, which share its cores; 0 is one for two cores",
+        "members that train at the same time; on this machine they share its cores, and 0 is one for two cores; with a "
+        "CSV, 0 is as many as its rows are enough for",
         minimum=0,
         maximum=MAX_MEMBERS,
     )
     restarts: int = option(3, "restarts in a row of a member that fails without progress", minimum=0, maximum=1_000_000)
+
+    workers_csv_path: str = option(
+        "",
+        "CSV with one worker per row (docs/guides/cluster.md), whose rows are dealt to the members; empty: all members "
+        "train on this machine",
+        group="Cluster",
+    )
+    member_learners: int = option(1, "with a CSV: learners of each member", minimum=1, maximum=MAX_LEARNERS)
+    member_actors: int = option(
+        0, "with a CSV: actors of each member; 0 deals all actors of the CSV evenly", minimum=0, maximum=MAX_ACTORS
+    )
+    copy_seconds: float = option(
+        10.0,
+        "with a CSV: seconds between two looks at a member, which copy its new checkpoints and metrics to this machine",
+        minimum=0.2,
+        maximum=86_400,
+    )
+    lost_seconds: float = option(
+        300.0,
+        "with a CSV: seconds without an answer from the host of a member's first learner, after which the member goes "
+        "on at the next free place, from its last checkpoint here",
+        minimum=1,
+        maximum=A_WEEK,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

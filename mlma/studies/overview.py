@@ -14,7 +14,16 @@ from typing import NamedTuple
 from mlma.core.config import flag_table
 from mlma.studies.definition import Definition
 from mlma.studies.journal import Journal, Member, run_name
-from mlma.studies.run_files import Saved, is_in_use, last_score, newest_checkpoint, number, saved
+from mlma.studies.run_files import (
+    Saved,
+    hosts_in_use,
+    is_in_use,
+    is_watched,
+    last_score,
+    newest_checkpoint,
+    number,
+    saved,
+)
 
 HEAD = ("member", "state", "copies", "frames", "score", "checkpoint", "values")
 UNKNOWN = "-"
@@ -95,9 +104,11 @@ def _line(definition: Definition, member: Member) -> Line:
     checkpoint = newest_checkpoint(run)
     if not frames and checkpoint:  # a copy that has not reported yet
         frames, score = member.compared_at, math.nan if member.score is None else member.score
-    state = "running" if is_in_use(run) else member.outcome.replace("_", " ") or "waiting"
+    state = "running" if is_in_use(run) or is_watched(run) else member.outcome.replace("_", " ") or "waiting"
     if state in ("turn", "failed", "replaced"):
         state = "waiting"
+    if state in ("waiting", "lost") and hosts_in_use(run):
+        state = "unwatched"  # trains on its hosts, as far as is known here
     return Line(member, state, frames, number(str(score)), _age(checkpoint))
 
 

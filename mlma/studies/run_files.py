@@ -20,6 +20,7 @@ from mlma.studies.options import CAPPED_SCORE
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.npz")
 RETURN = "return/mean"
+WATCH_LOCK = "cluster/watched"
 
 
 class Saved(NamedTuple):
@@ -103,10 +104,23 @@ def frame_budget(run: Path) -> float:
         return math.inf
 
 
-def is_in_use(folder: Path) -> bool:
+def is_watched(run: Path) -> bool:
+    """Whether a process watches this run on hosts (mlma/studies/placement/watcher.py)."""
+    return is_in_use(run, WATCH_LOCK)
+
+
+def hosts_in_use(run: Path) -> list[str]:
+    """Hosts on which something of a run may be left, by its frontend's record (mlma/cluster/state.py)."""
+    try:
+        return list(json.loads((run / "cluster" / "run.json").read_text())["contacted_hosts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def is_in_use(folder: Path, lock: str = ".lock") -> bool:
     """Whether a process holds the lock of a run's folder, or of a study's."""
     try:
-        with (folder / ".lock").open("rb") as file:
+        with (folder / lock).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -43,8 +43,9 @@ NOT_RUN = {
     "tests/unit/test_presets.py checks its values",
     r"install-(mujoco|box2d)|HalfCheetah|BipedalWalker": "needs a simulator of its own; Pendulum-v1 on the same page "
     "needs none",
-    r"mlma\.studies .*(population|optuna|--seeds=4)": "trains for minutes; tests/integration/test_studies.py has "
-    "populations, sweeps with Optuna, and four seeds with fewer frames",
+    r"mlma\.studies .*(population|optuna|--seeds=4)|_population/members": "trains for minutes, or needs the hosts of a "
+    "lab; tests/integration/test_studies.py and tests/cluster/test_studies_on_hosts.py have populations, sweeps with "
+    "Optuna, and seeds with fewer frames",
     r"atari57": "57 games at once take minutes to start on two cores; tests/integration/test_atari57.py runs them",
 }
 READ_BY_PEOPLE = "README.md"

@@ -7,49 +7,27 @@ really train.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlma.learning.checkpoint_file import load_checkpoint
 from mlma.studies.cli import main
-from mlma.studies.journal import read_events
-from mlma.studies.run_files import is_in_use, newest_checkpoint, read_description
-from tests.support.runs import Process, wait_for
+from mlma.studies.run_files import is_in_use, read_rows
+from tests.support.runs import Process
+from tests.support.studies import POPULATION, check_population, events, frames, has_copies, until, write
 
 STAND_IN = [sys.executable, "-m", "tests.support.stand_in_study"]
 REAL = [sys.executable, "-m", "mlma.studies"]
 
 
-def write(folder: Path, text: str) -> Path:
-    """The file of a study whose folder is STUDY."""
-    path = folder / "study.toml"
-    path.write_text(f'folder = "{folder}/STUDY"\n{text}')
-    return path
-
-
 def study(file: Path, *flags: str, command: list[str] = STAND_IN) -> Process:
     return Process(file.parent, "controller", "up", str(file), *flags, command=command)
-
-
-def events(file: Path, *kinds: str) -> list[dict[str, Any]]:
-    return [event for event in read_events(file.parent / "STUDY") if event["event"] in kinds]
-
-
-def frames(file: Path, run: str) -> int:
-    """Those of a run's last checkpoint."""
-    path = newest_checkpoint(file.parent / "STUDY" / "members" / run)
-    return int(read_description(path)["frames"]) if path else 0
-
-
-def until(file: Path, happened: Callable[[], Any], process: Process, seconds: float = 60) -> None:
-    wait_for(lambda: bool(happened()), seconds, process.text, process)
 
 
 def test_ctrl_c_ends_all_with_checkpoints_and_the_same_command_goes_on(tmp_path: Path, capsys: Any) -> None:
@@ -92,57 +70,6 @@ def test_a_member_that_fails_is_restarted_then_given_up_and_never_blocks_the_oth
     }
     assert "00 gave up at 0 frames (code 2): --baseline_cost=7: a line about it" in console
     assert "02 failed at 5,000 frames (code 1): a failure of the stand-in" in console
-
-
-POPULATION = """
-at_once = {at_once}
-[flags]
-total_environment_frames = {frames}
-[vary]
-learning_rate = [1e-3, 1e-5, 1e-7]
-[pbt]
-every_frames = {every}
-burn_in_frames = 10_000
-quantile = 0.34
-perturb_probability = 1
-"""
-
-
-def has_copies(file: Path, count: int) -> bool:
-    return len(events(file, "exploit")) >= count
-
-
-def check_population(file: Path, budget: int) -> None:
-    """No copy was made twice, or from something else than the journal says, and nothing was lost."""
-    members = file.parent / "STUDY" / "members"
-    copies = events(file, "exploit")
-    assert copies
-    last = [0, 0, 0]
-    for copy in copies:
-        last[copy["member"]] += 1
-        assert copy["generation"] == last[copy["member"]], "a copy was made twice, or skipped"
-        assert copy["parent_score"] > copy["score"] and copy["parent"] != copy["member"]
-        old, new = copy["changes"]["learning_rate"]
-        parent = copy["parent_values"]["learning_rate"]
-        assert new in (pytest.approx(parent * 1.2, rel=1e-5), pytest.approx(parent / 1.2, rel=1e-5)), old
-    runs = {
-        f"0{member}" + (f".{generation}" if generation else "")
-        for member in range(3)
-        for generation in range(last[member] + 1)
-    }
-    assert {path.name for path in members.iterdir()} == runs
-    for member, generation in enumerate(last):
-        run = f"0{member}" + (f".{generation}" if generation else "")
-        assert frames(file, run) == budget
-        path = newest_checkpoint(members / run)
-        assert path
-        variables, _ = load_checkpoint(path)
-        assert variables["weights"].tolist() == [budget / 1000] * 3, "frames and weights are of different runs"
-        config = json.loads((members / run / "config.json").read_text())
-        assert config["learning_rate"] == next(
-            (copy["values"]["learning_rate"] for copy in reversed(copies) if copy["member"] == member),
-            [1e-3, 1e-5, 1e-7][member],
-        )
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
@@ -249,19 +176,29 @@ def test_a_sweep_of_real_runs_stops_bad_trials(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_real_runs_end_with_ctrl_c_go_on_and_are_compared(tmp_path: Path) -> None:
-    text = "seeds = 4\nat_once = 2\n[flags]\nlevel_name = 'CartPole-v1'\ntotal_environment_frames = 30_000\n"
-    file = write(tmp_path, text + "report_every_seconds = 1\ncheckpoint_every_seconds = 2\n")
+    budget = 90_000  # one member may train for some seconds before the other has started
+    text = f"seeds = 4\nat_once = 2\n[flags]\nlevel_name = 'CartPole-v1'\ntotal_environment_frames = {budget}\n"
+    file = write(tmp_path, text + "report_every_seconds = 1\ncheckpoint_every_seconds = 1\n")
     with study(file, command=REAL) as up:
         until(file, lambda: frames(file, "00") and frames(file, "01"), up, 200)
         up.signal(signal.SIGINT)
         assert up.wait(120) == 130, up.text()
-    reached = frames(file, "00")
+    reached = [frames(file, run) for run in ("00", "01")]
+    assert min(reached) > 0 and max(reached) < budget
     with study(file, command=REAL) as up:
-        assert up.wait(400) == 0, up.text()
-    console = (tmp_path / "STUDY" / "output" / "00.log").read_text()
-    assert f"at {reached:,} frames" in console, console  # the log of the run: resumed
-    assert all(frames(file, f"0{number}") >= 30_000 for number in range(4))
+        assert up.wait(500) == 0, up.text()
+    for run, before in zip(("00", "01"), reached, strict=True):
+        console = (tmp_path / "STUDY" / "output" / f"{run}.log").read_text()
+        assert f"at {before:,} frames" in console, console  # the log of the run: resumed
+    members = tmp_path / "STUDY" / "members"
+    assert all(frames(file, f"0{number}") >= budget for number in range(4))
     assert main(["report", str(file)]) == 0
     (setting,) = json.loads((tmp_path / "STUDY" / "report.json").read_text())["settings"]
-    middle = sorted(setting["scores"])[1:3]
-    assert setting["iqm"] == pytest.approx(sum(middle) / 2) and len(setting["scores"]) == 4
+    scores = [float(read_rows(members / f"0{number}")[-1]["return/mean"]) for number in range(4)]
+    assert sorted(setting["scores"]) == pytest.approx(sorted(scores))
+    middles = sorted(sum(sorted(drawn)[1:3]) / 2 for drawn in itertools.product(scores, repeat=4))
+    # Of 256 resamples, 2.5 % of the way from the first to the last is 0.375 of the way from the 7th to the 8th.
+    low = middles[6] + 0.375 * (middles[7] - middles[6])
+    high = middles[-7] - 0.375 * (middles[-7] - middles[-8])
+    assert setting["iqm"] == pytest.approx(sum(sorted(scores)[1:3]) / 2)
+    assert setting["iqm_interval"] == pytest.approx([low, high])

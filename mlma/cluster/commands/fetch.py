@@ -36,7 +36,7 @@ def fetch(context: Context) -> int:
         print(f"the first learner is on this machine; its files are in {context.logdir()}")
         return 0
     while True:
-        code = _fetch_once(context, head, folder)
+        code = fetch_once(context, head, folder)
         if not context.options.follow or reader_is_gone(sys.stdout):
             return code
         try:
@@ -45,7 +45,8 @@ def fetch(context: Context) -> int:
             return code
 
 
-def _fetch_once(context: Context, head: Host, folder: Path) -> int:
+def fetch_once(context: Context, head: Host, folder: Path) -> int:
+    """Copies what has changed since the last time; checkpoints last, so that metrics.csv here reaches up to them."""
     started, logdir = time.monotonic(), context.logdir()
 
     def copy(host: Host, connection: Connection) -> list[int]:
@@ -54,7 +55,8 @@ def _fetch_once(context: Context, head: Host, folder: Path) -> int:
         if answer.get("problem"):
             raise HostError(answer["problem"])
         files: dict[str, Any] = {name: value for name, value in answer["files"].items() if _is_plain(name)}
-        wanted = {name: value for name, value in files.items() if _state_of(folder / name) != value}
+        changed = (name for name, value in files.items() if _state_of(folder / name) != value)
+        wanted = {name: files[name] for name in sorted(changed, key=lambda name: name.startswith("checkpoints/"))}
         sizes: list[int] = []
         if not wanted:
             return sizes
