@@ -49,7 +49,9 @@ def main() -> int:
             from mlma.distributed.mpi_launcher import must_launch, supervise_learners  # actors do without
 
             if must_launch(config):
-                return supervise_learners(given)
+                from mlma.roles.learners_console import make_learners_console
+
+                return supervise_learners(given, make_learners_console(config))
     except ValueError as mistake:  # wrong flags and files: one line
         print_mistake(mistake)
         return EXIT_USAGE

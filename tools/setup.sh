@@ -73,6 +73,14 @@ make_uv() { # a venv with only the installer uv, in the tested version
         fail "pip could not install uv $UV_VERSION; its message is above"
 }
 
+choose_compiler() { # exports CXX where g++ is newer than the newest that compiles Horovod, whose flatbuffers g++ 14 refuses
+    local newest=13
+    if [[ -n ${CXX:-} ]] || (($(g++ -dumpversion | cut -d . -f 1) <= newest)); then return; fi
+    command -v "g++-$newest" >/dev/null ||
+        need_apt "g++-$newest" "Horovod, for several learners, does not compile with g++ $(g++ -dumpversion)"
+    export CXX=g++-$newest
+}
+
 pip_setting() { # pip_setting NAME: its value in pip's configuration files
     .tools/uv/bin/python -m pip config get "global.$1" 2>/dev/null || .tools/uv/bin/python -m pip config get "install.$1" 2>/dev/null || true
 }
@@ -123,6 +131,7 @@ main() {
     if [[ " $wanted " == *" learner "* ]]; then
         command -v g++ >/dev/null && command -v make >/dev/null ||
             need_apt "g++ make" "no C++ compiler or no make (Horovod, for several learners, is compiled; \`make train\` needs neither)"
+        choose_compiler
     fi
     local what="base${wanted:+, ${wanted// /, }}" size="60 packages, 1 to 3 minutes"
     [[ " $wanted " == *" learner "* ]] && size="85 packages, one of them compiled, 3 to 6 minutes"
@@ -139,7 +148,7 @@ main() {
     for group in $wanted; do
         if [[ $group != cuda ]]; then arguments+=(--group "$group"); fi
     done
-    if [[ -e $STAMP ]]; then echo "unfinished $wanted" >$STAMP; fi
+    if [[ -e $STAMP ]]; then echo "unfinished $groups" >$STAMP; fi # not $wanted: one that fails must not stop the others for good
     .tools/uv/bin/uv "${arguments[@]}" || fail "uv could not install the packages; its message is above, docs/install.md has a table of causes"
     if [[ " $wanted " == *" cuda "* ]]; then use_cuda || fail "uv could not install TensorFlow for GPUs; its message is above"; fi
     echo "$fingerprint $wanted" >$STAMP

@@ -18,6 +18,7 @@ from mlma.utils.child_process import EXIT_USAGE
 from mlma.utils.code_layout import IS_INSTALLED, ROOT
 from mlma.utils.console_streams import print_text
 
+NEWEST_COMPILER = 13  # of g++ that compiles Horovod, whose flatbuffers g++ 14 refuses; tools/setup.sh has it, too
 ABOUT = {
     "install-learner": "Installs Open MPI, then compiles Horovod with g++ and make. 2 to 5 minutes. Needed by several "
     "learners.",
@@ -45,6 +46,10 @@ def main(argv: list[str]) -> int:
     if target == "install-learner":
         if missing := [tool for tool in ("g++", "make") if not shutil.which(tool)]:
             return _mistake(f"Horovod is compiled, which needs {' and '.join(missing)}: apt-get install g++ make")
+        compiler = _compiler()
+        if not shutil.which(compiler):
+            return _mistake(f"Horovod does not compile with this g++, but with {compiler}: apt-get install {compiler}")
+        os.environ["CXX"] = compiler
         print("compiling Horovod against the TensorFlow of this Python: 2 to 5 minutes", flush=True)
     for arguments, variables in steps(target, project):
         installer = _installer()
@@ -72,6 +77,14 @@ def steps(target: str, project: dict[str, Any]) -> list[tuple[list[str], dict[st
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', '')}"
     variables = variables | {"PATH": path}
     return [(needed, {}), (["--no-deps", "--no-build-isolation", *horovod], variables)]
+
+
+def _compiler() -> str:
+    """The compiler for Horovod."""
+    if named := os.environ.get("CXX"):
+        return named
+    version = subprocess.run(["g++", "-dumpversion"], capture_output=True, text=True, check=False).stdout
+    return f"g++-{NEWEST_COMPILER}" if int(version.partition(".")[0] or 0) > NEWEST_COMPILER else "g++"
 
 
 def _installer() -> list[str]:

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Protocol
 
 from mlma.core.config import Config, to_argv
 from mlma.distributed.learner_watch import LearnerWatch
@@ -23,6 +24,7 @@ from mlma.utils.child_process import (
     EXIT_HUNG,
     EXIT_USAGE,
     HEARTBEAT_ENV,
+    LAUNCHER_SHOWS_ENV,
     STOP_SIGNAL,
     die_with_parent,
     started_by_mpirun,
@@ -71,9 +73,24 @@ def mpirun_command(config: Config) -> list[str]:
     ]
 
 
-def supervise_learners(config: Config) -> int:
-    """Runs mpirun until it succeeds, a signal stops it, or it has failed too often. Returns its exit code."""
-    command = mpirun_command(config)
+class LearnersConsole(Protocol):
+    """Shows the learners on a terminal: mlma/roles/learners_console.py."""
+
+    def follow(self, output: IO[bytes]) -> contextlib.AbstractContextManager[None]:
+        """Shows the lines of `output`, and the reports of the run, until the end of the context."""
+        ...
+
+    def show(self, line: str) -> None:
+        """Shows a line."""
+        ...
+
+
+def supervise_learners(config: Config, console: LearnersConsole | None = None) -> int:
+    """Runs mpirun until it succeeds, a signal stops it, or it has failed too often. Returns its exit code.
+
+    Without a `console`, learners write to the standard output of this process themselves.
+    """
+    command, show = mpirun_command(config), console.show if console else _print
     signals: list[int] = []
     children: list[subprocess.Popen[bytes]] = []
 
@@ -90,30 +107,36 @@ def supervise_learners(config: Config) -> int:
             mpirun = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                env=mpi_environment() | {HEARTBEAT_ENV: str(folder)},
+                stdout=subprocess.PIPE if console else None,
+                stderr=subprocess.STDOUT if console else None,
+                env=mpi_environment() | {HEARTBEAT_ENV: str(folder)} | ({LAUNCHER_SHOWS_ENV: "1"} if console else {}),
                 preexec_fn=die_with_parent,
                 start_new_session=True,  # a terminal sends Ctrl-C to its whole group; mpirun would kill the learners
             )
             children.append(mpirun)
             distributed = config.distributed
-            code = _wait(mpirun, LearnerWatch(folder, distributed.num_learners, distributed.hang_timeout_seconds))
+            watch = LearnerWatch(folder, distributed.num_learners, distributed.hang_timeout_seconds)
+            with console.follow(mpirun.stdout) if console and mpirun.stdout else contextlib.nullcontext():
+                code = _wait(mpirun, watch, show)
         if code in (0, EXIT_USAGE) or signals:
             break
-        print(
-            f"the learners ended with code {code}; restarts left: {max_restarts - attempt} (--max_restarts)", flush=True
-        )
+        show(f"the learners ended with code {code}; restarts left: {max_restarts - attempt} (--max_restarts)")
         if attempt < max_restarts:
             time.sleep(RESTART_SECONDS)
     return code if code >= 0 else 128 - code
 
 
-def _wait(mpirun: subprocess.Popen[bytes], watch: LearnerWatch) -> int:
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _wait(mpirun: subprocess.Popen[bytes], watch: LearnerWatch, show: Callable[[str], None]) -> int:
     """Waits for the learners, and kills them if all of them hang; their exit code."""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return mpirun.wait(timeout=WATCH_SECONDS)
         if hung := watch.find_hung():
-            print(f"{hung}; ending the run (--hang_timeout_seconds)", flush=True)
+            show(f"{hung}; ending the run (--hang_timeout_seconds)")
             mpirun.kill()  # the learners end with it, and their actors with them
             mpirun.wait()
             return EXIT_HUNG

@@ -78,18 +78,20 @@ def format_number(name: str, value: float) -> str:
 
 class ConsoleDisplay:
     """A report listener that prints. On a terminal and unless `plain`, lines of the log appear above a live table.
+    Without `reports`, only lines are printed, for another process shows the reports.
 
     What cannot be printed is lost: see mlma/utils/console_streams.py.
     """
 
     name = "the console"
 
-    def __init__(self, title: str, total_frames: float, plain: bool = False) -> None:
+    def __init__(self, title: str, total_frames: float, plain: bool = False, reports: bool = True) -> None:
         self._title, self._total = title, total_frames
         self._recent: collections.deque[Row] = collections.deque(maxlen=RECENT_REPORTS)
         self._verdict, self._shown_at = "", -math.inf  # bottleneck that was printed last, and when
         self._levels_shown_at = -math.inf
         self._last_row: Row = {}
+        self._shows_reports = reports
         self._console = Console(stderr=False, highlight=False)
         is_live = self._console.is_terminal and not plain
         self._live = Live(console=self._console, auto_refresh=False) if is_live else None
@@ -114,6 +116,8 @@ class ConsoleDisplay:
         """Shows the report; the bottleneck, too, on a terminal, when it changes, and every REPEAT_SECONDS."""
         self._recent.append(row)
         self._last_row = row
+        if not self._shows_reports:
+            return
         diagnosis = diagnose(average_columns(self._recent))
         if self._live:
             self._live.update(Group(self._table(row), Text(diagnosis, style="italic")), refresh=True)

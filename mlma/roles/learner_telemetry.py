@@ -22,7 +22,7 @@ from mlma.replay.base import TrajectoryBuffer
 from mlma.roles import run_loggers
 
 log_start, log_end, make_run_loggers = run_loggers.log_start, run_loggers.log_end, run_loggers.make_run_loggers
-serve_metrics = run_loggers.serve_metrics
+serve_metrics, make_display = run_loggers.serve_metrics, run_loggers.make_display
 
 
 def start_logging(config: Config, allreduce: Allreduce, display: ConsoleDisplay) -> None:

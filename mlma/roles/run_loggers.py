@@ -6,6 +6,7 @@ Not here: the loggers themselves (mlma/monitoring/loggers/), the words (mlma/rol
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from mlma.core.config import Config
@@ -18,8 +19,16 @@ from mlma.monitoring.metrics_endpoint import MetricsEndpoint
 from mlma.monitoring.run_log import SessionRecord
 from mlma.roles import run_summary
 from mlma.roles.config_history import note_changes
+from mlma.utils.child_process import LAUNCHER_SHOWS_ENV
 
 log_start, log_end = run_summary.log_start, run_summary.log_end
+
+
+def make_display(config: Config, num_learners: int) -> ConsoleDisplay:
+    """The console of a learner. Several write to one pipe, in lines; see mlma/roles/learners_console.py."""
+    title = f"{config.run.algorithm} {config.environment.level_name} {config.run.agent_name}"
+    shown_by_launcher = bool(os.environ.get(LAUNCHER_SHOWS_ENV))
+    return ConsoleDisplay(title, config.run.total_environment_frames, num_learners > 1, not shown_by_launcher)
 
 
 def make_run_loggers(config: Config, display: ConsoleDisplay, frames: int) -> list[ReportListener]:

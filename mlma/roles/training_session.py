@@ -174,8 +174,7 @@ def run_session(
         tf.config.experimental.enable_op_determinism()
     tf.random.set_seed(config.run.seed)  # equal on all ranks
     _check_level_coverage(config, spec, allreduce.size)
-    title = f"{config.run.algorithm} {config.environment.level_name} {config.run.agent_name}"
-    with ConsoleDisplay(title, config.run.total_environment_frames, plain=allreduce.size > 1) as display:
+    with learner_telemetry.make_display(config, allreduce.size) as display:
         session = TrainingSession(config, spec, make_agent, allreduce, display, listening, token)
         saved = session.train(heartbeat)
     learner, failure = session.learner, session.stop.failure

@@ -9,6 +9,7 @@ from pathlib import Path
 
 PARENT_PID_ENV = "MLMA_PARENT"  # environment variable with the parent's process id
 HEARTBEAT_ENV = "MLMA_HEARTBEATS"  # environment variable: folder for the heartbeats of learners without that flag
+LAUNCHER_SHOWS_ENV = "MLMA_LAUNCHER_SHOWS"  # environment variable: whoever started the learners shows their reports
 PR_SET_PDEATHSIG = 1
 # mpirun forwards it and waits. After SIGTERM, Open MPI 5 kills its children within half a second.
 STOP_SIGNAL = signal.SIGUSR1

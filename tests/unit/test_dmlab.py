@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _heapq
 import json
 import os
 import shutil
@@ -238,7 +237,9 @@ def test_the_module_is_found_at_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     assert find_module(str(tmp_path)) is None
     assert import_lab(str(package)).found == str(package / "__init__.py")
     monkeypatch.delitem(sys.modules, "deepmind_lab")
-    shutil.copy(_heapq.__file__, tmp_path / "runfiles" / "deepmind_lab.so")  # a real extension, of another name
+    extension = sys.modules["numpy._core._multiarray_umath"].__file__  # a real one, of another name
+    assert extension
+    shutil.copy(extension, tmp_path / "runfiles" / "deepmind_lab.so")
     with pytest.raises(ImportError, match="PyInit_deepmind_lab"):
         import_lab(str(tmp_path / "runfiles"))
     monkeypatch.setitem(sys.modules, "deepmind_lab", None)

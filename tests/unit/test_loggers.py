@@ -186,6 +186,19 @@ def test_tensorboard_has_the_hyperparameters_and_the_configuration(tmp_path: Pat
     assert json.loads(text.decode()) == config.flags()
 
 
+def test_tensorboard_shows_the_flags_with_which_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    for session, rate in enumerate((0.5, 0.25)):
+        config = Config.from_flags(learning_rate=rate)
+        TensorBoardWriter(tmp_path, config.flags()).on_report({"frames": 100 * session, "return/mean": float(session)})
+    log = EventAccumulator(str(tmp_path))
+    log.Reload()
+    content = log.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert HParamsPluginData.FromString(content).session_start_info.hparams["learning_rate"].number_value == 0.25
+    (text,) = tf.make_ndarray(log.Tensors("config")[-1].tensor_proto).reshape(-1)
+    assert json.loads(text.decode())["learning_rate"] == 0.25
+    assert [event.step for event in log.Tensors("return/mean")] == [0, 100]  # the curves of both sessions
+
+
 def test_tensorboard_serves_the_video_of_an_evaluation_as_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (40, 30), color) for color in ("red", "green", "blue")]
     frames[0].save(tmp_path / "best.gif", save_all=True, append_images=frames[1:], duration=100)

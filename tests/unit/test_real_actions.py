@@ -175,6 +175,9 @@ def test_real_actions_have_a_preset_of_their_own() -> None:
     learner = resolved().learner
     assert (learner.reward_clipping, learner.entropy_cost) == ("none", 0.0)
     assert (learner.normalize_observations, learner.normalize_returns) == ("on", "on")
+    lander = resolved("--level_name=LunarLanderContinuous-v3")
+    assert (lander.learner.discounting, lander.learner.vtrace_lambda) == (0.999, 0.98)
+    assert (lander.learner.policy_clip, lander.optimizer.learning_rate) == (0.2, 0.001)
     off = resolved("--normalize_observations=off", "--normalize_returns=off").learner
     assert (off.normalize_observations, off.normalize_returns) == ("off", "off")
     image = resolved("--level_name=Car", spec=IMAGE._replace(num_actions=0, action_parts=PENDULUM.action_parts))

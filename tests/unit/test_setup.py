@@ -14,19 +14,21 @@ import pytest
 from mlma.utils.code_layout import supported_pythons
 from tests.support.runs import ROOT
 
-TO_FIND_PYTHON = 's/^main "\\$@"$/find_python; echo "$python"/'
+
+def checkout_that_runs(command: str, folder: Path) -> Path:
+    """A checkout whose setup.sh does nothing but this."""
+    (folder / "tools").mkdir()
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    script, ending = (ROOT / "tools" / "setup.sh").read_text(), 'main "$@"\n'
+    assert script.endswith(ending)
+    (folder / "tools" / "setup.sh").write_text(script.removesuffix(ending) + command + "\n")
+    return folder
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout whose setup.sh only looks for Python."""
-    (tmp_path / "tools").mkdir()
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    script = subprocess.run(
-        ["sed", TO_FIND_PYTHON, str(ROOT / "tools" / "setup.sh")], capture_output=True, text=True, check=True
-    )
-    (tmp_path / "tools" / "setup.sh").write_text(script.stdout)
-    return tmp_path
+    return checkout_that_runs('find_python; echo "$python"', tmp_path)
 
 
 def interpreter(folder: Path, name: str, version: str) -> Path:
@@ -76,6 +78,18 @@ def test_no_python_at_all_is_one_line(checkout: Path) -> None:
     done = find(checkout, PYTHON="/nowhere/python3")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "found no /nowhere/python3" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "given", "chosen"), [("12", "", ""), ("13", "", ""), ("14", "", "g++-13"), ("14", "clang++", "clang++")]
+)
+def test_horovod_gets_a_compiler_that_it_compiles_with(version: str, given: str, chosen: str, tmp_path: Path) -> None:
+    checkout = checkout_that_runs('choose_compiler; echo "${CXX:-}"', tmp_path)
+    for name in ("g++", "g++-13"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {version}\n")
+        (tmp_path / name).chmod(0o755)
+    done = find(checkout, str(tmp_path), **({"CXX": given} if given else {}))
+    assert (done.stdout, done.stderr) == (f"{chosen}\n", "")
 
 
 def test_the_set_up_keeps_what_it_did_not_install() -> None:

@@ -117,6 +117,8 @@ IMPALA_REAL_VECTORS: Preset = dict(
 )
 # A short horizon, since the pole is upright within a second or two.
 IMPALA_PENDULUM: Preset = dict(total_environment_frames=3e5, learning_rate=0.001, discounting=0.9)
+# A far horizon, since a landing takes hundreds of steps: docs/guides/continuous_control.md.
+IMPALA_LANDER: Preset = dict(learning_rate=0.001, discounting=0.999, vtrace_lambda=0.98)
 
 IMPALA = Presets(
     IMPALA_IMAGES,
@@ -126,6 +128,7 @@ IMPALA = Presets(
         "corridor": IMPALA_CORRIDOR,
         "tmaze": IMPALA_TMAZE,
         "Pendulum-v1": IMPALA_PENDULUM,
+        "LunarLanderContinuous-v3": IMPALA_LANDER,
         **dict.fromkeys(PONG_NAMES, IMPALA_PONG),
     },
     real_actions=IMPALA_REAL_ACTIONS,

@@ -6,21 +6,27 @@ import contextlib
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from mlma.monitoring.episode_statistics import Row
 from mlma.monitoring.metric_catalog import finite_with_aliases
+from mlma.utils.atomic_file import atomic_write
 
 EVENT_FILES = "events.out.tfevents.*"
+# Of the hyperparameters: it sorts before all others, whose names go on with the time. TensorBoard reads the files of a
+# folder in that order, and shows the first hyperparameters that it finds.
+FLAGS_FILE = "events.out.tfevents.0.flags"
 # Flags that say where a run is, and are no hyperparameters.
 PLACES = ("logdir", "heartbeat_folder", "learner_host", "actor_hosts", "token_file", "metrics_port")
 
 
 class TensorBoardWriter:
-    """Each finite value of a row as a scalar over frames; each event file begins with the hyperparameters.
+    """Each finite value of a row as a scalar over frames, and the hyperparameters in a file of their own.
 
-    After a failure, such as a full disk, it cuts off what it had written of that report, and starts a new event file.
+    A resumed run replaces that file, so that TensorBoard shows the flags with which the run goes on. After a failure,
+    such as a full disk, it cuts off what it had written of that report, and starts a new event file.
     """
 
     name = "TensorBoard"
@@ -57,8 +63,7 @@ class TensorBoardWriter:
         finally:
             self._path = next(iter(set(self._folder.glob(EVENT_FILES)) - before), None)
         if self._config:
-            with self._writer.as_default(step=0):
-                _write_config(self._tf, self._config)
+            _write_config(self._folder / FLAGS_FILE, self._config)
 
     def _give_up_file(self) -> None:
         """Ends the event file after the last whole report; TensorFlow would go on after a part of a record."""
@@ -77,14 +82,26 @@ class TensorBoardWriter:
         """Nothing to do: each report is flushed."""
 
 
-def _write_config(tf: Any, config: dict[str, Any]) -> None:
-    """The flags: in the tab HParams, and as a text."""
-    from tensorboard.plugins.hparams import summary_v2  # its module `api` would import Keras as well
+def _write_config(path: Path, config: dict[str, Any]) -> None:
+    """An event file with the flags: for the tab HParams, and as a text."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.plugins.hparams import summary_v2 as hparams  # its module `api` would import Keras as well
+    from tensorboard.plugins.text import summary_v2 as texts
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
     known = {name: value for name, value in config.items() if isinstance(value, bool | int | float | str)}
-    summary_v2.hparams({name: value for name, value in known.items() if name not in PLACES})
-    text = json.dumps(config, indent=1)
-    tf.summary.text("config", "\n".join(f"    {line}" for line in text.splitlines()))  # indented: Markdown's for code
+    lines = json.dumps(config, indent=1).splitlines()
+    summaries = (
+        hparams.hparams_pb({name: value for name, value in known.items() if name not in PLACES}),
+        texts.text_pb("config", "\n".join(f"    {line}" for line in lines)),  # indented: Markdown's for code
+    )
+    now = time.time()
+    events = [Event(wall_time=now, file_version="brain.Event:2")]
+    events += [Event(wall_time=now, summary=summary) for summary in summaries]
+    with atomic_write(path) as file:
+        records = RecordWriter(file)
+        for event in events:
+            records.write(event.SerializeToString())
 
 
 def write_evaluation(folder: Path, frames: int, mean: float, video: Path | None) -> None:
