@@ -22,9 +22,8 @@ ABOUT = {
     "install-learner": "Installs Open MPI, then compiles Horovod with g++ and make. 2 to 5 minutes. Needed by several "
     "learners.",
     "install-vizdoom": "Installs VizDoom and two maps. Nothing is compiled.",
-    "install-dmlab": "Installs what the package deepmind_lab imports: dm_env, pkg_resources (setuptools 81), and imp for "
-    "Python 3.12 and later. Needed on hosts with actors that import the package. Nothing is compiled. The Lab itself is in "
-    "no package index.",
+    "install-dmlab": "Installs what the package deepmind_lab imports: dm_env, pkg_resources (in setuptools 81), and "
+    "imp for Python 3.12 and later. Needed on hosts with actors. Nothing is compiled. The Lab itself is in no index.",
     "install-mujoco": "Installs MuJoCo. Needed on hosts with actors. Nothing is compiled.",
     "install-box2d": "Installs Box2D. Needed on hosts with actors. There are no wheels for aarch64.",
     "install-export": "Installs tf2onnx, ONNX Runtime and LiteRT. Nothing is compiled.",
