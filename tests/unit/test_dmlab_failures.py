@@ -131,9 +131,8 @@ def test_the_test_level_is_tried_before_evaluation(lab_log: Path, tmp_path: Path
 
 def test_a_package_that_the_module_needs_is_named(lab_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_WITHOUT", "dm_env")
-    with pytest.raises(
-        ValueError, match=r"cannot be opened: ModuleNotFoundError: No module named 'dm_env'; .* `make install-dmlab`"
-    ):
+    line = "opened: ModuleNotFoundError: No module named 'dm_env'; install it with: make install-dmlab, or load the ext"
+    with pytest.raises(ValueError, match=line):
         try_levels(EnvironmentConfig(level_name="rooms_watermaze"))
 
 

@@ -22,6 +22,7 @@ from mlma.envs.level_cache import LevelCache
 from mlma.envs.level_syntax import DMLAB30_FOLDER, train_to_test_levels
 from mlma.envs.spaces import MAX_WORDS, ObservationParts, hash_words
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv, WorkerTraits
+from mlma.utils.code_layout import setup_hint
 from mlma.utils.import_object import add_to_path
 
 WIDTH, HEIGHT, ACTION_REPEATS = 96, 72, 4
@@ -44,17 +45,13 @@ MISSING_MODULE = (
     "folder with --dmlab_path, or put it on the PYTHONPATH"
 )
 IMPORTED_BY_PACKAGE = ("dm_env", "pkg_resources", "imp")  # by its __init__; the extension needs none of them
-MISSING_IMPORT = (
-    "its package needs that; `make install-dmlab`, or `mlma install-dmlab`, installs it, and --dmlab_path="
-    "PATH/deepmind_lab.so loads the extension alone"
-)
 WITH_PICTURES = ("psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition")
 MISSING_PICTURES = (
     f"the levels {' and '.join(WITH_PICTURES)} need a folder of pictures, 0001.png to 2400.png, which "
     "data/brady_konkle_oliva2008 of the Lab's source says how to get; they load with any folder that exists"
 )
 MAX_SEEDS = 2**31
-OWN_TEMP_FOLDER = True  # see mlma.envs.registry.Suite
+OWN_TEMP_FOLDER = HAS_WORKERS = True  # see mlma.envs.registry.Suite
 SIZE_STEP = 4  # the Lab's images have sides of a multiple of this
 
 
@@ -153,7 +150,8 @@ def _import_package() -> Any:
         return importlib.import_module(MODULE)
     except ModuleNotFoundError as error:
         if error.name in IMPORTED_BY_PACKAGE:
-            raise ModuleNotFoundError(f"{error}; {MISSING_IMPORT}", name=error.name) from None
+            hint = f"install it with: {setup_hint('install-dmlab')}, or load the extension alone with --dmlab_path=FILE"
+            raise ModuleNotFoundError(f"{error}; {hint}", name=error.name) from None
         raise
 
 
