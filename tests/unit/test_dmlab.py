@@ -11,11 +11,13 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mlma.acting.telemetry import LevelCacheReport
 from mlma.core.config import EnvironmentConfig
 from mlma.envs.level_cache import LevelCache
 from mlma.envs.reference_scores import mean_over_levels, score_table
@@ -116,6 +118,18 @@ def test_eight_processes_share_a_bounded_cache_and_hit_it_after_the_first_pass(l
     assert counts[1] == [12, 0], "the second time all maps come from the cache"
     maps = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.name != ".lock"]
     assert len(maps) <= 12, "no temporary files are left"
+
+
+def test_an_actor_reports_hits_and_misses_once() -> None:
+    env = SimpleNamespace(level_cache_counts=lambda: np.array(counts))
+    counts = [0, 0]
+    report = LevelCacheReport(env)
+    assert report.news() == {}
+    counts = [2, 1]
+    assert [report.news(), report.news()] == [{"level_cache": [2, 1]}, {}]
+    counts = [2, 4]
+    assert report.news() == {"level_cache": [0, 3]}
+    assert LevelCacheReport(object()).news() == {}, "environments without such a cache"
 
 
 def test_evaluation_never_repeats_a_seed_by_design(lab_log: Path, tmp_path: Path) -> None:
