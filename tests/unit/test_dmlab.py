@@ -121,8 +121,8 @@ def test_eight_processes_share_a_bounded_cache_and_hit_it_after_the_first_pass(l
 
 
 def test_an_actor_reports_hits_and_misses_once() -> None:
+    counts: list[int] = [0, 0]
     env = SimpleNamespace(level_cache_counts=lambda: np.array(counts))
-    counts = [0, 0]
     report = LevelCacheReport(env)
     assert report.news() == {}
     counts = [2, 1]
