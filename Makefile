@@ -7,7 +7,7 @@ ARGS =
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-actor install-learner install-vizdoom install-mujoco install-box2d install-export install-optuna train evaluate case-studies test test-slow test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs wheel clean
+.PHONY: help install install-actor install-learner install-vizdoom install-dmlab install-mujoco install-box2d install-export install-optuna train evaluate case-studies test test-slow test-levels test-commands test-hosts test-slurm lint types manifests bench learn docs wheel clean
 
 help:  ## print this list
 	@echo "usage: make TARGET [LEVEL=$(LEVEL)] [LOGDIR=$(LOGDIR)] [LEARNERS=$(LEARNERS)] [ARGS=\"--flag=value ...\"]"
@@ -24,6 +24,10 @@ install-learner:
 
 install-vizdoom:  ## set up VizDoom and its maps for the levels doom_*; needed on hosts with actors
 	@tools/setup.sh vizdoom
+
+install-dmlab:  ## set up what DeepMind Lab's package imports; the Lab itself is in no package index
+	@tools/setup.sh dmlab
+	@$(PY) -c 'from mlma.command.install import AFTERWARDS; print(AFTERWARDS["install-dmlab"])'
 
 install-mujoco:  ## set up MuJoCo for gymnasium's HalfCheetah-v5, Hopper-v5, Humanoid-v5, ...; needed on hosts with actors
 	@tools/setup.sh mujoco

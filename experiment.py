@@ -26,6 +26,7 @@ from mlma.core.presets.overview import preset_help
 from mlma.core.types import EnvSpec
 from mlma.envs.failures import EnvironmentFailedError, SimulatorLostError
 from mlma.envs.registry import level_help
+from mlma.envs.vector import temp_folder
 from mlma.roles.preparation import prepare, role_of
 from mlma.utils.child_process import EXIT_ENVIRONMENT, EXIT_USAGE, setup_child_process
 from mlma.utils.code_layout import install_agents_name
@@ -62,6 +63,7 @@ def _run(role: str, config: Config, spec: EnvSpec) -> NoReturn:
     """Runs the role and ends the process: the RPC server and client of TensorFlow never shut down by themselves."""
     if role == "actor":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # leaves GPUs to learners
+    temp_folder.use_for_this_process()
     # Only now: TensorFlow takes seconds to import, and reads the environment once.
     import_tensorflow()
     from agents import make_agent

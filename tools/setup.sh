@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs into .venv what pyproject.toml pins: `tools/setup.sh [learner] [dev] [vizdoom] [mujoco] [box2d] [export] [optuna] [docs] [cuda]`. See docs/install.md.
+# Installs into .venv what pyproject.toml pins: `tools/setup.sh [learner] [dev] [vizdoom] [dmlab] [mujoco] [box2d] [export] [optuna] [docs] [cuda]`. See docs/install.md.
 # Returns in milliseconds if nothing has changed. Installed groups stay, so `make train` removes nothing that `make test` needs;
 # so do packages of your own. PYTHON=python3.12 chooses the interpreter.
 set -euo pipefail
@@ -109,8 +109,8 @@ use_cuda() { # replaces TensorFlow for CPUs with the same version for GPUs; CUDA
 main() {
     local group
     for group in "$@"; do
-        [[ " learner dev vizdoom mujoco box2d export optuna docs cuda " == *" $group "* ]] ||
-            fail "$group: no such group; the groups are learner, dev, vizdoom, mujoco, box2d, export, optuna, docs, cuda"
+        [[ " learner dev vizdoom dmlab mujoco box2d export optuna docs cuda " == *" $group "* ]] ||
+            fail "$group: no such group; the groups are learner, dev, vizdoom, dmlab, mujoco, box2d, export, optuna, docs, cuda"
     done
     up_to_date "$@" && return
     [[ $(uname -sm) =~ ^Linux\ (x86_64|aarch64)$ ]] || fail "needs Linux on x86-64 or aarch64, this is $(uname -sm)"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from mlma.acting.action_noise import NoiseGenerator
 from mlma.acting.local_policy import LocalPolicy
 from mlma.acting.remote_policy import RemotePolicy
-from mlma.acting.telemetry import LOG_INTERVAL_SECONDS, Instruments, ThroughputLogger
+from mlma.acting.telemetry import LOG_INTERVAL_SECONDS, Instruments, LevelCacheReport, ThroughputLogger
 from mlma.acting.trajectory_writer import TrajectoryWriter, env_indices
 from mlma.core.config import Config
 from mlma.core.flat_weights import FlatWeights, build_variables
@@ -77,12 +77,10 @@ def run_environment_loop(config: Config, spec: EnvSpec, agent: Agent, dependenci
         is_first_actor = answer["actor"] == 0
         try:
             timer = PhaseTimer(*ACTOR_PHASES)
-            if hasattr(env, "level_cache_counts"):
-                timer.count_level_cache(env.level_cache_counts)
             if is_first_actor and config.reports.profile:
                 timer.record_events([], clock_offset=answer["ahead"])
             frames = env.num_envs * config.learner.unroll_length * spec.action_repeats
-            instruments = Instruments(timer, dependencies.heartbeat, ThroughputLogger(frames))
+            instruments = Instruments(timer, dependencies.heartbeat, ThroughputLogger(frames), LevelCacheReport(env))
             policy = make_policy(client, answer, indices, instruments)
             _step_environments(env, policy, timer, dependencies.observer if is_first_actor else None)
             break

@@ -22,6 +22,7 @@ from mlma.acting.inference_sessions import (
     ActorSession,
     SessionTable,
     check_request,
+    read_cache_news,
     read_session_id,
     read_telemetry,
 )
@@ -158,12 +159,12 @@ class InferenceServer:
             (record,) = session.request_layout.from_bytes(payload)
             request = session.request_layout.view(record)
             check_request(request, self._spec)
-            telemetry = read_telemetry(header)
+            telemetry, level_cache = read_telemetry(header), read_cache_news(header)
             with self._lock:
                 if session.timestep is not None:
                     raise RefusedError("session", "the session has a request in progress")
                 session.timestep, session.last_seen = request.timestep, time.monotonic()
-            session.telemetry = telemetry
+            session.telemetry, session.level_cache = telemetry, level_cache
             if request.crashed.any():
                 session.writer.drop(request.crashed)
             return [
@@ -199,8 +200,8 @@ class InferenceServer:
         if writer.add(timestep, output, session.agent_state, version):
             header = {"task": session.task, "dropped": writer.dropped(), **session.telemetry}
             for payload in writer.messages():
-                messages += split_message(header, payload)
-                header.pop("level_cache", None)  # counted once
+                messages += split_message(header | session.level_cache, payload)
+                session.level_cache = {}
             writer.add(timestep, output, session.agent_state, version)  # step T is step 0 of the next trajectories
         session.agent_state = self._build_state(state)
         self._num_rows, self._num_batches = self._num_rows + len(share), self._num_batches + float(share.sum())

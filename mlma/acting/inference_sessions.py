@@ -35,6 +35,7 @@ class ActorSession:
         self.agent_state, self.writer = agent_state, writer
         self.timestep: TimeStep | None = None  # of the request in progress
         self.telemetry: dict[str, Any] = {}
+        self.level_cache: dict[str, Any] = {}  # for one message
         self.last_seen = time.monotonic()
         self.num_envs = num_envs
 
@@ -120,9 +121,12 @@ def read_telemetry(header: dict[str, Any]) -> dict[str, Any]:
         telemetry["phases"] = read_phases(header, ACTOR_PHASES)
     if "events" in header:
         telemetry["events"] = read_events(header, ACTOR_PHASES, MAX_EVENTS)
-    if "level_cache" in header:
-        telemetry["level_cache"] = list(read_level_cache(header))
     return telemetry
+
+
+def read_cache_news(header: dict[str, Any]) -> dict[str, Any]:
+    """What an actor reports of its level cache; empty without news."""
+    return {"level_cache": list(read_level_cache(header))} if "level_cache" in header else {}
 
 
 def check_request(request: InferenceRequest, spec: EnvSpec) -> None:

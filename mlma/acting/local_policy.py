@@ -48,7 +48,7 @@ class LocalPolicy:
 
     def __call__(self, timestep: TimeStep) -> ActOutput | None:
         """Actions and network outputs as arrays [E]; None when training is over."""
-        timer, heartbeat, throughput = self._instruments
+        timer, heartbeat, throughput, _ = self._instruments
         if self._version == NO_WEIGHTS and not self._fetch_first_weights():
             return None
         tensors, next_state = self._act(timestep.policy_inputs(), self._agent_state, self._noise.draw())
@@ -89,9 +89,10 @@ class LocalPolicy:
         return True
 
     def _send(self) -> None:
-        timer, heartbeat, _ = self._instruments
+        timer, heartbeat, _, level_cache = self._instruments
         for payload in self._trajectories.messages():
-            header = {"task": self._actor_id, "dropped": self._trajectories.dropped(), **timer.snapshot()}
+            header = {"task": self._actor_id, "dropped": self._trajectories.dropped()}
+            header |= timer.snapshot() | level_cache.news()
             for message in split_message(header, payload):
                 timer.lap("send")
                 self._client.put(message, on_wait=lambda: heartbeat.waiting_for("the learner to take trajectories"))

@@ -43,10 +43,11 @@ class RemotePolicy:
 
     def __call__(self, timestep: TimeStep) -> ActOutput | None:
         """Actions and network outputs as arrays [E]; None when training is over."""
-        timer, heartbeat, throughput = self._instruments
+        timer, heartbeat, throughput, level_cache = self._instruments
         self._fill_request(timestep)
         complete = self._count > 0 and self._count % self._unroll_length == 0
-        message = pack({"session": self._session} | (timer.snapshot() if complete else {}), self._bytes)
+        report = timer.snapshot() | level_cache.news() if complete else {}
+        message = pack({"session": self._session} | report, self._bytes)
         self._request.crashed[:] = False
         timer.lap("send")
         heartbeat.waiting_for("the learner's actions", CALL_TIMEOUT_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.phase_timer import PhaseTimer
@@ -32,9 +32,25 @@ class ThroughputLogger:
             self._count, self._since = 0, time.monotonic()
 
 
+class LevelCacheReport:
+    """What the environments' level cache did since the previous report, if they have one."""
+
+    def __init__(self, env: Any) -> None:
+        self._counts = getattr(env, "level_cache_counts", lambda: (0, 0))  # hits and misses so far
+        self._before = [0, 0]
+
+    def news(self) -> dict[str, list[int]]:
+        """The field of a message's header with new hits and misses; empty without any. They are in one message only."""
+        counts = [int(count) for count in self._counts()]
+        news = [count - before for count, before in zip(counts, self._before, strict=True)]
+        self._before = counts
+        return {"level_cache": news} if any(news) else {}
+
+
 class Instruments(NamedTuple):
     """What measures an actor."""
 
     timer: PhaseTimer
     heartbeat: Heartbeat
     throughput: ThroughputLogger
+    level_cache: LevelCacheReport

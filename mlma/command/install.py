@@ -23,10 +23,17 @@ ABOUT = {
     "install-learner": "Installs Open MPI, then compiles Horovod with g++ and make. 2 to 5 minutes. Needed by several "
     "learners.",
     "install-vizdoom": "Installs VizDoom and two maps. Nothing is compiled.",
+    "install-dmlab": "Installs what the package deepmind_lab imports: dm_env, pkg_resources (in setuptools 81), and "
+    "imp for Python 3.12 and later. Needed on hosts with actors. Nothing is compiled. The Lab itself is in no index.",
     "install-mujoco": "Installs MuJoCo. Needed on hosts with actors. Nothing is compiled.",
     "install-box2d": "Installs Box2D. Needed on hosts with actors. There are no wheels for aarch64.",
     "install-export": "Installs tf2onnx, ONNX Runtime and LiteRT. Nothing is compiled.",
     "install-optuna": "Installs Optuna and cmaes. Needed where a study is started. Nothing is compiled.",
+}
+AFTERWARDS = {  # what a target leaves to the user
+    "install-dmlab": "installed what the package deepmind_lab imports; the Lab itself is in no package index: build it "
+    "from github.com/google-deepmind/lab for this Python, then name its folder, or its file deepmind_lab.so, with "
+    "--dmlab_path",
 }
 
 
@@ -57,6 +64,8 @@ def main(argv: list[str]) -> int:
         code = subprocess.run([*installer, *arguments], env=os.environ | variables, check=False).returncode
         if code:
             return code
+    if target in AFTERWARDS:
+        print(AFTERWARDS[target])
     return 0
 
 

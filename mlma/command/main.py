@@ -21,6 +21,7 @@ BENCHMARKS = ("roofline", "scaling", "allreduce", "inference", "replay", "channe
 INSTALLS = {  # what they add to this Python
     "install-learner": "add what several learners need: compiles Horovod, 2 to 5 minutes",
     "install-vizdoom": "add VizDoom and its maps; nothing is compiled",
+    "install-dmlab": "add what DeepMind Lab's package imports; the Lab itself is in no package index",
     "install-mujoco": "add MuJoCo, for gymnasium's HalfCheetah-v5, Hopper-v5, Humanoid-v5, ...",
     "install-box2d": "add Box2D, for LunarLander-v3, BipedalWalker-v3, CarRacing-v3",
     "install-export": "add what exports to ONNX and LiteRT need; SavedModels need nothing",

@@ -27,9 +27,9 @@ class Suite(Protocol):
     `make_env` with `evaluation`, but can render images for videos. An environment that can render has `render(i)`: the
     image of environment i, uint8 [H, W, 3], or None. `takes_arguments(level_name)`: whether --env_args is for this
     level. `needs_trial(level_name)`: whether its code may fail here, so that `make_single` is tried in a process of its
-    own first (mlma/envs/trial.py). `OWN_TEMP_FOLDER`: whether a process with such an environment needs a
-    folder of its own for temporary files. `check_settings(level_name, settings)`: ValueError for what can be said
-    without opening anything.
+    own first (mlma/envs/trial.py). `OWN_TEMP_FOLDER`: whether a process with such an environment needs a folder of its
+    own for temporary files. `HAS_WORKERS`: whether its environments are always in processes of their own.
+    `check_settings(level_name, settings)`: ValueError for what can be said without opening anything.
     `raw_level(level_name, settings)`: what an environment of one of its levels gives and takes by itself.
     """
 

@@ -37,16 +37,19 @@ SEED = 1
 NOTE_SECONDS = 5.0  # after which a line says what is waited for
 
 
-def try_levels(settings: EnvironmentConfig, evaluation: bool = False) -> None:
+def try_levels(settings: EnvironmentConfig, evaluation: bool = False, without_workers: bool = False) -> None:
     """ValueError, in one line, for the first level of the run that cannot be played on this machine.
 
-    Evaluation plays other levels than training in some suites.
+    Evaluation plays other levels than training in some suites. `without_workers`: only levels whose environments run in
+    this process, which they could end; a worker that cannot start is noticed, and others need not be started for that.
     """
     names = level_names(settings.level_name)
     for suite in SUITES.values():
         for name in names if hasattr(suite, "check_settings") else ():
             suite.check_settings(name, settings)
     tasks = [(name, suite) for name in names if (suite := _suite_to_try(name))]
+    if without_workers:
+        tasks = [task for task in tasks if not settings.env_processes and not _has_workers(task[1])]
     if tasks:
         _Trials(settings, evaluation).run(tasks)
 
@@ -134,6 +137,10 @@ def _suite_to_try(level_name: str) -> str:
     """The level's suite, if the level needs a trial."""
     needed = (name for name, suite in SUITES.items() if hasattr(suite, "needs_trial") and suite.needs_trial(level_name))
     return next(needed, "")
+
+
+def _has_workers(suite: str) -> bool:
+    return getattr(SUITES[suite], "HAS_WORKERS", False)
 
 
 def _wants_folder(suite: str) -> bool:

@@ -5,6 +5,7 @@ Not here: what actor and learner must agree on (mlma/transport/handshake.py), ho
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from mlma.learning.run_state import SeedAllocator
 from mlma.monitoring.metrics import Metrics
 from mlma.monitoring.refusals import REFUSABLE
 from mlma.transport.header_fields import VALUE_CHARACTERS, read_task
+
+logger = logging.getLogger(__name__)
 
 MAX_HANDSHAKES = 30  # of one actor within HANDSHAKE_SECONDS: one that reconnects faster has a fault
 HANDSHAKE_SECONDS = 60.0
@@ -54,7 +57,7 @@ class ActorAdmission:
         task = None
         try:
             task = read_task(request)
-            return self._admit(task, request)
+            return self._note_failure(task, request) if "failed" in request else self._admit(task, request)
         except REFUSABLE as error:
             self._metrics.refusals.add(error, task, what="")
             return {"refused": str(error) if isinstance(error, RefusedError) else f"malformed handshake: {error!r}"}
@@ -80,6 +83,15 @@ class ActorAdmission:
         if self._inference:
             answer["session"] = self._inference.open(task, num_envs, env_indices(actor, num_actors, num_envs), seed)
         return answer
+
+    def _note_failure(self, task: int, request: dict[str, Any]) -> dict[str, Any]:
+        """An actor whose environments failed says so before it ends."""
+        if not isinstance(request["failed"], str):
+            raise RefusedError("header", "failed: must be text")
+        self._check_rate(task)
+        line = self._metrics.actors.set_failure(task, request["failed"])
+        logger.warning("actor %d on %s ended: %s", task, shown(request.get("host", "?"), VALUE_CHARACTERS), line)
+        return {}
 
     def _check_settings(self, request: dict[str, Any]) -> None:
         differences = [

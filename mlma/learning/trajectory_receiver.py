@@ -73,7 +73,9 @@ class TrajectoryReceiver:
         actors = sorted({*range(expected), *last_seen})
         lines = []
         for actor in actors:
-            if actor not in last_seen:
+            if failure := self._metrics.actors.failure(actor):
+                lines.append(f"actor {actor} ended: {failure}")
+            elif actor not in last_seen:
                 refused, reason = self._metrics.refusals.of_actor(actor)
                 came = f": all of its {refused:,} messages were refused, the last one because {reason}"
                 lines.append(f"actor {actor}{came if refused else ' never came'}")

@@ -10,7 +10,7 @@ from mlma.core.refusal import RefusedError, shown
 
 MAX_ACTORS = 1000  # that a learner keeps track of, in addition to those that it expects
 FORGET_SECONDS = 600.0  # of silence, after which an actor makes room for another
-MAX_HOST_CHARACTERS = 64
+MAX_HOST_CHARACTERS, MAX_FAILURE_CHARACTERS = 64, 600
 
 
 class ActorStatistics:
@@ -23,6 +23,7 @@ class ActorStatistics:
         # Actor -> last_seen, seconds by phase, steps since the last summary.
         self._actors: dict[int, dict[str, Any]] = {}
         self._hosts: dict[int, str] = {}
+        self._failures: dict[int, str] = {}  # actor -> why it ended
         self._phases_before: dict[int, dict[str, float]] = {}  # seconds by phase at the last summary
 
     def expect(self, actors: int) -> None:
@@ -34,6 +35,19 @@ class ActorStatistics:
         with self._lock:
             self._admit(actor)
             self._hosts[actor] = shown(host, MAX_HOST_CHARACTERS)
+            self._failures.pop(actor, None)  # it is back
+
+    def set_failure(self, actor: int, line: str) -> str:
+        """What this actor said about its environments before it ended, as it may be shown."""
+        with self._lock:
+            self._admit(actor)
+            self._failures[actor] = shown(line, MAX_FAILURE_CHARACTERS)
+            return self._failures[actor]
+
+    def failure(self, actor: int) -> str:
+        """Why this actor ended; empty if it is not known to have ended."""
+        with self._lock:
+            return self._failures.get(actor, "")
 
     def all_on(self, host: str) -> bool:
         """Whether there are actors, all of them on this host."""
@@ -62,7 +76,7 @@ class ActorStatistics:
             silent = min(self._heard, key=self._heard.__getitem__)
             if now - self._heard[silent] < FORGET_SECONDS:
                 raise RefusedError("actor", f"this learner has {len(self._heard)} actors already, the limit")
-            for table in (self._heard, self._actors, self._hosts, self._phases_before):
+            for table in (self._heard, self._actors, self._hosts, self._failures, self._phases_before):
                 table.pop(silent, None)
         self._heard[actor] = now
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 Event = tuple[str, float, float]  # phase, start (seconds since 1970), duration in seconds
@@ -30,8 +30,6 @@ class PhaseTimer:
     def __init__(self, *names: str) -> None:
         self.seconds = dict.fromkeys(names, 0.0)
         self._events: list[Event] | None = None
-        self._level_cache: Callable[[], Any] | None = None
-        self._level_cache_before = [0, 0]
         self._clock_offset = time.time() - time.perf_counter()  # perf_counter + offset is seconds since 1970
         self._last_lap = time.perf_counter()
         self._current, self._current_since = "", time.monotonic()
@@ -76,17 +74,7 @@ class PhaseTimer:
         self._events = events
         self._clock_offset += clock_offset
 
-    def count_level_cache(self, counts: Callable[[], Any]) -> None:
-        """Adds the hits and misses of the environments' level cache, which only grow, to what is reported."""
-        self._level_cache = counts
-
     def snapshot(self) -> dict[str, Any]:
         """What an actor reports to its learner: seconds by phase, and the last events since the previous snapshot."""
         events, self._events = self._events, None if self._events is None else []
-        report: dict[str, Any] = {"phases": self.seconds} | ({"events": events[-MAX_EVENTS:]} if events else {})
-        if self._level_cache:
-            counts = [int(count) for count in self._level_cache()]
-            if counts != self._level_cache_before:
-                news = [count - before for count, before in zip(counts, self._level_cache_before, strict=True)]
-                report["level_cache"], self._level_cache_before = news, counts
-        return report
+        return {"phases": self.seconds} | ({"events": events[-MAX_EVENTS:]} if events else {})

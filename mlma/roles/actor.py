@@ -18,7 +18,7 @@ from mlma.monitoring.run_log import setup_logging
 from mlma.transport.addresses import is_on_this_machine, parse_address
 from mlma.transport.auth import read_token
 from mlma.transport.client import connect
-from mlma.transport.handshake import handshake_request
+from mlma.transport.handshake import failures_reported, handshake_request
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
@@ -52,7 +52,8 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     )
     port = config.reports.metrics_port
     MetricsEndpoint(port and port + FIRST_ACTOR + config.run.task, heartbeat)
-    run_environment_loop(config, spec, make_agent(config, spec), dependencies)
+    with failures_reported(dependencies.connect, identity):
+        run_environment_loop(config, spec, make_agent(config, spec), dependencies)
     heartbeat.close()
     return 0
 

@@ -36,6 +36,8 @@ def prepare(given: Config) -> tuple[Config, EnvSpec]:
     role = role_of(given)
     if role == "learner" and given.run.task < 0 and not started_by_mpirun():  # those are tried by their launcher
         try_levels(given.environment)
+    elif role == "actor" and PARENT_PID_ENV not in os.environ:  # else its learner has tried them
+        try_levels(given.environment, without_workers=True)
     spec = env_spec(given.environment)
     config = resolve(given, spec, available_cores())
     distributed = config.distributed

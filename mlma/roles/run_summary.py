@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 FORECAST_SECONDS = 60.0  # of training after the first new frames, before the duration is said
 SLOW_STEPS = 800  # in a batch, that take a residual network more than some seconds without a GPU
-SHORTER = "--agent_name=ShallowLSTMAgent --batch_size=8 --unroll_length=40"
+SHORTER = "--preset=dmlab_cpu"
 LONG_HOURS = 2.0  # a run that takes longer is told how to ask for a shorter one
 
 
@@ -47,7 +47,7 @@ def slow_step_hint(config: Config, spec: EnvSpec, has_gpu: bool) -> str:
         return ""
     return (
         f"no GPU: a learner step of {network} on {learner.batch_size} x {learner.unroll_length} steps takes long "
-        f"(32 s and 8.4 GB at 32 x 100, on 2 cores); shorter ones: {SHORTER}"
+        f"(32 s and 8.4 GB at 32 x 100, on 2 cores); for this machine: {SHORTER}"
     )
 
 

@@ -1,15 +1,23 @@
-"""The handshake request: the settings and layouts on which an actor and its learner must agree.
+"""The handshake request: the settings and layouts on which an actor and its learner must agree. And the last message of
+an actor whose environments fail.
 
 Not here: the learner's answer (mlma/learning/admission.py).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlma.core.config import Config
 from mlma.core.flat_weights import FlatWeights
 from mlma.core.record_layout import RecordLayout
+from mlma.envs.failures import EnvironmentFailedError, SimulatorLostError
+from mlma.transport.client import Client
+from mlma.transport.protocol import HandshakeRefusedError, LearnerLostError
+from mlma.utils.child_process import PARENT_PID_ENV
 
 MUST_MATCH = (
     "level_name", "algorithm", "agent_name", "unroll_length", "num_action_repeats", "width", "height", "color_mode",
@@ -22,3 +30,18 @@ def handshake_request(config: Config, layout: RecordLayout, weights: FlatWeights
     """Name -> value of everything that must be equal on both sides."""
     flags = {name: config.get(name) for name in MUST_MATCH}
     return flags | {"trajectory": layout.signature, "weights": weights.signature}
+
+
+@contextlib.contextmanager
+def failures_reported(connect: Callable[[], Client], identity: dict[str, Any]) -> Iterator[None]:
+    """Tells the learner why this actor ends if its environments fail; it would only be silent otherwise. The learner of
+    local training reads the logs of its actors instead."""
+    try:
+        yield
+    except (EnvironmentFailedError, SimulatorLostError) as failure:
+        if PARENT_PID_ENV not in os.environ:
+            with contextlib.suppress(LearnerLostError, HandshakeRefusedError):  # then nobody is there to be told
+                client = connect()
+                client.handshake(identity | {"failed": failure.line})
+                client.close()
+        raise

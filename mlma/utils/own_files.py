@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import pwd
 import shutil
@@ -22,6 +23,7 @@ from typing import BinaryIO
 # Environment variable: 1 if nobody else can reach the files, on mounts that invent owners and modes (SMB, EFS).
 TRUST_ENV = "MLMA_TRUST_OWNERS"
 SOCKET_FOLDER_PREFIX, SOCKET_LOCK = "mlma-", "lock"  # of folders for sockets
+RUN_FOLDER_PREFIX = "mlma-run-"  # of folders for temporary files: mlma/envs/vector/temp_folder.py
 NEW_FOLDER_MODE = 0o775  # less what umask takes away: nobody else gets to write, whatever umask is
 
 
@@ -99,7 +101,7 @@ def socket_folder() -> Iterator[Path]:
     A learner that starts removes those whose lock nobody holds (mlma/roles/run_folder.py).
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix=SOCKET_FOLDER_PREFIX))  # mode 0700
+        folder = _new_socket_folder()
     except OSError as problem:
         raise ValueError(f"TMPDIR={tempfile.gettempdir()}: cannot be written to: {problem.strerror}") from None
     try:
@@ -110,6 +112,18 @@ def socket_folder() -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_socket_folder() -> Path:
+    """A folder with mode 0700. Its path is short where it can be, since those of sockets are limited."""
+    parent = Path(tempfile.gettempdir())
+    if not parent.name.startswith(RUN_FOLDER_PREFIX):
+        return Path(tempfile.mkdtemp(prefix=SOCKET_FOLDER_PREFIX))
+    for number in itertools.count():
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{number}").mkdir(mode=0o700)
+            return parent / f"{number}"
+    raise AssertionError
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:

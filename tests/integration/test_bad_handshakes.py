@@ -50,6 +50,16 @@ def test_what_an_actor_calls_itself_stays_on_one_short_line(door: Door, log_line
     assert all(line.isprintable() and len(line) < 350 for line in log_lines())
 
 
+def test_why_an_actor_ended_is_said_until_it_is_back(door: Door, log_lines: Callable[[], list[str]]) -> None:
+    assert door.handshake(task=2, host="h", failed="my_level: the door\nis locked") == {}
+    assert any(line.startswith("actor 2 on h ended: my_level: the door") for line in log_lines())
+    assert all("\n" not in line for line in log_lines())
+    assert door.metrics.actors.failure(2).startswith("my_level: ")
+    assert "session" in door.handshake(task=2)
+    assert door.metrics.actors.failure(2) == ""
+    assert door.handshake(task=2, failed=["x"]) == {"refused": "failed: must be text"}
+
+
 def test_an_actor_whose_network_would_see_other_pixels_is_refused(door: Door) -> None:
     answer = door.handshake(task=1, pixel_scaling="unit")
     assert answer["refused"] == "pixel_scaling: actor has unit, learner centered"

@@ -46,6 +46,8 @@ NOT_RUN = {
     r"mlma\.studies .*(population|optuna|--seeds=4)|_population/members": "trains for minutes, or needs the hosts of a "
     "lab; tests/integration/test_studies.py and tests/cluster/test_studies_on_hosts.py have populations, sweeps with "
     "Optuna, and seeds with fewer frames",
+    r"--dmlab_path": "needs the Lab; tests/unit/test_dmlab.py has levels of a stand-in",
+    r"stand_in": "trains for minutes; tests/unit/test_dmlab.py has runs on the stand-in",
     r"atari57": "57 games at once take minutes to start on two cores; tests/integration/test_atari57.py runs them",
 }
 READ_BY_PEOPLE = "README.md"

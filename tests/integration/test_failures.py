@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlma.learning.checkpoint import Checkpoints
+from tests.support.lab import STAND_IN
 from tests.support.runs import SMALL, Process, wait_for
 
 # Runs experiment.py with a learner whose update raises at step 30.
@@ -68,6 +69,21 @@ def test_a_value_error_of_an_environment_is_a_failure_of_its_actor_which_is_rest
         wait_for(lambda: log.read_text().count("a bad twenty-fifth step") >= 2, 60, log.read_text)
         assert "Traceback (most recent call last)" in log.read_text()
         assert "what the environment prints\n" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_learner_says_why_a_remote_actor_ended(tmp_path: Path) -> None:
+    (tmp_path / "sockets").mkdir(mode=0o700)
+    host = f"--learner_host=unix:{tmp_path}/sockets/learner"
+    flags = [*SMALL, "--level_name=dmlab/demos/missing_map", "--level_cache=", host, "--task=0"]
+    env = {"PYTHONPATH": str(STAND_IN)}
+    with Process(tmp_path, "learner", *flags, "--job_name=learner", f"--logdir={tmp_path}/run", env=env) as learner:
+        learner.expect("learner at ", 150)
+        with Process(tmp_path, "actor", *flags, "--job_name=actor", f"--logdir={tmp_path}/actor", env=env) as actor:
+            assert actor.wait(150) == 2, actor.text()
+        assert actor.text().splitlines()[-1].startswith("dmlab/demos/missing_map: worker ended with code 1")
+        (line,) = [line for line in learner.text().splitlines() if " ended: dmlab/demos/missing_map: worker" in line]
+        assert "ERROR: Couldn't load maps/missing.bsp" in line
 
 
 @pytest.mark.parametrize("flag", ["--learner_host=nowhere", "--token_file=/dev/null/token"])

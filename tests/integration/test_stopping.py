@@ -27,7 +27,7 @@ def test_ctrl_c_within_a_long_step_saves_and_leaves_nothing(tmp_path: Path) -> N
              "--report_every_seconds=1", f"--logdir={logdir}"]  # fmt: skip
 
     def simulators() -> list[Path]:
-        return list(temporary.glob("mlma-simulators-*"))
+        return list(temporary.iterdir())
 
     with Process(tmp_path, "train", *flags, env=env) as run:
         wait_for(lambda: rows(logdir) and rows(logdir)[-1]["learner_step"] >= 1, 280, run.text, run)
@@ -44,7 +44,7 @@ def test_ctrl_c_within_a_long_step_saves_and_leaves_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 0)])
 def test_thirty_simulators_leave_nothing_however_the_run_ends(tmp_path: Path, number: int, code: int) -> None:
     temporary, pictures, logdir = tmp_path / "temporary", tmp_path / "pictures", tmp_path / "run"
     temporary.mkdir()
@@ -56,21 +56,24 @@ def test_thirty_simulators_leave_nothing_however_the_run_ends(tmp_path: Path, nu
              "--envs_per_actor=15", "--num_actors=2", "--report_every_seconds=1", f"--logdir={logdir}"]  # fmt: skip
 
     def simulators() -> list[Path]:
-        return list(temporary.glob("mlma-simulators-*/*/dmlab_temp_folder_*"))
+        return list(temporary.glob("mlma-run-*/mlma-run-*/*/dmlab_temp_folder_*"))
 
     with Process(tmp_path, "train", *flags, env=env) as run:
         wait_for(lambda: rows(logdir) and rows(logdir)[-1]["learner_step"] >= 2, 280, run.text, run)
         assert len(simulators()) == 30
         pids = [run.process.pid, *descendants(run.process.pid)]
         assert len(pids) > 32
-        run.signal(number)
+        if number == signal.SIGINT:
+            os.killpg(run.process.pid, number)  # as a terminal does for Ctrl-C
+        else:
+            run.signal(number)
         assert run.wait(60) == code, run.text()
     wait_for(lambda: gone(pids), 10, lambda: str(pids))
 
     def left() -> list[Path]:
-        return [path for path in temporary.iterdir() if path.name.startswith(("mlma-simulators-", "dmlab_temp"))]
+        return list(temporary.iterdir())
 
-    wait_for(lambda: not left(), 10, lambda: str(left()))
+    wait_for(lambda: not left(), 10, lambda: f"{left()} {run.text()}")
     assert set(os.listdir("/dev/shm")) <= memory
 
 

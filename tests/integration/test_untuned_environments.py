@@ -25,6 +25,7 @@ from mlma.envs.registry import env_spec, make_env
 from mlma.envs.trial import try_levels
 from mlma.learning.trajectory_checks import TrajectoryChecks
 from mlma.replay.trajectory_queue import TrajectoryQueue
+from mlma.roles.preparation import prepare
 from tests.support.env_steps import run
 from tests.support.runs import ROOT, Process, rows
 
@@ -117,12 +118,21 @@ def test_a_mistake_is_answered_in_one_line(level: str, env_args: str, line: str)
     [
         ('{"fail": "crash"}', "Untuned: its process ended with signal SIGSEGV while it was tried"),
         ('{"fail": "nan"}', "Untuned: step returned an observation that is not finite$"),
+        ('{"fail": "reset"}', r"Untuned: reset raised RuntimeError at .*/untuned\.py:\d+: the door is locked"),
+        ('{"fail": "step"}', r"Untuned: step raised RuntimeError at .*/untuned\.py:\d+: out of fuel at 1"),
     ],
 )
 def test_what_fails_at_once_is_found_in_a_trial(args: str, line: str) -> None:
     with pytest.raises(ValueError, match=line) as caught:
         try_levels(EnvironmentConfig(level_name=f"{FILE}:Untuned", env_args=args))
     assert "\n" not in str(caught.value)
+
+
+def test_a_remote_actor_tries_what_runs_in_its_own_process() -> None:
+    words = ["--job_name=actor", "--task=0", "--learner_host=localhost:1", f"--level_name={FILE}:Untuned"]
+    with pytest.raises(ValueError, match="Untuned: its process ended with signal SIGSEGV while it was tried"):
+        prepare(parse([*words, '--env_args={"fail": "crash"}']))
+    prepare(parse([*words, '--env_args={"fail": "crash"}', "--env_processes=1"]))
 
 
 def test_gymnasiums_own_levels_need_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,10 +88,20 @@ def test_each_group_of_the_set_up_for_users_has_a_command_with_the_same_packages
     makefile = (ROOT / "Makefile").read_text()
     made = set(re.findall(r"^(install-[a-z0-9]+):", makefile, re.M)) - {"install-actor"}
     assert made == set(INSTALLS) == set(ABOUT)
-    for group in ("mujoco", "box2d", "export", "optuna"):
+    for group in ("dmlab", "mujoco", "box2d", "export", "optuna"):
         assert steps(f"install-{group}", PROJECT) == [(PROJECT["dependency-groups"][group], {})]
         done = mlma(f"install-{group}", "--help")
         assert done.returncode == 0 and done.stdout.startswith(f"usage: mlma install-{group}\n")
+
+
+def test_what_no_index_has_is_said_by_both_set_ups() -> None:
+    assert steps("install-dmlab", PROJECT)[0][0][:2] == ["dm-env==1.6", "setuptools==81.0.0"]
+    dry_run = ["make", "--dry-run", "--no-print-directory", "install-dmlab"]
+    setup, say = subprocess.run(dry_run, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert setup == "tools/setup.sh dmlab"
+    said = subprocess.run(["sh", "-c", say], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.endswith(" with --dmlab_path\n")
+    assert "is in no package index: build it" in said
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,13 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mlma.acting.telemetry import LevelCacheReport
 from mlma.core.config import EnvironmentConfig
 from mlma.envs.level_cache import LevelCache
 from mlma.envs.reference_scores import mean_over_levels, score_table
@@ -115,6 +117,18 @@ def test_eight_processes_share_a_bounded_cache_and_hit_it_after_the_first_pass(l
     assert counts[1] == [12, 0], "the second time all maps come from the cache"
     maps = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.name != ".lock"]
     assert len(maps) <= 12, "no temporary files are left"
+
+
+def test_an_actor_reports_hits_and_misses_once() -> None:
+    counts: list[int] = [0, 0]
+    env = SimpleNamespace(level_cache_counts=lambda: np.array(counts))
+    report = LevelCacheReport(env)
+    assert report.news() == {}
+    counts = [2, 1]
+    assert [report.news(), report.news()] == [{"level_cache": [2, 1]}, {}]
+    counts = [2, 4]
+    assert report.news() == {"level_cache": [0, 3]}
+    assert LevelCacheReport(object()).news() == {}, "environments without such a cache"
 
 
 def test_evaluation_never_repeats_a_seed_by_design(lab_log: Path, tmp_path: Path) -> None:
@@ -234,6 +248,8 @@ def test_the_module_is_found_at_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     bare = tmp_path / "bare" / "deepmind_lab.so"
     assert find_module(str(bare)) == find_module(str(bare.parent)) == bare
     assert find_module(str(package.parent)) == find_module(str(package)) == package
+    extension = package / "deepmind_lab.so"
+    assert find_module(str(extension)) == extension, "its file is meant, not the package around it"
     assert find_module(str(tmp_path)) is None
     assert import_lab(str(package)).found == str(package / "__init__.py")
     monkeypatch.delitem(sys.modules, "deepmind_lab")

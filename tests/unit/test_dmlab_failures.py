@@ -37,10 +37,10 @@ def test_no_temporary_file_is_left_however_a_process_ends(lab_log: Path, tmp_pat
     temporary = tmp_path / "temporary"
 
     def left() -> list[Path]:
-        return [path for path in temporary.iterdir() if path.name.startswith(("mlma-simulators-", "dmlab_temp"))]
+        return [path for path in temporary.iterdir() if path.name.startswith(("mlma-run-", "dmlab_temp"))]
 
     def folders() -> list[Path]:
-        return list(temporary.glob("mlma-simulators-*/*/dmlab_temp_folder_*"))
+        return list(temporary.glob("mlma-run-*/*/dmlab_temp_folder_*"))
 
     command = [sys.executable, "-c", program]
     options: Any = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
@@ -60,7 +60,7 @@ def test_leftovers_of_killed_processes_are_swept_and_folders_in_use_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    leftover = tmp_path / "mlma-simulators-leftover"
+    leftover = tmp_path / "mlma-run-leftover"
     (leftover / "worker").mkdir(parents=True)
     used = temp_folder.OwnFolder()
     assert not leftover.exists()
@@ -131,7 +131,8 @@ def test_the_test_level_is_tried_before_evaluation(lab_log: Path, tmp_path: Path
 
 def test_a_package_that_the_module_needs_is_named(lab_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_WITHOUT", "dm_env")
-    with pytest.raises(ValueError, match="cannot be opened: ModuleNotFoundError: No module named 'dm_env'"):
+    line = "opened: ModuleNotFoundError: No module named 'dm_env'; install it with: make install-dmlab, or load the ext"
+    with pytest.raises(ValueError, match=line):
         try_levels(EnvironmentConfig(level_name="rooms_watermaze"))
 
 

@@ -115,6 +115,8 @@ def test_an_actor_whose_messages_are_all_refused_is_not_said_to_be_absent(log_li
     assert log_lines() == [f"refused a message of actor 3: {reason} (not_finite)"]
     silent = receiver.silent_actors(1, 10)
     assert silent == "0 of 1 actors send trajectories; actor 0 never came"
+    metrics.actors.set_failure(0, "my_env:Room: out of fuel")
+    assert "; actor 0 ended: my_env:Room: out of fuel" in receiver.silent_actors(1, 10)
     silent = receiver.silent_actors(4, 10)
     assert f"actor 3: all of its 3 messages were refused, the last one because {reason}" in silent
 

@@ -70,6 +70,12 @@ SEED_COMMAND = {
     "learning_rate": 0.0006, "end_learning_rate": 0.0, "discounting": 0.99, "entropy_cost": 0.05, "baseline_cost": 1.0,
     "gradients_clipping": 40.0, "reward_clipping": "abs_one",
 }  # fmt: skip
+# No paper's: what a machine without a GPU can learn from, with the levels as in table D.3.
+DMLAB_CPU: dict[str, Any] = {
+    "algorithm": "impala", "agent_name": "ShallowLSTMAgent", "width": 96, "height": 72, "num_action_repeats": 4,
+    "num_stacked_frames": 1, "reward_clipping": "soft_asymmetric", "batch_size": 8, "unroll_length": 64,
+    "sample_reuse": 3, "map_seeds": 100, "optimizer": "adam", "total_environment_frames": 2e7,
+}  # fmt: skip
 PUBLISHED = {
     "impala_shallow": TABLE_G1 | SECTION_4 | ATARI_PROTOCOL | {"agent_name": "ShallowConvNetAgent"},
     "impala_deep": TABLE_G1 | SECTION_4 | ATARI_PROTOCOL | {"agent_name": "ResNetAgent"},
@@ -77,6 +83,7 @@ PUBLISHED = {
     "apex": APEX_PAPER | ATARI_PROTOCOL,
     "r2d2": R2D2_PAPER | ATARI_PROTOCOL,
     "seed_000": SEED_COMMAND | ATARI_PROTOCOL,
+    "dmlab_cpu": DMLAB_CPU,
 }
 # What the papers leave to the machine, and what has no meaning for the algorithm.
 NOT_FROM_PAPERS = {"envs_per_actor"}
@@ -90,7 +97,7 @@ def resolved(*words: str, spec: EnvSpec | None = None) -> Config:
 
 @pytest.mark.parametrize("name", PAPER_PRESETS)
 def test_a_preset_resolves_to_the_values_of_its_paper(name: str) -> None:
-    dmlab = name == "impala_dmlab30"
+    dmlab = "dmlab" in name
     level = "rooms_watermaze" if dmlab else "atari_breakout"
     config = resolved(f"--preset={name}", f"--level_name={level}", spec=DMLAB_SPEC if dmlab else None)
     assert {flag: config.get(flag) for flag in PUBLISHED[name]} == PUBLISHED[name]
@@ -150,9 +157,9 @@ def test_help_prints_the_presets_side_by_side_without_loading_tensorflow() -> No
     assert not re.search(r"\btensorflow\.python\b", done.stderr)
     assert max(map(len, done.stdout.splitlines())) <= 150
     by_queue, by_replay = ({row[0]: row[1:] for row in rows} for rows in preset_tables().values())
-    assert by_queue["flag"] == ["fast", "impala_shallow", "impala_deep", "impala_dmlab30", "seed_000"]
+    assert by_queue["flag"] == ["fast", "impala_shallow", "impala_deep", "impala_dmlab30", "seed_000", "dmlab_cpu"]
     assert by_replay["flag"] == ["fast: apex", "apex", "fast: r2d2", "r2d2"]
-    assert by_queue["entropy_cost"] == ["0.0015", "0.01", "0.01", "0.0033391", "0.05"]
+    assert by_queue["entropy_cost"] == ["0.0015", "0.01", "0.01", "0.0033391", "0.05", "0.005"]
     assert by_replay["replay_capacity"] == ["4e5", "2e6", "4e5", "4e6"]
 
 

@@ -13,6 +13,7 @@ import pytest
 from mlma.cluster.cli import run_command
 from mlma.cluster.options import parse_invocation
 from mlma.core.config import Config, parse, save
+from mlma.core.presets.resolve import resolve
 from mlma.core.types import ArraySpec, EnvSpec
 from mlma.roles.config_history import note_changes
 from mlma.roles.run_summary import (
@@ -43,7 +44,8 @@ def test_a_machine_without_a_gpu_is_told_how_to_have_shorter_learner_steps() -> 
     assert "32 s and 8.4 GB at 32 x 100" in slow_step_hint(config, spec, has_gpu=False)
     assert slow_step_hint(config, spec, has_gpu=True) == ""
     assert slow_step_hint(config, spec._replace(suite="atari"), has_gpu=False) == ""
-    shorter = parse(SHORTER.split())
+    assert slow_step_hint(config, spec, has_gpu=False).endswith(": --preset=dmlab_cpu")
+    shorter = resolve(parse([SHORTER, "--level_name=rooms_watermaze"]), spec, cores=2)
     assert slow_step_hint(shorter, spec, has_gpu=False) == ""
 
 

@@ -22,6 +22,7 @@ from mlma.envs.level_cache import LevelCache
 from mlma.envs.level_syntax import DMLAB30_FOLDER, train_to_test_levels
 from mlma.envs.spaces import MAX_WORDS, ObservationParts, hash_words
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv, WorkerTraits
+from mlma.utils.code_layout import setup_hint
 from mlma.utils.import_object import add_to_path
 
 WIDTH, HEIGHT, ACTION_REPEATS = 96, 72, 4
@@ -43,13 +44,14 @@ MISSING_MODULE = (
     "needs the module deepmind_lab, which is not installed: build it from github.com/google-deepmind/lab and name its "
     "folder with --dmlab_path, or put it on the PYTHONPATH"
 )
+IMPORTED_BY_PACKAGE = ("dm_env", "pkg_resources", "imp")  # by its __init__; the extension needs none of them
 WITH_PICTURES = ("psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition")
 MISSING_PICTURES = (
     f"the levels {' and '.join(WITH_PICTURES)} need a folder of pictures, 0001.png to 2400.png, which "
     "data/brady_konkle_oliva2008 of the Lab's source says how to get; they load with any folder that exists"
 )
 MAX_SEEDS = 2**31
-OWN_TEMP_FOLDER = True  # see mlma.envs.registry.Suite
+OWN_TEMP_FOLDER = HAS_WORKERS = True  # see mlma.envs.registry.Suite
 SIZE_STEP = 4  # the Lab's images have sides of a multiple of this
 
 
@@ -112,9 +114,10 @@ def missing_package_note() -> str:
 def find_module(path: str) -> Path | None:
     """The extension module that `path` is or has in it, or the package deepmind_lab that it is or has in it."""
     given = Path(path).expanduser()
-    for file in (given, given / EXTENSION):
-        if file.name == EXTENSION and file.is_file() and not (file.parent / "__init__.py").exists():
-            return file
+    if given.name == EXTENSION and given.is_file():  # also within a package
+        return given
+    if (given / EXTENSION).is_file() and not _is_package(given):
+        return given / EXTENSION
     return next((each for each in (given / MODULE, given) if each.name == MODULE and _is_package(each)), None)
 
 
@@ -128,7 +131,7 @@ def import_lab(path: str) -> Any:
     if found is None or found.name != EXTENSION:
         if found is not None:
             add_to_path(str(found.parent))
-        return importlib.import_module(MODULE)
+        return _import_package()
     if MODULE in sys.modules:
         return sys.modules[MODULE]
     spec = importlib.util.spec_from_file_location(MODULE, found)
@@ -140,6 +143,16 @@ def import_lab(path: str) -> Any:
     if (found.parent / "baselab").is_dir():  # the layout of the package; a build's extension knows its own
         module.set_runfiles_path(str(found.parent))
     return module
+
+
+def _import_package() -> Any:
+    try:
+        return importlib.import_module(MODULE)
+    except ModuleNotFoundError as error:
+        if error.name in IMPORTED_BY_PACKAGE:
+            hint = f"install it with: {setup_hint('install-dmlab')}, or load the extension alone with --dmlab_path=FILE"
+            raise ModuleNotFoundError(f"{error}; {hint}", name=error.name) from None
+        raise
 
 
 def make_env(

@@ -30,6 +30,7 @@ from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv
 from mlma.utils.code_layout import setup_hint
 
 WIDTH, HEIGHT, ACTION_REPEATS = 128, 72, 4
+HAS_WORKERS = True  # see mlma.envs.registry.Suite
 SCREEN = (120, 160, 3)  # the engine's image
 # Numbers in addition to the image, divided by 100: the image has no status bar that would show them.
 GAME_VARIABLES = ("HEALTH", "SELECTED_WEAPON_AMMO")

@@ -1,8 +1,9 @@
-"""Temporary folders of simulators that leave files behind unless they are closed, such as DeepMind Lab.
+"""Folders for temporary files that are removed however their process ends.
 
-This process has one folder, and each of its workers a folder in it, as TMPDIR. It is removed with the last worker's; by
-a shell that waits for the end of this process, however that comes; and if that was killed too, by the next process that
-makes one. A lock tells folders in use from leftovers.
+A process of a run has one as its TMPDIR, which its children share: simulators such as DeepMind Lab leave files behind
+unless they are closed, and TensorFlow's autograph and sockets unless Python exits. Each worker with a simulator has a
+folder in it. A shell that waits for the end of the process removes it; if that was killed too, the next process that
+makes one does. A lock tells folders in use from leftovers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-PREFIX = "mlma-simulators-"
+from mlma.utils.own_files import RUN_FOLDER_PREFIX
+
 # Reads the pipe, of which only the owner has the other end, until it is gone; then processes that the kernel ends with
 # it may still write for a moment.
 WAIT_AND_REMOVE = (
@@ -30,7 +32,7 @@ class OwnFolder:
     def __init__(self) -> None:
         sweep()
         while True:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+            self.path = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX))
             if (lock := _lock(self.path)) is not None:
                 break  # else another process took it for a leftover before it was locked
         self._lock = lock
@@ -42,6 +44,7 @@ class OwnFolder:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
+                env={"PATH": os.environ.get("PATH", os.defpath)},  # neither secrets nor what marks a run's processes
                 start_new_session=True,  # signals to the group of this process do not reach it
             )
 
@@ -71,7 +74,7 @@ def _lock(path: Path) -> int | None:
 
 def sweep() -> None:
     """Removes the folders of processes that have ended."""
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for path in Path(tempfile.gettempdir()).glob(f"{RUN_FOLDER_PREFIX}*"):
         with contextlib.suppress(OSError):
             if path.lstat().st_uid == os.getuid() and (lock := _lock(path)) is not None:
                 shutil.rmtree(path, ignore_errors=True)
@@ -80,6 +83,15 @@ def sweep() -> None:
 
 _own: OwnFolder | None = None
 _users = 0
+
+
+def use_for_this_process() -> None:
+    """Makes a folder the TMPDIR of this process and its children, until it ends, unless its parent has done so."""
+    global _own, _users
+    with contextlib.suppress(OSError):  # a full disk: whatever cannot do without a file says so
+        if not Path(tempfile.gettempdir()).name.startswith(RUN_FOLDER_PREFIX):
+            _own, _users = OwnFolder(), 1
+            os.environ["TMPDIR"] = tempfile.tempdir = str(_own.path)
 
 
 def acquire() -> Path:

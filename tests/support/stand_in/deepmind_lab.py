@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 if lacking := os.environ.get("STAND_IN_WITHOUT"):
-    raise ModuleNotFoundError(f"No module named {lacking!r}")
+    raise ModuleNotFoundError(f"No module named {lacking!r}", name=lacking)
 
 EPISODE_SECONDS, FPS = 4, 60
 MAP_REPEATS = 1000  # of a hash of 32 bytes
