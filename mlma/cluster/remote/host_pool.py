@@ -126,7 +126,7 @@ class Hosts:
 
     def close(self) -> None:
         """Closes all connections. Does not wait for a host that does not take part."""
-        threads = [threading.Thread(target=each.close, daemon=True) for each in self._connections.values()]
+        threads = [threading.Thread(target=each.close, daemon=True) for each in list(self._connections.values())]
         for thread in threads:
             thread.start()
         end = time.monotonic() + CLOSE_SECONDS
