@@ -119,8 +119,7 @@ class Keeper:
 
     def _change(self, answered: dict[str, Any]) -> None:
         """Starts or moves workers where that is due, unless another frontend is at work on the run."""
-        away = self.context.state.away
-        back = [key for key in away if key in self._returned]
+        back = [key for key in self.context.state.away if key in answered]
         lost = self._lost_hosts(answered)
         due = self._due_hosts(answered)
         if not (back or lost or due):
@@ -190,16 +189,19 @@ class Keeper:
 
     def _move_actors(self, answered: dict[str, Any], back: Collection[str], lost: Collection[str]) -> None:
         """Places the actors of `lost` hosts on others, and those of hosts that are `back` where they were."""
+        # What a host ran when its network went away ends before anything else, so that no actor runs twice.
+        request = self.context.request("stop", names=None, seconds=WORKER_STOP_SECONDS, final=False)
+        ended = self.context.hosts.request(dict.fromkeys(back, request), WORKER_STOP_SECONDS + ANSWER_MARGIN_SECONDS)
+        back = [key for key in back if isinstance(ended[key], dict)]
+        self._returned.update(back)  # what has just been stopped there has to be started
         state = self.context.state
         state.away = [key for key in (*state.away, *lost) if key not in back]
         state.save()
         self._plan_again()
         for key in lost:
             say(f"{self._name(key)}: silent for too long; moving its actors to other hosts")
-        if back:  # what a host ran when its network went away, before the same actors run anywhere else
-            say(f"{', '.join(map(self._name, back))}: taking back the actors that were moved")
-            request = self.context.request("stop", names=None, seconds=WORKER_STOP_SECONDS, final=False)
-            self.context.hosts.request(dict.fromkeys(back, request), WORKER_STOP_SECONDS + ANSWER_MARGIN_SECONDS)
+        for key in back:
+            say(f"{self._name(key)}: taking back the actors that were moved")
         self._start([key for key in answered if key not in back])
         if back:
             self._start(back)
