@@ -22,6 +22,15 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide missing flushes
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # on a GPU, sums are not reproducible
 
 
+@pytest.fixture(scope="session", autouse=True)
+def list_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder with the list of runs that `up` has started: one of the tests, not that of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def hosts() -> Iterator[Hosts]:
     """Four simulated hosts. Where they cannot be created, tests are skipped; in continuous integration they fail."""

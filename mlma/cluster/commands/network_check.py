@@ -6,7 +6,8 @@
   does. So does, with --channel=ssh, one actor host to each learner, as the tunnels do.
 
 For that, learners' hosts listen for some seconds, and a key that only this check has is in their authorized_keys; it
-may run nothing. Not here: what a host does (mlma/cluster/on_host/reach.py).
+may run nothing. A check that is interrupted takes both back, and a host that loses its check does so by itself after a
+while. Not here: what a host does (mlma/cluster/on_host/reach.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import secrets
+import threading
 from typing import Any
 
 import paramiko
@@ -28,6 +30,7 @@ from mlma.cluster.remote.ssh import Connection, HostError
 ANY_PORT = 0
 SSH_GREETING = "SSH-"
 LISTEN_SECONDS = 60.0  # in addition to the time limits of connections
+INTERRUPTED_SECONDS = 5.0  # for hosts that are just carrying out the first request when the check is interrupted
 KEY_OPTIONS = 'restrict,command="/bin/true"'
 
 
@@ -50,7 +53,8 @@ class NetworkCheck:
         self._seconds = context.options.connect_seconds
         self._greeting = f"mlma-{secrets.token_hex(8)}"
         self._listening: dict[str, dict[int, int | None]] = {}  # host key -> wanted port -> port
-        self._pids: dict[str, int] = {}
+        self._held: dict[str, dict[str, Any]] = {}  # host key -> what it has to take back
+        self._changed, self._preparing, self._is_ending = threading.Condition(), 0, False
         self._host_keys: dict[str, list[str]] = {}
         self.problems: dict[str, list[str]] = {}  # by the host that cannot reach another
 
@@ -74,7 +78,10 @@ class NetworkCheck:
                 lambda host, to: self._try_logins(host, to, logins, text.getvalue()),
             )
         finally:
-            self._for_each(targets, self._clean)
+            with self._changed:
+                self._is_ending = True
+                self._changed.wait_for(lambda: not self._preparing, INTERRUPTED_SECONDS)
+            self._for_each(list(self._held), self._release)
         return self.problems
 
     def _routes(self) -> list[Route]:
@@ -127,19 +134,24 @@ class NetworkCheck:
 
     def _prepare(self, host: Host, connection: Connection, routes: list[Route], lines: list[str]) -> None:
         """Listens where the run will, and permits the key."""
-        self._host_keys[host.key] = connection.host_keys()
-        ports = {route.port for route in routes if route.target == host.key} - {host.port}
-        seconds = LISTEN_SECONDS + 6 * self._seconds
-        if ports:
-            wanted = sorted(ports)
-            answer = self._call(host, connection, "listen", ports=wanted, greeting=self._greeting, seconds=seconds)
-            self._listening[host.key] = dict(zip(wanted, answer["ports"], strict=True))
-            self._pids[host.key] = answer["pid"]
-        if lines:
-            self._call(host, connection, "permit", mark=self._mark(host), lines=lines)
-
-    def _mark(self, host: Host) -> str:
-        return f"{self._greeting}-{host.port}"
+        with self._changed:
+            if self._is_ending:
+                return
+            self._preparing += 1
+        try:
+            self._host_keys[host.key] = connection.host_keys()
+            ports = sorted({route.port for route in routes if route.target == host.key} - {host.port})
+            if ports or lines:
+                # Hosts that share a home share authorized_keys.
+                mark, seconds = f"{self._greeting}-{host.port}", LISTEN_SECONDS + 6 * self._seconds
+                values = {"ports": ports, "greeting": self._greeting, "lines": lines, "mark": mark}
+                held = self._call(host, connection, "hold", seconds=seconds, **values)
+                self._listening[host.key] = dict(zip(ports, held["ports"], strict=True))
+                self._held[host.key] = held
+        finally:
+            with self._changed:
+                self._preparing -= 1
+                self._changed.notify_all()
 
     def _try_routes(self, host: Host, connection: Connection, routes: list[Route]) -> None:
         own = [route for route in routes if route.source == host.key and route.target in self._host_keys]
@@ -179,10 +191,10 @@ class NetworkCheck:
     def _note(self, host: Host, problem: str) -> None:
         self.problems.setdefault(host.key, []).append(problem)
 
-    def _clean(self, host: Host, connection: Connection) -> None:
+    def _release(self, host: Host, connection: Connection) -> None:
         """Forbids the key, and ends the listener."""
-        pid = self._pids.get(host.key, 0)
-        self._call(host, connection, "permit", mark=self._mark(host), lines=[], pid=pid)
+        held = self._held[host.key]
+        self._call(host, connection, "release", mark=held["mark"], pid=held["pid"])
 
 
 def _known_name(host: Host) -> str:
