@@ -38,6 +38,7 @@ def down(context: Context) -> int:
         print("nothing to end: no host has anything of this run")
         return 0
     started = time.monotonic()
+    context.hosts.connect_ahead(state.contacted_hosts)
     problem, _ = stop_learners(context)
     if problem:
         print(problem)

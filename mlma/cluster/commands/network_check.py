@@ -69,14 +69,10 @@ class NetworkCheck:
         line = f"{KEY_OPTIONS} {key.get_name()} {key.get_base64()}"
         try:
             self._for_each(targets, lambda host, to: self._prepare(host, to, routes, [line] * (host.key in permitted)))
-            sources = dict.fromkeys([*(route.source for route in routes), *(source for source, _ in logins)])
-            self._for_each(sources, lambda host, to: self._try_routes(host, to, routes))
             text = io.StringIO()
             key.write_private_key(text)
-            self._for_each(
-                dict.fromkeys(source for source, _ in logins),
-                lambda host, to: self._try_logins(host, to, logins, text.getvalue()),
-            )
+            sources = dict.fromkeys([*(route.source for route in routes), *(source for source, _ in logins)])
+            self._for_each(sources, lambda host, to: self._try_all(host, to, routes, logins, text.getvalue()))
         finally:
             with self._changed:
                 self._is_ending = True
@@ -153,28 +149,15 @@ class NetworkCheck:
                 self._preparing -= 1
                 self._changed.notify_all()
 
-    def _try_routes(self, host: Host, connection: Connection, routes: list[Route]) -> None:
+    def _try_all(
+        self, host: Host, connection: Connection, routes: list[Route], logins: list[tuple[str, str]], key: str
+    ) -> None:
+        """Connects, and logs in by SSH, from this host."""
         own = [route for route in routes if route.source == host.key and route.target in self._host_keys]
-        targets = []
-        for route in own:
-            target = self._plan.hosts[route.target]
-            listening = self._listening.get(route.target, {}).get(route.port)
-            if route.port == target.port and self._context.options.channel == "ssh":
-                targets.append([target.ip, route.port, SSH_GREETING])
-            else:  # a port that is taken already: by the run itself, or `check` reports it
-                targets.append([target.ip, listening or route.port, self._greeting if listening else ""])
-        own_targets = [(route, target) for route, target in zip(own, targets, strict=True) if target[1]]
-        request = [target for _, target in own_targets]
-        answer = self._call(host, connection, "connect", targets=request, seconds=self._seconds)
-        for (route, (address, port, _)), problem in zip(own_targets, answer["problems"], strict=True):
-            if problem:
-                at = f"{address}, any port (tried {port})" if route.port == ANY_PORT else f"{address}:{port}"
-                self._note(host, f"cannot reach {route.name} at {at}: {problem}")
-
-    def _try_logins(self, host: Host, connection: Connection, logins: list[tuple[str, str]], key: str) -> None:
+        connections = [(route, address) for route in own if (address := self._address(route))[1]]
         targets = [self._plan.hosts[target] for source, target in logins if source == host.key]
         targets = [target for target in targets if target.key in self._host_keys]
-        request = [
+        logged_in = [
             {
                 "address": target.ip,
                 "port": target.port,
@@ -183,10 +166,24 @@ class NetworkCheck:
             }
             for target in targets
         ]
-        answer = self._call(host, connection, "log_in", targets=request, key=key, seconds=self._seconds)
-        for target, problem in zip(targets, answer["problems"], strict=True):
+        request = {"connections": [address for _, address in connections], "logins": logged_in, "key": key}
+        answer = self._call(host, connection, "try", seconds=self._seconds, **request)
+        for (route, (ip, port, _)), problem in zip(connections, answer["connections"], strict=True):
+            if problem:
+                at = f"{ip}, any port (tried {port})" if route.port == ANY_PORT else f"{ip}:{port}"
+                self._note(host, f"cannot reach {route.name} at {at}: {problem}")
+        for target, problem in zip(targets, answer["logins"], strict=True):
             if problem:
                 self._note(host, f"ssh to {target.user}@{display_name(target)} fails: {problem}")
+
+    def _address(self, route: Route) -> tuple[str, int, str]:
+        """Address, port and greeting of what a route leads to; port 0 if nothing can be tried."""
+        target = self._plan.hosts[route.target]
+        if route.port == target.port and self._context.options.channel == "ssh":
+            return target.ip, route.port, SSH_GREETING
+        # A port that is taken already: by the run itself, or `check` reports it.
+        listening = self._listening.get(route.target, {}).get(route.port)
+        return target.ip, listening or route.port, self._greeting if listening else ""
 
     def _note(self, host: Host, problem: str) -> None:
         self.problems.setdefault(host.key, []).append(problem)

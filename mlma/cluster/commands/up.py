@@ -28,6 +28,8 @@ def up(context: Context, restarted: Collection[str] = ()) -> int:
     plan, state = context.plan, context.state
     state.ending = False
     state.save()
+    every = {**state.contacted_hosts, **plan.hosts}
+    context.hosts.connect_ahead(every)
     context.credentials.create()
     identities = exchange_keys(context)
     if problems := host_errors(identities):
@@ -35,7 +37,7 @@ def up(context: Context, restarted: Collection[str] = ()) -> int:
             print(f"{key}: {problem}")
         print("a learner's host is missing; nothing was started")
         return 1
-    answers = start_workers(context, identities, {**state.contacted_hosts, **plan.hosts}, restarted)
+    answers = start_workers(context, identities, every, restarted)
     return _report(context, answers, time.monotonic() - started)
 
 
@@ -77,6 +79,7 @@ def restart(context: Context) -> int:
     else:
         raise ValueError(f"restart {' '.join(operands)}: must be actors, learners, or one of {', '.join(names)}")
     if target == LEARNERS:
+        context.hosts.connect_ahead(context.plan.hosts)
         problem, have_ended = stop_learners(context)
         if problem:
             print(problem)

@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mlma.cluster.on_host.host_files import authorize
 
 SSH_ATTEMPTS = 3  # a busy sshd drops connections at random
 GREETING_BYTES = 64
+MAX_PARALLEL = 256  # connections that are tried at once
 
 
 def hold(request: dict[str, Any]) -> dict[str, Any]:
@@ -82,20 +83,17 @@ def release(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def connect(request: dict[str, Any]) -> dict[str, Any]:
-    """Why each of the targets [address, port, greeting] cannot be reached; empty for those that can."""
-    problems = [""] * len(request["targets"])
-
-    def attempt(index: int) -> None:
-        address, port, greeting = request["targets"][index]
-        problems[index] = connection_problem(address, port, greeting, request["seconds"])
-
-    threads = [threading.Thread(target=attempt, args=[index]) for index in range(len(problems))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {"problems": problems}
+def try_all(request: dict[str, Any]) -> dict[str, Any]:
+    """Why this host cannot reach each of the connections [address, port, greeting], nor log in to each of the logins
+    {address, port, user, known_hosts}; empty for those it can. All at once."""
+    seconds = request["seconds"]
+    with tempfile.TemporaryDirectory(prefix="mlma-check-") as folder, ThreadPoolExecutor(MAX_PARALLEL) as threads:
+        key = Path(folder, "key")
+        key.touch(0o600)
+        key.write_text(request["key"])
+        problems = [threads.submit(connection_problem, a, p, g, seconds) for a, p, g in request["connections"]]
+        refusals = [threads.submit(_login_problem, target, Path(folder), seconds) for target in request["logins"]]
+        return {"connections": [p.result() for p in problems], "logins": [r.result() for r in refusals]}
 
 
 def connection_problem(address: str, port: int, greeting: str, seconds: float) -> str:
@@ -112,18 +110,8 @@ def connection_problem(address: str, port: int, greeting: str, seconds: float) -
     return "" if received.startswith(greeting.encode()) else "another program answers there"
 
 
-def log_in(request: dict[str, Any]) -> dict[str, Any]:
-    """Why this host cannot log in to each of the targets {address, port, user, known_hosts}; empty for those it can."""
-    with tempfile.TemporaryDirectory(prefix="mlma-check-") as folder:
-        key = Path(folder, "key")
-        key.touch(0o600)
-        key.write_text(request["key"])
-        problems = [_login_problem(target, Path(folder), request["seconds"]) for target in request["targets"]]
-    return {"problems": problems}
-
-
 def _login_problem(target: dict[str, Any], folder: Path, seconds: float) -> str:
-    known = folder / "known_hosts"
+    known = folder / f"known_hosts-{target['user']}@{target['address']}:{target['port']}"
     known.write_text("".join(f"{line}\n" for line in target["known_hosts"]))
     options = {
         "IdentityFile": f"{folder}/key", "IdentitiesOnly": "yes", "BatchMode": "yes", "StrictHostKeyChecking": "yes",
@@ -158,5 +146,5 @@ def _login_problem(target: dict[str, Any], folder: Path, seconds: float) -> str:
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Carries out one request of `check`."""
     os.chdir(Path.home())
-    actions = {"hold": hold, "release": release, "connect": connect, "log_in": log_in}
+    actions = {"hold": hold, "release": release, "try": try_all}
     return actions[request["action"]](request)
