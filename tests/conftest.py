@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -51,6 +53,16 @@ def cluster(hosts: Hosts) -> Iterator[Cluster]:
         for pid in host.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home directory for runs on this machine. Its path is short, because the paths of sockets are limited."""
+    folder = Path(tempfile.mkdtemp(prefix="mlma-home-"))
+    yield folder
+    for socket in (*folder.glob(".mlma/*/*/tmux"), *folder.glob("tmux-*/*")):
+        subprocess.run(["tmux", "-S", str(socket), "kill-server"], capture_output=True)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

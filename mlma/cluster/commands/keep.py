@@ -80,10 +80,14 @@ class Keeper:
         return True
 
     def _plan_again(self) -> None:
-        self._poller.close()
         self.context.hosts.close()
         self.context = make_context(self.context.invocation)
         self.context.hosts.shows_progress = False
+        self._forget_answers()
+
+    def _forget_answers(self) -> None:
+        """Asks all hosts again: what they said before a change would be changed a second time."""
+        self._poller.close()
         self._poller = StatusPoller(self.context)
 
     def _version_on_disk(self) -> tuple[int, ...]:
@@ -134,6 +138,7 @@ class Keeper:
                     else:
                         self._start(due)
                 finally:
+                    self._forget_answers()
                     self._version = self._version_on_disk()
         except RunIsLockedError:
             return
