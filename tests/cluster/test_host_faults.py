@@ -117,8 +117,8 @@ def test_learners_behind_a_firewall_are_named_and_given_up(cluster: Cluster, hos
     flags = ("--restart_seconds=0.2", "--worker_restarts=1", "--start_seconds=8")
     cluster.call("up", learners(cluster, hosts), *flags)
     cluster.until({"learner-0": "failed", "learner-1": "failed"}, 90)
-    output = cluster.call("status", code=1, COLUMNS="300")
-    assert f"mpirun misses learner 1 on {hosts[1].ip} after" in output
-    assert "2 times in a row; giving up" in output
+    # On a busy machine, what the first mpirun leaves can fail the second one, with another reason.
+    assert f"mpirun misses learner 1 on {hosts[1].ip} after" in cluster.call("logs", "learners", "--lines=200")
+    assert "2 times in a row; giving up" in cluster.call("status", code=1, COLUMNS="300")
     cluster.call("down")
     assert cluster.left() == {}
