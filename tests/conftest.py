@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +22,15 @@ from tests.support.lab import STAND_IN
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide missing flushes
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # on a GPU, sums are not reproducible
+
+
+@pytest.fixture(scope="session", autouse=True)
+def list_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder with the list of runs that `up` has started: one of the tests, not that of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +53,16 @@ def cluster(hosts: Hosts) -> Iterator[Cluster]:
         for pid in host.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home directory for runs on this machine. Its path is short, because the paths of sockets are limited."""
+    folder = Path(tempfile.mkdtemp(prefix="mlma-home-"))
+    yield folder
+    for socket in (*folder.glob(".mlma/*/*/tmux"), *folder.glob("tmux-*/*")):
+        subprocess.run(["tmux", "-S", str(socket), "kill-server"], capture_output=True)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import getpass
 import math
 import os
@@ -27,6 +28,7 @@ from mlma.utils.user_text import shown
 
 PATIENCE_SECONDS = 2.5  # with a host that accepts no connection while all others have answered; a second try is at 1 s
 PLANNING_COMMANDS = ("up", "check", "dry-run", "exec")  # they plan a new run; the others need one that `up` has started
+RUNNING_COMMANDS = ("restart", "scale", "keep")  # they need a run that is up
 
 
 class Context:
@@ -38,7 +40,6 @@ class Context:
         self.invocation, self.state, self.options, self.plan = invocation, state, options, plan
         self.credentials = Credentials(state.folder)
         self._passwords = {worker.host: worker.ssh_password for worker in workers if worker.ssh_password}
-        self._prompted_password: str | None = None
         self._lock = threading.Lock()
         self._saved_hosts: set[str] = set()
         # How long to wait for a host that answers nothing is the user's choice, if it is made.
@@ -77,10 +78,14 @@ class Context:
             return self._passwords[host.key]
         if self.options.ask_password:
             with self._lock:
-                if self._prompted_password is None:
-                    self._prompted_password = getpass.getpass("ssh password: ")
-                return self._prompted_password
+                return _prompted_password()
         return os.environ.get("MLMA_SSH_PASSWORD", "")
+
+
+@functools.cache
+def _prompted_password() -> str:
+    """What the user types, who is asked once."""
+    return getpass.getpass("ssh password: ")
 
 
 def make_context(invocation: Invocation) -> Context:
@@ -88,14 +93,16 @@ def make_context(invocation: Invocation) -> Context:
     state = load_state(invocation.config.run.logdir)
     workers, from_csv = _workers(invocation, state)
     config = _config(invocation, state)
-    if invocation.command in ("restart", "scale") and not state.up:
+    if invocation.command in RUNNING_COMMANDS and not state.up:
         raise ValueError(f"--logdir={config.run.logdir}: the run there is not up; `up` starts it")
     options = merged_options(state, invocation.given_options)
     _name_run(invocation, state, run_name(options, config))
     num_actors = 0 if from_csv else state.actors
     if invocation.command == "scale":
         num_actors = _parse_num_actors(invocation.operands)
-    plan = make_plan(workers, config, options, num_actors, (state.name, state.session))
+    if from_csv or invocation.command in ("up", "scale"):
+        state.away = []
+    plan = make_plan(workers, config, options, num_actors, (state.name, state.session), state.away)
     if invocation.command in PLANNING_COMMANDS and state.workers:
         _print_changes(state, config, options)
     if invocation.command in ("up", "scale"):

@@ -32,10 +32,17 @@ class RunIsLockedError(Exception):
 @contextlib.contextmanager
 def frontend_lock(command: str, logdir: str) -> Iterator[None]:
     """Holds the lock of the run if the command changes it. A logdir without a run stays as it was."""
-    folder = Path(logdir).absolute() / "cluster"
-    if command not in CHANGING_COMMANDS or (command != "up" and not folder.is_dir()):
+    if command in CHANGING_COMMANDS and (command == "up" or (Path(logdir) / "cluster").is_dir()):
+        with run_lock(command, logdir):
+            yield
+    else:
         yield
-        return
+
+
+@contextlib.contextmanager
+def run_lock(command: str, logdir: str) -> Iterator[None]:
+    """Holds the lock of the run. RunIsLockedError if another process has it, ValueError if there cannot be one."""
+    folder = Path(logdir).absolute() / "cluster"
     check_state_folder(folder, f"--logdir={logdir}")
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -168,9 +168,20 @@ class Options:
         "contacts them any more",
     )
 
+    move_actors_after: float = option(
+        0.0,
+        "with keep: seconds without an answer of a host after which its actors are started on the other hosts with "
+        "actors, until it answers again; 0: never",
+        minimum=0,
+        maximum=A_WEEK,
+    )
+
     watch: bool = option(False, "with status: refresh it until interrupted", group="Output of commands")
     every_seconds: float = option(
-        2.0, "seconds between two refreshes with --watch or --follow", minimum=0.2, maximum=86_400
+        2.0,
+        "seconds between two refreshes with --watch or --follow, and between two looks of keep",
+        minimum=0.2,
+        maximum=86_400,
     )
     json: bool = option(False, "with status and list: print JSON instead of a table, with --watch a line each time")
     follow: bool = option(False, "with logs: print new lines as they arrive; with fetch: fetch again and again")
@@ -190,6 +201,7 @@ COMMANDS = {
     "--follow",
     "tensorboard": "run TensorBoard on the first learner's host and show it at a port of this machine",
     "scale": "scale N: run with N actors from now on",
+    "keep": "stay, and start workers again on hosts that come back; --move_actors_after",
     "down": "save a checkpoint, then end everything that the run started, on every host",
     "dry-run": "print every command as it would run; contacts no host",
 }
@@ -243,6 +255,8 @@ def parse_invocation(argv: list[str]) -> Invocation:
             raise ValueError(f"--{name}: follows from the CSV; only `python experiment.py` accepts it")
     if given_options.get("forget") and command != "down":
         raise ValueError(f"--forget: not with {command}; allowed: down")
+    if given_options.get("move_actors_after") and command != "keep":
+        raise ValueError(f"--move_actors_after: not with {command}; allowed: keep")
     return Invocation(command, tuple(operands), given_options, given_flags, config)
 
 

@@ -47,6 +47,8 @@ class State:
     # On which something of the run may be left.
     contacted_hosts: dict[str, Host] = dataclasses.field(default_factory=dict)
     up: bool = False  # from the first host that `up` contacted to a `down` that reached every host
+    ending: bool = False  # `down` was called, and no `up` since
+    away: list[str] = dataclasses.field(default_factory=list)  # keys of hosts whose actors `keep` has moved to others
     name: str = ""  # of the run, as long as something of it may be left on hosts
     session: str = ""  # name of its folder on hosts
     logdir: str = ""  # in which the file was written; another one if the folder was copied or moved since

@@ -15,7 +15,7 @@ from mlma.cluster.cli import _function
 from mlma.cluster.options import COMMANDS, Options, environment_words, parse_invocation
 from mlma.cluster.planning.launch_plan import make_plan
 from mlma.cluster.planning.workers_csv import read_workers
-from mlma.cluster.run_list import remember_logdir
+from mlma.cluster.run_list import remember_logdir, runs_file
 from mlma.core.config import Config
 from tests.support.runs import ROOT
 from tests.support.workers_csv import BASE_HEADER, FOUR_HOSTS, write_csv
@@ -85,6 +85,10 @@ def test_json_is_one_object_with_all_workers(tmp_path: Path) -> None:
         ("learner-0", "localhost", "off"),
         ("actor-0", "localhost", "off"),
     ]
+
+
+def test_the_list_of_runs_is_not_the_users_while_tests_run(list_of_runs: Path) -> None:
+    assert runs_file() == list_of_runs / "mlma/runs"
 
 
 def test_runs_that_were_started_are_listed_with_their_states(tmp_path: Path) -> None:

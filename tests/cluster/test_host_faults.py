@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -34,8 +35,9 @@ def test_a_lost_learner_host_is_no_success_and_comes_back(cluster: Cluster, host
     cluster.until("running")
     hosts[1].kill_all()
     log = cluster.folder_on(hosts[0]) / "logs/learners.log"
-    lost = "ended with code 0, but training is not over; restarting it in 0 s (restart 1 of 10): mpirun lost the host"
-    wait_for(lambda: lost in log.read_text(), 30, log.read_text)
+    ended = r"ended with code (0, but training is not over|255)"  # mpirun notices its daemon or its ssh first
+    lost = rf"{ended}; restarting it in 0 s \(restart 1 of 10\): mpirun lost the host"
+    wait_for(lambda: re.search(lost, log.read_text()), 30, log.read_text)
     output = cluster.call("status", code=1, COLUMNS="240")
     assert " waiting " in output and " done " not in output
     hosts[1].start_sshd()
@@ -115,8 +117,8 @@ def test_learners_behind_a_firewall_are_named_and_given_up(cluster: Cluster, hos
     flags = ("--restart_seconds=0.2", "--worker_restarts=1", "--start_seconds=8")
     cluster.call("up", learners(cluster, hosts), *flags)
     cluster.until({"learner-0": "failed", "learner-1": "failed"}, 90)
-    output = cluster.call("status", code=1, COLUMNS="300")
-    assert f"mpirun misses learner 1 on {hosts[1].ip} after" in output
-    assert "2 times in a row; giving up" in output
+    # On a busy machine, what the first mpirun leaves can fail the second one, with another reason.
+    assert f"mpirun misses learner 1 on {hosts[1].ip} after" in cluster.call("logs", "learners", "--lines=200")
+    assert "2 times in a row; giving up" in cluster.call("status", code=1, COLUMNS="300")
     cluster.call("down")
     assert cluster.left() == {}

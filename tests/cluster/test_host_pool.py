@@ -59,6 +59,24 @@ def test_a_command_ends_without_a_host_that_accepts_no_connection(silent_port: i
     assert time.monotonic() - began > CONNECT_SECONDS / 2
 
 
+def test_patience_with_a_dead_host_begins_with_its_connection(silent_port: int) -> None:
+    hosts = pool(silent_port, patience=2.0)
+    assert hosts.silent(["dead", "localhost"], 0.2) == ["dead"]
+    assert hosts.for_each(["localhost"], run)["localhost"] == "localhost\n"
+    time.sleep(1.8)
+    began = time.monotonic()
+    assert "no answer within 2 s" in str(hosts.for_each(["dead"], run, others_answered=True)["dead"])
+    assert time.monotonic() - began < 1
+
+
+def test_a_host_that_has_accepted_a_connection_ahead_gets_the_whole_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hosts = pool(server.getsockname()[1], patience=0.2)
+        assert hosts.silent(["dead", "localhost"], 10) == []
+        answers = hosts.for_each(["dead", "localhost"], run)
+    assert f"does not answer as SSH within {CONNECT_SECONDS:.0f} s" in str(answers["dead"])
+
+
 def test_an_excluded_host_is_not_contacted(silent_port: int) -> None:
     hosts = pool(silent_port)
     hosts.exclude({"dead": HostError("left out")})

@@ -55,6 +55,7 @@ def test_runs_of_one_name_do_not_touch_each_other_or_the_users_tmux(cluster: Clu
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 80 calls of the frontend: 159 s at a load of 45, and once not done in 600 s
 def test_twenty_runs_of_two_users_are_told_apart(cluster: Cluster, hosts: Hosts) -> None:
     machine = hosts[1]
     accounts = [(f"{user.name}-{number}", user) for user in (machine, hosts[2]) for number in range(10)]

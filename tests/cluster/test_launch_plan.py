@@ -199,6 +199,30 @@ def test_more_actors_than_rows_start_again_at_the_first_row_and_fewer_are_the_fi
         plan_of(tmp_path, num_actors=2)
 
 
+@pytest.mark.parametrize("channel", ["ssh", "tls"])
+def test_actors_move_with_their_learner_and_number_and_nothing_else_changes(tmp_path: Path, channel: str) -> None:
+    text = f"{FOUR_HOSTS}actor,10.9.0.2,,,,bob,,,/code,/env/bin/python,,1\n"
+    home = plan_of(tmp_path, text, channel=channel)
+    config, options, workers = home.config, home.options, read_workers(f"{tmp_path}/workers.csv")
+    moved = make_plan(workers, config, options, away=["bob@10.9.0.3:22"])
+    places = {process.name: process.host.partition("@")[2] for process in moved.processes if "actor" in process.name}
+    others = ["10.9.0.4:22", "10.9.0.4:22", "10.9.0.2:22"]
+    assert list(places.values()) == [*others, others[0], *others]
+    assert moved.hosts == home.hosts and not moved.processes_on("bob@10.9.0.3:22")
+    kept = {process.name: process for process in home.processes if not process.name.startswith("tunnel")}
+    for process in moved.processes:
+        if process.name in ("learners", "actor-4", "actor-5", "actor-6"):
+            assert process == kept[process.name]
+        elif process.name.startswith("actor"):
+            task = next(word for word in kept[process.name].argv if word.startswith("--task="))
+            assert task in process.argv
+            assert any(word.startswith("--learner_host=") for word in process.argv)
+            if channel == "tls":
+                assert {word for word in process.argv if "learner_host" in word} <= set(kept[process.name].argv)
+    everywhere = {worker.host for worker in workers}
+    assert make_plan(workers, config, options, away=everywhere) == home, "without another host they stay"
+
+
 def test_a_row_with_an_image_runs_in_a_container_and_its_host_needs_only_a_python(tmp_path: Path) -> None:
     header = f"{BASE_HEADER},image,folder"
     learners = "learner,10.0.0.1,,0,,,,lab/learner:2,\nlearner,10.0.0.1,,1,,,,lab/learner:2,\n"

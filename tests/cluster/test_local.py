@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,16 +16,6 @@ from tests.support.runs import ROOT, free_port, wait_for
 pytestmark = pytest.mark.skipif(
     shutil.which("tmux") is None and os.environ.get("CI") != "true", reason="needs tmux: apt-get install tmux"
 )
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A home directory. Its path is short, because the paths of sockets are limited."""
-    folder = Path(tempfile.mkdtemp(prefix="mlma-home-"))
-    yield folder
-    for socket in (*folder.glob(".mlma/*/*/tmux"), *folder.glob("tmux-*/*")):
-        subprocess.run(["tmux", "-S", str(socket), "kill-server"], capture_output=True)
-    shutil.rmtree(folder)
 
 
 def call(home: Path, *arguments: str, code: int = 0) -> str:

@@ -185,6 +185,14 @@ def test_the_end_of_a_long_line_is_shown_where_a_simulators_last_words_are() -> 
     assert line.endswith("Couldn't load maps (after 60 steps in 0.0 s)")
 
 
+def test_of_mpiruns_advice_the_line_that_names_the_error_is_shown() -> None:
+    rule = "-" * 74
+    unable = "A call to mkdir was unable to create the desired directory:"
+    text = f"{rule}\n{unable}\n\n   Directory: /tmp/ompi.1\n\nPlease check to\nperform the desired operation.\n{rule}\n"
+    assert error_line(text) == unable
+    assert error_line(f"{text}no error was raised\n") == "no error was raised"
+
+
 def test_learners_that_do_not_find_each_other_are_named_and_given_up(tmp_path: Path) -> None:
     health = tmp_path / "health"
     learners = {"heartbeat_folder": str(health), "learner_addresses": ["10.0.0.1", "10.0.0.2"], "start_seconds": 1}

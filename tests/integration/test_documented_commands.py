@@ -29,7 +29,7 @@ NOT_RUN = {
     r"^make (test|lint|types|install|manifests|docs|clean|learn)\b": "is this suite, or a step of integration",
     r"^make bench|benchmarks\.|sandbox/scaling/(overhead|staged|limited)": "measures for minutes; "
     "tests/integration/test_benchmarks.py runs each benchmark with small settings",
-    r"run_experiment_mm_raw\.py +(check|up|status|down|dry-run) .*(workers\.csv|/data/)": "needs the hosts of a lab; "
+    r"run_experiment_mm_raw\.py +(check|up|keep|status|down|dry-run) .*(workers\.csv|/data/)": "needs hosts; "
     "tests/cluster runs every command of the frontend on hosts of its own",
     r"^make case-studies": "writes into sandbox/; the command that it runs is run with another folder",
     r"^pip install|^mlma (train|install)": "needs an environment without a checkout; "

@@ -118,13 +118,14 @@ class Host:
         return [line for line in (command_of(pid) for pid in self.pids()) if line]
 
     def kill_all(self) -> None:
-        """Kills every process, as a power cut does."""
+        """Kills every process, as a power cut does; what they had in /tmp goes, as where it is in memory."""
         for pid in root("ip", "netns", "pids", self.name, check=False).split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         if self.sshd:
             self.sshd.wait()
             self.sshd = None
+        remove_temporary_files(self.name)
 
     def new_host_key(self) -> None:
         """Makes a host key, in place of an existing one."""
@@ -266,6 +267,16 @@ class Hosts:
         return subprocess.Popen(argv, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True)
 
 
+def remove_temporary_files(user: str) -> None:
+    """Removes what this user has in /tmp: sockets of tmux, of MPI."""
+    with contextlib.suppress(KeyError):
+        uid = pwd.getpwnam(user).pw_uid
+        for path in Path("/tmp").iterdir():
+            with contextlib.suppress(OSError):  # processes of others create and remove files there
+                if path.lstat().st_uid == uid:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
 def clean(bridge: str, folder: str, hosts: list[tuple[str, str]]) -> None:
     """Removes hosts, given by name and home, and everything that belongs to them."""
     for name, home in hosts:
@@ -275,12 +286,7 @@ def clean(bridge: str, folder: str, hosts: list[tuple[str, str]]) -> None:
         root("ip", "netns", "delete", name, check=False)
         root("ip", "link", "delete", f"v{name}", check=False)
         root("umount", "--lazy", home, check=False)
-        with contextlib.suppress(KeyError):
-            uid = pwd.getpwnam(name).pw_uid
-            for path in Path("/tmp").iterdir():  # sockets of tmux, of MPI
-                with contextlib.suppress(OSError):  # processes of others create and remove files there
-                    if path.lstat().st_uid == uid:
-                        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        remove_temporary_files(name)
         root("userdel", "--force", name, check=False)
     root("ip", "link", "delete", bridge, check=False)
     shutil.rmtree(folder, ignore_errors=True)

@@ -31,6 +31,7 @@ LEARNER_PACKAGES = ("horovod",)
 MIN_HOME_BYTES, MIN_LOGDIR_BYTES = 5e7, 1e9  # free space that logs and checkpoints need
 CLOCK_TOLERANCE_SECONDS = 2.0
 MAX_SHOWN_FILES = 3
+QUICK_SECONDS = 0.5  # in which hosts accept a connection; what is tried between hosts does not wait for others
 COLUMNS = ("ssh", "python", "code", "packages", "ports", "network", "disk", "clock", "gpu")
 TEXT_COLUMNS = ("code", "packages", "ports", "network")  # aligned left
 Cell = tuple[str, str]  # the text, and the problem that it stands for or ""
@@ -55,12 +56,25 @@ def check(context: Context) -> int:
         cells = assess_host(host, answer, compared, plan.learners_on(host))
         return cells | {"ssh": (f"{connected:.1f} s", ""), "clock": clock_cell(answer["clock"], before, after)}
 
-    answers = context.hosts.for_each(plan.hosts, assess)
-    rows = {key: {"ssh": ("none", str(a))} if isinstance(a, HostError) else a for key, a in answers.items()}
-    answering = [key for key, row in rows.items() if "clock" in row]
-    blocked = NetworkCheck(context, answering).run()
-    for key in answering:
-        rows[key]["network"] = ("blocked", "; ".join(blocked[key])) if key in blocked else ("open", "")
+    def assess_all(keys: list[str]) -> bool:
+        """Whether any of these hosts answers."""
+        others_answered = any("clock" in row for row in rows.values())
+        answers = context.hosts.for_each(keys, assess, others_answered)
+        rows.update({key: {"ssh": ("none", str(a))} if isinstance(a, HostError) else a for key, a in answers.items()})
+        return any("clock" in rows[key] for key in keys)
+
+    def check_network() -> dict[str, list[str]]:
+        return NetworkCheck(context, [key for key, row in rows.items() if "clock" in row]).run()
+
+    rows: dict[str, dict[str, Cell]] = {key: {} for key in plan.hosts}
+    silent = context.hosts.silent(plan.hosts, QUICK_SECONDS)
+    assess_all([key for key in plan.hosts if key not in silent])
+    blocked = check_network()  # before a dead host has used up the patience with it
+    if assess_all(silent):
+        blocked = check_network()
+    for key, row in rows.items():
+        if "clock" in row:
+            row["network"] = ("blocked", "; ".join(blocked[key])) if key in blocked else ("open", "")
     print_table(Console(highlight=False), plan, rows, time.monotonic() - started)
     return 1 if any(problem for row in rows.values() for _, problem in row.values()) else 0
 

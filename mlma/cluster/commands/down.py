@@ -30,12 +30,15 @@ def down(context: Context) -> int:
     for key in _hosts_to_forget(context):
         del state.contacted_hosts[key]
         print(f"{key}: forgotten; if it comes back, end what is left there: {_clean_up_by_hand(context, key)}")
+    state.ending = True  # also if this is interrupted, or does not reach every host
+    state.save()
     close(context)
     if not state.contacted_hosts:
         _mark_as_ended(context)
         print("nothing to end: no host has anything of this run")
         return 0
     started = time.monotonic()
+    context.hosts.connect_ahead(state.contacted_hosts)
     problem, _ = stop_learners(context)
     if problem:
         print(problem)
@@ -67,7 +70,7 @@ def down(context: Context) -> int:
 
 
 def _mark_as_ended(context: Context) -> None:
-    context.state.up = False
+    context.state.up, context.state.away = False, []
     context.credentials.remove()
     context.state.save()
 

@@ -6,7 +6,8 @@
   does. So does, with --channel=ssh, one actor host to each learner, as the tunnels do.
 
 For that, learners' hosts listen for some seconds, and a key that only this check has is in their authorized_keys; it
-may run nothing. Not here: what a host does (mlma/cluster/on_host/reach.py).
+may run nothing. A check that is interrupted takes both back, and a host that loses its check does so by itself after a
+while. Not here: what a host does (mlma/cluster/on_host/reach.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import secrets
+import threading
 from typing import Any
 
 import paramiko
@@ -28,6 +30,7 @@ from mlma.cluster.remote.ssh import Connection, HostError
 ANY_PORT = 0
 SSH_GREETING = "SSH-"
 LISTEN_SECONDS = 60.0  # in addition to the time limits of connections
+INTERRUPTED_SECONDS = 5.0  # for hosts that are just carrying out the first request when the check is interrupted
 KEY_OPTIONS = 'restrict,command="/bin/true"'
 
 
@@ -50,7 +53,8 @@ class NetworkCheck:
         self._seconds = context.options.connect_seconds
         self._greeting = f"mlma-{secrets.token_hex(8)}"
         self._listening: dict[str, dict[int, int | None]] = {}  # host key -> wanted port -> port
-        self._pids: dict[str, int] = {}
+        self._held: dict[str, dict[str, Any]] = {}  # host key -> what it has to take back
+        self._changed, self._preparing, self._is_ending = threading.Condition(), 0, False
         self._host_keys: dict[str, list[str]] = {}
         self.problems: dict[str, list[str]] = {}  # by the host that cannot reach another
 
@@ -65,16 +69,15 @@ class NetworkCheck:
         line = f"{KEY_OPTIONS} {key.get_name()} {key.get_base64()}"
         try:
             self._for_each(targets, lambda host, to: self._prepare(host, to, routes, [line] * (host.key in permitted)))
-            sources = dict.fromkeys([*(route.source for route in routes), *(source for source, _ in logins)])
-            self._for_each(sources, lambda host, to: self._try_routes(host, to, routes))
             text = io.StringIO()
             key.write_private_key(text)
-            self._for_each(
-                dict.fromkeys(source for source, _ in logins),
-                lambda host, to: self._try_logins(host, to, logins, text.getvalue()),
-            )
+            sources = dict.fromkeys([*(route.source for route in routes), *(source for source, _ in logins)])
+            self._for_each(sources, lambda host, to: self._try_all(host, to, routes, logins, text.getvalue()))
         finally:
-            self._for_each(targets, self._clean)
+            with self._changed:
+                self._is_ending = True
+                self._changed.wait_for(lambda: not self._preparing, INTERRUPTED_SECONDS)
+            self._for_each(list(self._held), self._release)
         return self.problems
 
     def _routes(self) -> list[Route]:
@@ -127,42 +130,34 @@ class NetworkCheck:
 
     def _prepare(self, host: Host, connection: Connection, routes: list[Route], lines: list[str]) -> None:
         """Listens where the run will, and permits the key."""
-        self._host_keys[host.key] = connection.host_keys()
-        ports = {route.port for route in routes if route.target == host.key} - {host.port}
-        seconds = LISTEN_SECONDS + 6 * self._seconds
-        if ports:
-            wanted = sorted(ports)
-            answer = self._call(host, connection, "listen", ports=wanted, greeting=self._greeting, seconds=seconds)
-            self._listening[host.key] = dict(zip(wanted, answer["ports"], strict=True))
-            self._pids[host.key] = answer["pid"]
-        if lines:
-            self._call(host, connection, "permit", mark=self._mark(host), lines=lines)
+        with self._changed:
+            if self._is_ending:
+                return
+            self._preparing += 1
+        try:
+            self._host_keys[host.key] = connection.host_keys()
+            ports = sorted({route.port for route in routes if route.target == host.key} - {host.port})
+            if ports or lines:
+                # Hosts that share a home share authorized_keys.
+                mark, seconds = f"{self._greeting}-{host.port}", LISTEN_SECONDS + 6 * self._seconds
+                values = {"ports": ports, "greeting": self._greeting, "lines": lines, "mark": mark}
+                held = self._call(host, connection, "hold", seconds=seconds, **values)
+                self._listening[host.key] = dict(zip(ports, held["ports"], strict=True))
+                self._held[host.key] = held
+        finally:
+            with self._changed:
+                self._preparing -= 1
+                self._changed.notify_all()
 
-    def _mark(self, host: Host) -> str:
-        return f"{self._greeting}-{host.port}"
-
-    def _try_routes(self, host: Host, connection: Connection, routes: list[Route]) -> None:
+    def _try_all(
+        self, host: Host, connection: Connection, routes: list[Route], logins: list[tuple[str, str]], key: str
+    ) -> None:
+        """Connects, and logs in by SSH, from this host."""
         own = [route for route in routes if route.source == host.key and route.target in self._host_keys]
-        targets = []
-        for route in own:
-            target = self._plan.hosts[route.target]
-            listening = self._listening.get(route.target, {}).get(route.port)
-            if route.port == target.port and self._context.options.channel == "ssh":
-                targets.append([target.ip, route.port, SSH_GREETING])
-            else:  # a port that is taken already: by the run itself, or `check` reports it
-                targets.append([target.ip, listening or route.port, self._greeting if listening else ""])
-        own_targets = [(route, target) for route, target in zip(own, targets, strict=True) if target[1]]
-        request = [target for _, target in own_targets]
-        answer = self._call(host, connection, "connect", targets=request, seconds=self._seconds)
-        for (route, (address, port, _)), problem in zip(own_targets, answer["problems"], strict=True):
-            if problem:
-                at = f"{address}, any port (tried {port})" if route.port == ANY_PORT else f"{address}:{port}"
-                self._note(host, f"cannot reach {route.name} at {at}: {problem}")
-
-    def _try_logins(self, host: Host, connection: Connection, logins: list[tuple[str, str]], key: str) -> None:
+        connections = [(route, address) for route in own if (address := self._address(route))[1]]
         targets = [self._plan.hosts[target] for source, target in logins if source == host.key]
         targets = [target for target in targets if target.key in self._host_keys]
-        request = [
+        logged_in = [
             {
                 "address": target.ip,
                 "port": target.port,
@@ -171,18 +166,32 @@ class NetworkCheck:
             }
             for target in targets
         ]
-        answer = self._call(host, connection, "log_in", targets=request, key=key, seconds=self._seconds)
-        for target, problem in zip(targets, answer["problems"], strict=True):
+        request = {"connections": [address for _, address in connections], "logins": logged_in, "key": key}
+        answer = self._call(host, connection, "try", seconds=self._seconds, **request)
+        for (route, (ip, port, _)), problem in zip(connections, answer["connections"], strict=True):
+            if problem:
+                at = f"{ip}, any port (tried {port})" if route.port == ANY_PORT else f"{ip}:{port}"
+                self._note(host, f"cannot reach {route.name} at {at}: {problem}")
+        for target, problem in zip(targets, answer["logins"], strict=True):
             if problem:
                 self._note(host, f"ssh to {target.user}@{display_name(target)} fails: {problem}")
+
+    def _address(self, route: Route) -> tuple[str, int, str]:
+        """Address, port and greeting of what a route leads to; port 0 if nothing can be tried."""
+        target = self._plan.hosts[route.target]
+        if route.port == target.port and self._context.options.channel == "ssh":
+            return target.ip, route.port, SSH_GREETING
+        # A port that is taken already: by the run itself, or `check` reports it.
+        listening = self._listening.get(route.target, {}).get(route.port)
+        return target.ip, listening or route.port, self._greeting if listening else ""
 
     def _note(self, host: Host, problem: str) -> None:
         self.problems.setdefault(host.key, []).append(problem)
 
-    def _clean(self, host: Host, connection: Connection) -> None:
+    def _release(self, host: Host, connection: Connection) -> None:
         """Forbids the key, and ends the listener."""
-        pid = self._pids.get(host.key, 0)
-        self._call(host, connection, "permit", mark=self._mark(host), lines=[], pid=pid)
+        held = self._held[host.key]
+        self._call(host, connection, "release", mark=held["mark"], pid=held["pid"])
 
 
 def _known_name(host: Host) -> str:

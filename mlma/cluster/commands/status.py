@@ -70,6 +70,10 @@ class StatusPoller:
                 del self._pending[key]
         return {key: self._answers.get(key, NoAnswerYet("no answer yet")) for key in requests}
 
+    def close(self) -> None:
+        """Asks for nothing more, and waits for no answer."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
 
 def status(context: Context) -> int:
     """Exit code 1 if a worker is not running, starting or done."""
@@ -156,6 +160,8 @@ def run_title(context: Context, metrics: dict[str, float]) -> str:
     """The run in one line: its size, progress, rate and mean return."""
     plan = context.plan
     parts = [f"{plan.name}: {summarize_plan(plan)}"]
+    if away := [display_name(host) for key, host in plan.hosts.items() if key in context.state.away]:
+        parts.append(f"actors of {', '.join(away)} moved to other hosts")
     if metrics.get("frames", 0) > 0:
         total = plan.config.run.total_environment_frames
         of_total = f" of {_format_frames(total)}" if total else ""

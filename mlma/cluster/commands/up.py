@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from mlma.cluster.commands.down import ANSWER_MARGIN_SECONDS, WORKER_STOP_SECONDS, stop_learners, stop_request
@@ -26,15 +26,25 @@ def up(context: Context, restarted: Collection[str] = ()) -> int:
     """Exit code 1 if a host is missing; the reasons are printed. Each host stops its `restarted` workers first."""
     started = time.monotonic()
     plan, state = context.plan, context.state
+    state.ending = False
     state.save()
+    every = {**state.contacted_hosts, **plan.hosts}
+    context.hosts.connect_ahead(every)
     context.credentials.create()
-    learner_hosts = list(dict.fromkeys(learner.worker.host for learner in plan.learners))
-    identities = _exchange_keys(context, learner_hosts)
+    identities = exchange_keys(context)
     if problems := host_errors(identities):
         for key, problem in problems.items():
             print(f"{key}: {problem}")
         print("a learner's host is missing; nothing was started")
         return 1
+    answers = start_workers(context, identities, every, restarted)
+    return _report(context, answers, time.monotonic() - started)
+
+
+def start_workers(
+    context: Context, identities: dict[str, HostIdentity], hosts: Iterable[str], restarted: Collection[str] = ()
+) -> dict[str, Any]:
+    """Makes each of these hosts run what the plan says. Returns the answers of their agents, by host key."""
     names = ("supervisor", *HELPERS["supervisor"])
     supervisor = {f"{name}.py": (ON_HOST_SOURCES / f"{name}.py").read_text() for name in names}
 
@@ -45,8 +55,7 @@ def up(context: Context, restarted: Collection[str] = ()) -> int:
         request = _start_request(context, host, identities, supervisor)
         return call_on_host(host, connection, request, context.hosts.command_seconds)
 
-    answers = context.hosts.for_each({**state.contacted_hosts, **plan.hosts}, start)
-    return _report(context, answers, time.monotonic() - started)
+    return context.hosts.for_each(hosts, start)
 
 
 def scale(context: Context) -> int:
@@ -70,6 +79,7 @@ def restart(context: Context) -> int:
     else:
         raise ValueError(f"restart {' '.join(operands)}: must be actors, learners, or one of {', '.join(names)}")
     if target == LEARNERS:
+        context.hosts.connect_ahead(context.plan.hosts)
         problem, have_ended = stop_learners(context)
         if problem:
             print(problem)
@@ -78,8 +88,9 @@ def restart(context: Context) -> int:
     return up(context, restarted=chosen)
 
 
-def _exchange_keys(context: Context, learner_hosts: list[str]) -> dict[str, Any]:
+def exchange_keys(context: Context) -> dict[str, Any]:
     """Adds the run's keys to authorized_keys on the learners' hosts. Returns a HostIdentity or a HostError of each."""
+    learner_hosts = [learner.worker.host for learner in context.plan.learners]
     lines = authorized_keys_lines(context.plan, context.credentials, context.state.id)
 
     def exchange(host: Host, connection: Connection) -> HostIdentity:
@@ -141,10 +152,10 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
     full = [f"{key}: {line}" for key, answer in sorted(answered.items()) for line in answer.get("disks", [])]
     print(*full, sep="\n", end="\n" * bool(full))
     labels = {"started": "started ", "running": "already running: ", "stopped": "stopped "}
-    summary = [f"{label}{_summarize_names(names(field))}" for field, label in labels.items() if names(field)]
+    summary = [f"{label}{summarize_names(names(field))}" for field, label in labels.items() if names(field)]
     print(f"{'; '.join(summary) or 'nothing started'}; {plural(len(answered), 'host')}, {seconds:.1f} s")
     if changed := names("changed"):
-        print(f"still running with their earlier flags: {_summarize_names(changed)}; `restart` applies the new ones")
+        print(f"still running with their earlier flags: {summarize_names(changed)}; `restart` applies the new ones")
     if problems:
         print(f"{plural(len(problems), 'host')} missing; `up` again starts the rest")
     status = f"python run_experiment_mm_raw.py status --watch --logdir={context.invocation.config.run.logdir}"
@@ -152,7 +163,7 @@ def _report(context: Context, answers: dict[str, Any], seconds: float) -> int:
     return 1 if problems or full else 0
 
 
-def _summarize_names(names: list[str]) -> str:
+def summarize_names(names: list[str]) -> str:
     """A few names are listed; more are counted by kind."""
     names = sorted(names, key=_sort_key)
     if len(names) <= MAX_LISTED_NAMES:

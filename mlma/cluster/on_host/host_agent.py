@@ -251,7 +251,7 @@ class Run:
             text, _ = read_tail(self.folder / "logs" / f"{name}.log", TAIL_BYTES)
             record["tail"] = [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
         metrics = last_rows(request.get("logdir", ""), request.get("rows", 1))
-        return {"records": records, "metrics": metrics, "now": time.time()}
+        return {"records": records, "metrics": metrics, "now": time.time(), "boot": boot_id()}
 
     def logs(self, request: dict[str, Any]) -> dict[str, Any]:
         """Name -> [text, offset of its end]: text from the offset in the request, or the last lines if that is None."""

@@ -11,6 +11,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import IO, Any
 
 LOCK = "lock"  # in the run's folder
 TAIL_BYTES = 16384  # of a log that are read
+CHECK_LINE = re.compile(
+    r" mlma-mlma-[0-9a-f]{16}-\d+(?:-(\d+))?$"
+)  # of `check`, with the time until which it may be there
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -116,7 +120,7 @@ def processes_of_run(run_id: str) -> list[int]:
 
 
 def authorize(mark: str, lines: list[str]) -> None:
-    """Replaces the lines with this mark in authorized_keys; all others stay as they are."""
+    """Replaces the lines with this mark in authorized_keys. Those that a lost `check` left go, too; all others stay."""
     path = Path(os.path.realpath(".ssh/authorized_keys"))
     path.parent.mkdir(mode=0o700, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -126,7 +130,11 @@ def authorize(mark: str, lines: list[str]) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX)
     try:
         before = path.read_text() if path.exists() else ""
-        kept = [line for line in before.splitlines(True) if not line.rstrip().endswith(f" mlma-{mark}")]
+        kept = [
+            line
+            for line in before.splitlines(True)
+            if not line.rstrip().endswith(f" mlma-{mark}") and not is_left_by_check(line)
+        ]
         if kept and not kept[-1].endswith("\n"):
             kept[-1] += "\n"
         after = "".join(kept) + "".join(f"{line} mlma-{mark}\n" for line in lines)
@@ -134,6 +142,12 @@ def authorize(mark: str, lines: list[str]) -> None:
             write_file(path, after, 0o600)
     finally:
         os.close(folder)
+
+
+def is_left_by_check(line: str) -> bool:
+    """Whether a line of authorized_keys is one that a `check` should have removed by now."""
+    match = CHECK_LINE.search(line.rstrip())
+    return match is not None and int(match[1] or 0) < time.time()
 
 
 def read_tail(path: Path, size: int) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """Tries the connections that a run needs, for `check`: listens on one host, connects from the others, logs in by SSH.
 
 Its source is sent with each request. Needs only Python 3.8 or later and its standard library. What it starts or writes
-is gone after the check; a listener that is forgotten ends by itself.
+is gone after the check; what a lost check leaves, its own process on this host takes back.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,15 @@ from mlma.cluster.on_host.host_files import authorize
 
 SSH_ATTEMPTS = 3  # a busy sshd drops connections at random
 GREETING_BYTES = 64
+MAX_PARALLEL = 256  # connections that are tried at once
 
 
-def listen(request: dict[str, Any]) -> dict[str, Any]:
-    """Greets whoever connects, from a process of its own. A port of 0 is any; one that cannot be bound is None."""
+def hold(request: dict[str, Any]) -> dict[str, Any]:
+    """Greets whoever connects, and lets the key of this check log in, with a command that does nothing.
+
+    Both until `release`. Otherwise the process that does it takes them back after the request's `seconds`. A port of 0
+    is any; one that cannot be bound is None.
+    """
     sockets: list[socket.socket] = []
     ports: list[int | None] = []
     for wanted in request["ports"]:
@@ -39,15 +45,20 @@ def listen(request: dict[str, Any]) -> dict[str, Any]:
             continue
         sockets.append(listener)
         ports.append(listener.getsockname()[1])
-    pid = os.fork() if sockets else 0
-    if sockets and pid == 0:
-        _serve(sockets, request["greeting"].encode(), request["seconds"])
-    return {"ports": ports, "pid": pid}
+    seconds = request["seconds"]
+    mark = f"{request['mark']}-{int(time.time() + seconds) + 1}"
+    pid = os.fork()
+    if pid == 0:
+        _hold(sockets, request["greeting"].encode(), mark, seconds)
+    if request["lines"]:
+        authorize(mark, request["lines"])
+    return {"ports": ports, "pid": pid, "mark": mark}
 
 
-def _serve(sockets: list[socket.socket], greeting: bytes, seconds: float) -> None:
+def _hold(sockets: list[socket.socket], greeting: bytes, mark: str, seconds: float) -> None:
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # as in a shutdown
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):  # the request has been answered once its output is closed
             os.dup2(null, number)
@@ -59,23 +70,30 @@ def _serve(sockets: list[socket.socket], greeting: bytes, seconds: float) -> Non
                     with connection:
                         connection.sendall(greeting)
     finally:
+        with contextlib.suppress(OSError):
+            authorize(mark, [])
         os._exit(0)
 
 
-def connect(request: dict[str, Any]) -> dict[str, Any]:
-    """Why each of the targets [address, port, greeting] cannot be reached; empty for those that can."""
-    problems = [""] * len(request["targets"])
+def release(request: dict[str, Any]) -> dict[str, Any]:
+    """Takes back what `hold` did."""
+    authorize(request["mark"], [])
+    with contextlib.suppress(OSError):
+        os.kill(request["pid"], signal.SIGTERM)
+    return {}
 
-    def attempt(index: int) -> None:
-        address, port, greeting = request["targets"][index]
-        problems[index] = connection_problem(address, port, greeting, request["seconds"])
 
-    threads = [threading.Thread(target=attempt, args=[index]) for index in range(len(problems))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {"problems": problems}
+def try_all(request: dict[str, Any]) -> dict[str, Any]:
+    """Why this host cannot reach each of the connections [address, port, greeting], nor log in to each of the logins
+    {address, port, user, known_hosts}; empty for those it can. All at once."""
+    seconds = request["seconds"]
+    with tempfile.TemporaryDirectory(prefix="mlma-check-") as folder, ThreadPoolExecutor(MAX_PARALLEL) as threads:
+        key = Path(folder, "key")
+        key.touch(0o600)
+        key.write_text(request["key"])
+        problems = [threads.submit(connection_problem, a, p, g, seconds) for a, p, g in request["connections"]]
+        refusals = [threads.submit(_login_problem, target, Path(folder), seconds) for target in request["logins"]]
+        return {"connections": [p.result() for p in problems], "logins": [r.result() for r in refusals]}
 
 
 def connection_problem(address: str, port: int, greeting: str, seconds: float) -> str:
@@ -92,27 +110,8 @@ def connection_problem(address: str, port: int, greeting: str, seconds: float) -
     return "" if received.startswith(greeting.encode()) else "another program answers there"
 
 
-def permit(request: dict[str, Any]) -> dict[str, Any]:
-    """Lets the key of this check log in, with a command that does nothing; without lines, takes that back."""
-    authorize(request["mark"], request["lines"])
-    if request.get("pid"):
-        with contextlib.suppress(OSError):
-            os.kill(request["pid"], signal.SIGTERM)
-    return {}
-
-
-def log_in(request: dict[str, Any]) -> dict[str, Any]:
-    """Why this host cannot log in to each of the targets {address, port, user, known_hosts}; empty for those it can."""
-    with tempfile.TemporaryDirectory(prefix="mlma-check-") as folder:
-        key = Path(folder, "key")
-        key.touch(0o600)
-        key.write_text(request["key"])
-        problems = [_login_problem(target, Path(folder), request["seconds"]) for target in request["targets"]]
-    return {"problems": problems}
-
-
 def _login_problem(target: dict[str, Any], folder: Path, seconds: float) -> str:
-    known = folder / "known_hosts"
+    known = folder / f"known_hosts-{target['user']}@{target['address']}:{target['port']}"
     known.write_text("".join(f"{line}\n" for line in target["known_hosts"]))
     options = {
         "IdentityFile": f"{folder}/key", "IdentitiesOnly": "yes", "BatchMode": "yes", "StrictHostKeyChecking": "yes",
@@ -147,5 +146,5 @@ def _login_problem(target: dict[str, Any], folder: Path, seconds: float) -> str:
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Carries out one request of `check`."""
     os.chdir(Path.home())
-    actions = {"listen": listen, "connect": connect, "permit": permit, "log_in": log_in}
+    actions = {"hold": hold, "release": release, "try": try_all}
     return actions[request["action"]](request)

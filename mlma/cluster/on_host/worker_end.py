@@ -52,7 +52,9 @@ def error_line(output: str) -> str:
     lost = [f"mpirun lost the host {match[1]}" for line in advice if (match := LOST_HOST.match(line))]
     errors = [line for line in lines if ERROR_WORDS.search(line)]
     exited = [match[1] for line in advice if (match := EXITED_PROCESS.match(line))]
-    found = causes or exceptions or lost or errors or exited or lines or [line for line in advice if WORDS.search(line)]
+    advice = [line for line in advice if WORDS.search(line)]
+    found = causes or exceptions or lost or errors or exited or lines
+    found = found or [line for line in advice if ERROR_WORDS.search(line)][:1] or advice
     return _shortened(FAILURE_CLASS.sub("", found[-1])) if found else ""
 
 

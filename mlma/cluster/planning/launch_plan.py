@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 from mlma.cluster.options import Options
@@ -19,7 +20,7 @@ from mlma.cluster.planning.worker_commands import (
     mpirun_command,
     tunnel_processes,
 )
-from mlma.cluster.planning.worker_sets import Learner, make_learners, place_actors, spans_hosts
+from mlma.cluster.planning.worker_sets import Learner, make_learners, move_actors, place_actors, spans_hosts
 from mlma.cluster.planning.workers_csv import Worker
 from mlma.core.config import Config
 
@@ -74,20 +75,27 @@ class Plan:
 
 
 def make_plan(
-    workers: list[Worker], config: Config, options: Options, num_actors: int = 0, names: tuple[str, str] = ("", "")
+    workers: list[Worker],
+    config: Config,
+    options: Options,
+    num_actors: int = 0,
+    names: tuple[str, str] = ("", ""),
+    away: Collection[str] = (),
 ) -> Plan:
     """`num_actors` overrides the number of actors in the rows. ValueError if the rows cannot run together.
 
-    `names` are the run's name and that of its folder on hosts.
+    `names` are the run's name and that of its folder on hosts. Actors of the hosts in `away` run on other ones.
     """
     name = names[0] or run_name(options, config)
     settings = RunSettings(names[1] or name, config, options)
-    placed = place_actors(workers, num_actors)
+    home = place_actors(workers, num_actors)
+    placed = move_actors(home, away)
     learners = make_learners(workers, len(placed), options)
-    processes = [learners_process(learners, placed, settings)]
+    processes = [learners_process(learners, home, settings)]  # they go on as they are when actors move
     for number in range(len(placed)):
         learner = learners[number % len(learners)]
-        processes.append(actor_process(number, learner, placed, settings, task=number // len(learners)))
+        task = number // len(learners)
+        processes.append(actor_process(number, placed[number], learner, home, settings, task))
     if options.channel == "ssh":
         processes += tunnel_processes(learners, placed, settings.session)
     hosts = plan_hosts(workers, options)

@@ -108,10 +108,13 @@ def learners_process(learners: list[Learner], placed: list[Worker], settings: Ru
 
 
 def actor_process(
-    number: int, learner: Learner, placed: list[Worker], settings: RunSettings, task: int
+    number: int, worker: Worker, learner: Learner, placed: list[Worker], settings: RunSettings, task: int
 ) -> SupervisedProcess:
-    """Actor `number` of the run, which is actor `task` of its learner. `placed` is the row of each actor."""
-    options, name, worker = settings.options, f"actor-{number}", placed[number]
+    """Actor `number` of the run, which is actor `task` of its learner, on the host of `worker`.
+
+    `placed` is the row of each actor as the learners know it.
+    """
+    options, name = settings.options, f"actor-{number}"
     heartbeat_folder = _heartbeat_folder(settings.session, worker.host, name)
     address = _learner_address(worker, learner, placed, settings)
     flags = {"job_name": "actor", "task": task, "learner_host": address}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mlma.cluster.options import Options
@@ -28,6 +28,12 @@ def place_actors(workers: list[Worker], num_actors: int) -> list[Worker]:
     """The row of each actor. 0 means as many actors as the rows say; more start again at the first row."""
     rows = [worker for worker in workers if worker.job == "actor" for _ in range(worker.num_actors or 1)]
     return list(itertools.islice(itertools.cycle(rows), num_actors)) if num_actors else rows
+
+
+def move_actors(home: list[Worker], away: Collection[str]) -> list[Worker]:
+    """The row of each actor, if the hosts in `away` are not used. Their actors are spread over the other rows."""
+    others = itertools.cycle([worker for worker in home if worker.host not in away])
+    return [next(others, worker) if worker.host in away else worker for worker in home]
 
 
 def make_learners(workers: list[Worker], num_actors: int, options: Options) -> list[Learner]:

@@ -48,12 +48,21 @@ print("\\n@mlma " + json.dumps(module.answer(message["request"])))
 class _Task:
     """The work for one host."""
 
-    def __init__(self, key: str) -> None:
-        self.key = key
+    def __init__(self, key: str, ahead: _Task | None = None) -> None:
+        self.key, self.ahead = key, ahead  # `ahead` has begun to connect to the host already
         self.started = 0.0  # time at which its connection was begun; 0 while it waits for its turn
         self.step = CONNECTING
         self.result: Any = None
         self.done = self.given_up = False
+
+    @property
+    def current(self) -> _Task:
+        """The one that is at work."""
+        return self.ahead if self.ahead and not self.ahead.done else self
+
+    def is_connecting(self) -> bool:
+        """Whether the host has not accepted a connection yet."""
+        return not self.done and self.current.step == CONNECTING
 
 
 class Hosts:
@@ -78,13 +87,37 @@ class Hosts:
         self._turns = threading.Semaphore(MAX_PARALLEL_HOSTS)
         self._changed = threading.Condition()
         self._tasks: dict[str, _Task] = {}  # the last one of each host
+        self._ahead: dict[str, _Task] = {}  # connections that were begun before they are needed
 
-    def for_each(self, keys: Iterable[str], work: Callable[[Host, Connection], T]) -> dict[str, T | HostError]:
+    def connect_ahead(self, keys: Iterable[str]) -> None:
+        """Begins to connect to hosts that are needed later, so that the patience with a dead one begins now."""
+        for key in keys:
+            if key not in self._connections and key not in self._ahead:
+                self._ahead[key] = task = _Task(key)
+                args = task, self._login(self.hosts[key]), lambda *_: None
+                threading.Thread(target=self._run, args=args, daemon=True).start()
+
+    def silent(self, keys: Iterable[str], seconds: float) -> list[str]:
+        """Those hosts that have neither accepted a connection nor failed after so many seconds, or now."""
+        keys = list(keys)
+        self.connect_ahead(keys)
+
+        def found() -> list[str]:
+            return [key for key in keys if key in self._ahead and self._ahead[key].is_connecting()]
+
+        with self._changed:
+            self._changed.wait_for(lambda: not found(), seconds)
+            return found()
+
+    def for_each(
+        self, keys: Iterable[str], work: Callable[[Host, Connection], T], others_answered: bool = False
+    ) -> dict[str, T | HostError]:
         """Host key -> result of `work` on that host, on all hosts at once; the error where it failed.
 
-        On Ctrl-C, nothing new is started on any host.
+        On Ctrl-C, nothing new is started on any host. `others_answered`: all hosts that are silent deserve no more
+        patience, since others of the same command have answered.
         """
-        tasks = {key: _Task(key) for key in dict.fromkeys(keys)}
+        tasks = {key: _Task(key, self._ahead.pop(key, None)) for key in dict.fromkeys(keys)}
         self._tasks |= tasks
         # Here, since this may prompt for a password, and Ctrl-C comes to this thread.
         logins = {key: self._login(self.hosts[key]) for key in tasks if key not in self._connections}
@@ -93,7 +126,7 @@ class Hosts:
             threading.Thread(target=self._run, args=(task, logins.get(task.key), work), daemon=True).start()
         try:
             with WaitingLine() as line:
-                self._wait(list(tasks.values()), line)
+                self._wait(list(tasks.values()), line, others_answered)
         except BaseException:
             with self._changed:
                 for task in tasks.values():
@@ -126,20 +159,20 @@ class Hosts:
 
     def close(self) -> None:
         """Closes all connections. Does not wait for a host that does not take part."""
-        threads = [threading.Thread(target=each.close, daemon=True) for each in self._connections.values()]
+        threads = [threading.Thread(target=each.close, daemon=True) for each in list(self._connections.values())]
         for thread in threads:
             thread.start()
         end = time.monotonic() + CLOSE_SECONDS
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
 
-    def _wait(self, tasks: list[_Task], line: WaitingLine) -> None:
+    def _wait(self, tasks: list[_Task], line: WaitingLine, others_answered: bool) -> None:
         """Until all tasks are done, or only hosts are missing that deserve no more patience."""
         with self._changed:
             while pending := [task for task in tasks if not task.done]:
                 now = time.monotonic()
-                answered = any(not isinstance(task.result, HostError) for task in tasks if task.done)
-                silent = [t for t in pending if t.step == CONNECTING and 0 < t.started < now - self.patience]
+                answered = others_answered or any(not isinstance(t.result, HostError) for t in tasks if t.done)
+                silent = [t for t in pending if t.is_connecting() and 0 < t.current.started < now - self.patience]
                 if answered and len(silent) == len(pending):
                     for task in pending:
                         task.given_up = task.done = True
@@ -149,10 +182,12 @@ class Hosts:
                         )
                     return
                 if self.shows_progress:
-                    line.show(len(tasks), [(task.key, task.step) for task in pending])
+                    line.show(len(tasks), [(task.key, task.current.step) for task in pending])
                 self._changed.wait(POLL_SECONDS)
 
     def _run(self, task: _Task, login: SshLogin | None, work: Callable[[Host, Connection], Any]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: task.ahead is None or task.ahead.done)
         with self._turns:
             task.started = time.monotonic()
             try:
@@ -168,12 +203,13 @@ class Hosts:
         host = self.hosts[task.key]
         if task.key in self._excluded:
             return self._excluded[task.key]
+        if task.ahead and isinstance(task.ahead.result, HostError):
+            return task.ahead.result
         try:
             with self._changed:
                 connection = self._connections.get(task.key)
             if connection is None:
-                accepted = functools.partial(self.note, task.key, "logging in")
-                connection = connect(host, login or self._login(host), accepted)
+                connection = connect(host, login or self._login(host), functools.partial(self._accepted, task))
             with self._changed:
                 self._connections[task.key] = connection
                 if task.given_up:
@@ -186,6 +222,11 @@ class Hosts:
             if broken:
                 broken.close()
             return error
+
+    def _accepted(self, task: _Task) -> None:
+        with self._changed:
+            task.step = "logging in"
+            self._changed.notify_all()
 
 
 def call_on_host(
