@@ -47,12 +47,10 @@ def main() -> int:
     try:
         config, spec = prepare(given)
         if role_of(config) == "learner":
-            from mlma.distributed.mpi_launcher import must_launch, supervise_learners  # actors do without
+            from mlma.roles.learners_console import launch_learners  # actors do without
 
-            if must_launch(config):
-                from mlma.roles.learners_console import make_learners_console
-
-                return supervise_learners(given, make_learners_console(config))
+            if (code := launch_learners(given, config)) is not None:
+                return code
     except ValueError as mistake:  # wrong flags and files: one line
         print_mistake(mistake)
         return EXIT_USAGE

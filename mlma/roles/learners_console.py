@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from mlma.core.config import Config
+from mlma.distributed.mpi_launcher import must_launch, supervise_learners
 from mlma.monitoring.console import ConsoleDisplay
 from mlma.monitoring.metrics import Row
 from mlma.utils.own_files import open_own
@@ -96,6 +97,11 @@ class LastReport:
             return None
 
 
-def make_learners_console(config: Config) -> LearnersConsole | None:
-    """The console of learners that this process launches; None if they need none."""
-    return LearnersConsole(config) if sys.stdout.isatty() else None
+def launch_learners(given: Config, config: Config) -> int | None:
+    """Launches the learners of a run that needs mpirun, and waits for them: their exit code; None for other runs.
+
+    `given` are the flags as given, `config` the resolved ones.
+    """
+    if not must_launch(config):
+        return None
+    return supervise_learners(given, LearnersConsole(config) if sys.stdout.isatty() else None)

@@ -248,8 +248,8 @@ def test_the_module_is_found_at_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     bare = tmp_path / "bare" / "deepmind_lab.so"
     assert find_module(str(bare)) == find_module(str(bare.parent)) == bare
     assert find_module(str(package.parent)) == find_module(str(package)) == package
-    extension = package / "deepmind_lab.so"
-    assert find_module(str(extension)) == extension, "its file is meant, not the package around it"
+    file_in_package = package / "deepmind_lab.so"
+    assert find_module(str(file_in_package)) == file_in_package, "its file is meant, not the package around it"
     assert find_module(str(tmp_path)) is None
     assert import_lab(str(package)).found == str(package / "__init__.py")
     monkeypatch.delitem(sys.modules, "deepmind_lab")
