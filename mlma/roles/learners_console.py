@@ -19,6 +19,7 @@ from typing import IO
 
 from mlma.core.config import Config
 from mlma.distributed.mpi_launcher import must_launch, supervise_learners
+from mlma.envs.vector import temp_folder
 from mlma.monitoring.console import ConsoleDisplay
 from mlma.monitoring.metrics import Row
 from mlma.utils.own_files import open_own
@@ -104,4 +105,5 @@ def launch_learners(given: Config, config: Config) -> int | None:
     """
     if not must_launch(config):
         return None
+    temp_folder.use_for_this_process()  # also of mpirun, which leaves files behind when it is killed
     return supervise_learners(given, LearnersConsole(config) if sys.stdout.isatty() else None)

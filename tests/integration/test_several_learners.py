@@ -201,13 +201,20 @@ def test_a_killed_learner_ends_the_run_and_a_restart_resumes_from_its_checkpoint
     wait_for(lambda: gone(everything), 15, lambda: f"left: {set(everything) & set(parents())}")
 
 
-def test_a_killed_mpirun_leaves_no_process(two_learners: Any) -> None:
+def test_a_killed_mpirun_leaves_neither_processes_nor_temporary_files(
+    tmp_path: Path, two_learners: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     run = two_learners()
+    assert [path.name[:9] for path in temporary.iterdir()] == ["mlma-run-"]
     everything = descendants(run.process.pid)
     (launcher,) = run.children()
     os.kill(launcher, signal.SIGKILL)
     assert run.wait(30) == 128 + signal.SIGKILL
     wait_for(lambda: gone(everything), 15, lambda: f"left: {set(everything) & set(parents())}")
+    wait_for(lambda: not list(temporary.iterdir()), 15, lambda: f"left: {list(temporary.rglob('*'))}")
 
 
 def test_a_learner_that_loses_its_actors_names_them_and_the_other_continues(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ class Process:
         return code
 
     def children(self) -> list[int]:
-        """The process ids of living children."""
-        return [pid for pid, parent in parents().items() if parent == self.process.pid]
+        """The process ids of living children, without the one that removes the folder for temporary files."""
+        return [pid for pid, parent in parents().items() if parent == self.process.pid and not is_remover(pid)]
 
     def __enter__(self) -> Process:
         return self
@@ -111,6 +111,14 @@ def parents() -> dict[int, int]:
         if fields[0] != "Z":
             parent_of[int(stat.parent.name)] = int(fields[1])
     return parent_of
+
+
+def is_remover(pid: int) -> bool:
+    """Whether this process waits for the end of another one to remove its files: mlma/envs/vector/temp_folder.py."""
+    try:
+        return b"mlma-remover" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def gone(pids: list[int]) -> bool:
