@@ -69,6 +69,7 @@ def run_environment_loop(config: Config, spec: EnvSpec, agent: Agent, dependenci
     while True:
         client, answer = _connect(dependencies, request, config.distributed.reconnect_seconds)
         if "finished" in answer:
+            client.say_farewell()
             client.close()
             break
         logger.info("connected to %s", config.distributed.learner_host)
@@ -83,6 +84,7 @@ def run_environment_loop(config: Config, spec: EnvSpec, agent: Agent, dependenci
             instruments = Instruments(timer, dependencies.heartbeat, ThroughputLogger(frames), LevelCacheReport(env))
             policy = make_policy(client, answer, indices, instruments)
             _step_environments(env, policy, timer, dependencies.observer if is_first_actor else None)
+            client.say_farewell()
             break
         except LearnerLostError as error:
             logger.warning("lost the learner: %s", error)

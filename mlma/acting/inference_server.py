@@ -64,7 +64,7 @@ class InferenceServer:
         self.sessions = SessionTable(spec, self._layout, config.actor.num_actors, config.actor.envs_per_actor)
         self._refusals = refusals or Refusals(lambda fault: None)
         self._lock = threading.Lock()
-        self.finished, self.actors_notified = False, 0
+        self.finished = False
         self._num_rows, self._num_batches = 0, 0.0  # since the last call of batch_size
         inputs = dummy_timestep(spec, 1).policy_inputs(), agent.initial_state(1), dummy_noise(spec)
         self._build_inputs, self._build_state = nest_builder(leaf_mask(inputs)), nest_builder(leaf_mask(inputs[1]))
@@ -147,8 +147,6 @@ class InferenceServer:
     def _read_request(self, message: bytes) -> list[Any]:
         """The session id and the inputs of the network, or the reason for a refusal and empty inputs."""
         if self.finished:
-            with self._lock:
-                self.actors_notified += 1
             return self._empty_inputs(FINISHED)
         session = None
         try:

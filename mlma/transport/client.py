@@ -22,6 +22,7 @@ from mlma.transport.messages import pack, unpack
 from mlma.transport.protocol import (
     ANSWER_SPECS,
     BUSY,
+    FAREWELL,
     REFUSED,
     TRAINING_OVER,
     VERSION_UNAVAILABLE,
@@ -31,6 +32,7 @@ from mlma.transport.protocol import (
 from mlma.transport.relay import CONNECT_SECONDS, Relay
 
 MAX_FETCH_ATTEMPTS = 3
+FAREWELL_SECONDS = 5.0  # in which a learner that is still there answers
 
 
 class Client:
@@ -70,6 +72,17 @@ class Client:
         if "ending" in answer:
             raise LearnerLostError("handshake: the learner ends, but training is not over")
         return answer
+
+    def say_farewell(self) -> None:
+        """Tells the learner that this actor knows that training is over, for which the learner waits before it ends."""
+
+        def call() -> None:
+            with contextlib.suppress(LearnerLostError):  # it has ended: it waits for a limited time
+                self._call("handshake", self._secret, pack({FAREWELL: True}))
+
+        thread = threading.Thread(target=call, daemon=True)  # a call to a learner that is gone may take its time limit
+        thread.start()
+        thread.join(FAREWELL_SECONDS)
 
     def fetch(self, have: int) -> tuple[int, bytes | None]:
         """(version, weights), never mixed from two versions; weights is None if there is nothing newer than `have`."""

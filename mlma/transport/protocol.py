@@ -7,6 +7,7 @@ import tensorflow as tf
 CALL_TIMEOUT_SECONDS = 60.0  # a call that takes longer means that the learner is gone
 OK, REFUSED, BUSY = 0, 1, 2  # answers to put
 VERSION_UNAVAILABLE, TRAINING_OVER = -2, -3  # answers to fetch, in place of a version
+FAREWELL = "farewell"  # in a handshake: the actor knows that training is over
 STRING, INT64 = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
 ANSWER_SPECS = {
     "put": tf.TensorSpec([], tf.int32),

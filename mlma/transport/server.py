@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from mlma.transport.auth import token_digest
 from mlma.transport.messages import MAX_MESSAGE_BYTES, pack, unpack
-from mlma.transport.protocol import BUSY, INT64, OK, REFUSED, STRING, TRAINING_OVER, VERSION_UNAVAILABLE
+from mlma.transport.protocol import BUSY, FAREWELL, INT64, OK, REFUSED, STRING, TRAINING_OVER, VERSION_UNAVAILABLE
 from mlma.utils.tf_function import tf_function, timestamp_after
 
 rpc = tf.distribute.experimental.rpc
@@ -29,7 +29,7 @@ INBOX_CAPACITY = 2  # messages that wait, in addition to those of blocked calls
 SPARE_PUTS = 32  # messages that may wait in addition to two of each actor, which may have connected again
 KEEP_FETCHED_SECONDS = 10.0  # after its last fetch, for which a version that is being fetched is kept
 MAX_KEPT_VERSIONS, MAX_KEPT_BYTES = 1000, 2**30  # of versions that are being fetched, or said to be
-SHUTDOWN_GRACE_SECONDS = 10.0  # for which a learner that has finished waits until its actors have been notified
+SHUTDOWN_GRACE_SECONDS = 10.0  # for which a learner that has finished waits until its actors say that they know
 WRONG_TOKEN = {"refused": "the token is not the learner's"}
 
 
@@ -37,7 +37,6 @@ class RemoteInference(Protocol):
     """Computes actions for actors that request them: mlma/acting/inference_server.py."""
 
     finished: bool  # set by the server when training is over
-    actors_notified: int  # actors that have received "finished"
 
     def publish(self, version: int, weights: tf.Tensor) -> None:
         """See Server.publish."""
@@ -70,7 +69,7 @@ class Server:
         # Version -> tensor, its parts, time of last fetch.
         self._weights: dict[int, tuple[tf.Tensor, list[bytes], float]] = {}
         self._latest = VERSION_UNAVAILABLE
-        self._ending, self._finished, self._actors_notified = False, False, 0
+        self._ending, self._finished, self._farewells = False, False, 0
         self._server = rpc.Server.create("grpc", address)
         self._server.register("put", tf_function(self._put, [STRING, STRING]))
         self._server.register("fetch", tf_function(self._fetch, [STRING, INT64, INT64]))
@@ -154,7 +153,6 @@ class Server:
         """
         with self._lock:
             if self._finished:
-                self._actors_notified += 1
                 return np.int64(TRAINING_OVER), np.int64(0), b""
             version = int(version)
             if part == 0:
@@ -179,7 +177,7 @@ class Server:
             return pack({"refused": f"malformed handshake: {error}"})
         with self._lock:
             if self._finished:  # an actor that connects now lost its call when the inbox was closed
-                self._actors_notified += 1
+                self._farewells += FAREWELL in request
                 return pack({"finished": True, "time": time.time()})
             if self._ending:
                 return pack({"ending": True})
@@ -217,8 +215,9 @@ class Server:
     def shutdown(
         self, num_actors: int, grace_seconds: float = SHUTDOWN_GRACE_SECONDS, training_is_over: bool = True
     ) -> None:
-        """Releases actors that wait in `put`; returns when `num_actors` know that training is over, or after
-        `grace_seconds`. If training is not over, actors lose this learner and look for the one that continues."""
+        """Releases actors that wait in `put`; returns when `num_actors` have said that they know that training is over,
+        or after `grace_seconds`. An answer that was sent is not enough: it is lost if the process ends at once. If
+        training is not over, actors lose this learner and look for the one that continues."""
         with self._lock:
             self._ending, self._finished = True, training_is_over
         if self._inference:
@@ -227,8 +226,5 @@ class Server:
         if not training_is_over:
             return
         end = time.monotonic() + grace_seconds
-        while self._num_notified() < num_actors and time.monotonic() < end:
+        while self._farewells < num_actors and time.monotonic() < end:
             time.sleep(0.05)
-
-    def _num_notified(self) -> int:
-        return self._actors_notified + (self._inference.actors_notified if self._inference else 0)

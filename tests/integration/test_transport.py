@@ -175,6 +175,10 @@ def test_a_learner_that_has_finished_notifies_and_releases_waiting_actors(tmp_pa
     finishing = threading.Thread(target=server.shutdown, args=(1,))
     finishing.start()
     wait_until(lambda: client.fetch(0) == (TRAINING_OVER, None))
+    assert Client(f"unix:{tmp_path}/socket", "", 30).handshake({"task": 3})["finished"]
+    finishing.join(0.5)
+    assert finishing.is_alive(), "an answer may not have arrived"
+    client.say_farewell()
     finishing.join(5)
     assert not finishing.is_alive()
     assert server.receive() is None or server.receive() is None or server.receive() is None
