@@ -17,7 +17,7 @@ from mlma.utils.child_process import EXIT_USAGE
 from mlma.utils.code_layout import IS_INSTALLED, PROGRAM_ENV, ROOT
 from mlma.utils.console_streams import print_text
 
-BENCHMARKS = ("roofline", "scaling", "allreduce", "inference", "replay", "channels")
+BENCHMARKS = ("roofline", "scaling", "allreduce", "inference", "replay", "channels", "ingest")
 INSTALLS = {  # what they add to this Python
     "install-learner": "add what several learners need: compiles Horovod, 2 to 5 minutes",
     "install-vizdoom": "add VizDoom and its maps; nothing is compiled",
