@@ -120,8 +120,15 @@ def run_actors(flags: list[str], address: str, tasks: range) -> None:
             version, _ = client.fetch(version)
             fetches.append(time.perf_counter() - began)
 
+    def run(task: int) -> None:
+        try:
+            act(task)
+        except BaseException as error:
+            print(f"actor {task}: {error!r}", file=sys.stderr)
+            os._exit(1)
+
     for task in tasks:
-        threading.Thread(target=act, args=[task], daemon=True).start()
+        threading.Thread(target=run, args=[task], daemon=True).start()
     before = time.process_time()
     for _ in sys.stdin:
         count, cpu = len(fetches), time.process_time()
@@ -152,7 +159,7 @@ def _messages_of_an_unroll(layout: Any, task: int, num_envs: int) -> list[bytes]
             view.actor_id[:] = task
             view.timesteps.episode_return[:] = np.nan
             observation = view.timesteps.observation
-            observation[:] = np.random.default_rng(task).integers(0, 255, observation.shape, observation.dtype)
+            observation[:] = np.random.default_rng(task).integers(0, 256, observation.shape, np.uint8)
             by_count[count] = split_message(header, memoryview(records.view(np.uint8)))
         messages += by_count[count]
     return messages
@@ -171,7 +178,9 @@ class _Worker:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        if line := self._process.stdout.readline():
+            return json.loads(line)
+        raise SystemExit("a process of the benchmark ended; its message is above")
 
     def end(self) -> None:
         """Ends it."""
