@@ -68,7 +68,8 @@ def test_ten_accounts_on_five_hosts_with_a_dead_one_need_seconds(tmp_path: Path)
         for host, guest in ((hosts[1], hosts[1]), (hosts[1], hosts[2])):
             assert f" {guest.name}@{host.ip} " in output, "accounts of one host are told apart"
         for verb in ("status", "logs", "up", "exec true", "scale 9", "restart actor-1", "restart learners", "down"):
-            taken[verb] = seconds(lambda verb=verb: cluster.call(*verb.split(), code=None))  # type: ignore[misc]
+            name = f"{verb} again" if verb in taken else verb
+            taken[name] = seconds(lambda verb=verb: cluster.call(*verb.split(), code=None))  # type: ignore[misc]
         print(f"dry-run {start:.1f} s;", "; ".join(f"{verb} {value:.1f} s" for verb, value in taken.items()))
         assert max(taken.values()) < 6 * max(1, start / 0.6)
         hosts[4].reconnect()

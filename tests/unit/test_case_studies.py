@@ -130,7 +130,7 @@ def test_there_is_one_table_over_all_games(tmp_path: Path, pages: Path) -> None:
     assert [line.split(" | ")[:2] for line in lines] == [
         ["| [Breakout](breakout.md)", "breakout_fast_1"],
         ["| [Breakout](breakout.md)", "breakout_fast_2"],
-        ["| [Catch](catch.md)", "catch_7"],
+        ["| [catch](catch.md)", "catch_7"],
     ]
     text = (pages / "catch.md").read_text()
     assert "Published" not in text and "RLlib" not in text and "Gray" not in text

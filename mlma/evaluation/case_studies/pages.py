@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlma.envs.level_syntax import parse_atari_name
 from mlma.envs.published_curves import (
     NOTHING,
     PublishedLevel,
@@ -20,7 +21,7 @@ from mlma.envs.published_curves import (
     published_level,
 )
 from mlma.evaluation.case_studies.charts import draw_page_chart
-from mlma.evaluation.case_studies.records import RETURN_COLUMNS, RUNS_FOLDER, RunRecord, level_key
+from mlma.evaluation.case_studies.records import RETURN_COLUMNS, RUNS_FOLDER, RunRecord
 from mlma.evaluation.html_elements import UNKNOWN, format_number
 from mlma.evaluation.published_charts import TABLE_HEAD, comparison_rows, describe_protocols, million
 from mlma.evaluation.run_table import RunTable
@@ -66,7 +67,8 @@ def _notes(path: Path) -> str:
 
 def title_of(record: RunRecord) -> str:
     """The games of a run, for a heading."""
-    names = [level_key(level).replace("_", " ").title() for level in record.levels]
+    parsed = [(level, parse_atari_name(level)) for level in record.levels]
+    names = [game[0].replace("_", " ").title() if game else level for level, game in parsed]
     return names[0] if len(names) == 1 else f"{', '.join(names)} in one network"
 
 
