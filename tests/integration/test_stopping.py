@@ -103,4 +103,5 @@ def test_a_run_that_is_left_within_a_step_saves_and_can_be_resumed(tmp_path: Pat
     wait_for(lambda: gone(pids), 10, lambda: str(pids))
     loaded = Checkpoints(logdir / "checkpoints", 3).load_last()
     assert loaded is not None
-    assert loaded.meta["step"] >= rows(logdir)[-1]["learner_step"]
+    # The step that is left may still end, and be reported, while the weights before it are saved.
+    assert loaded.meta["step"] >= rows(logdir)[-1]["learner_step"] - 1
