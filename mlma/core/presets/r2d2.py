@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlma.core.presets.apex import APEX_IMAGES
-from mlma.core.presets.common import DMLAB, DOOM, Preset, Presets
+from mlma.core.presets.common import DMLAB, DOOM, PONG_NAMES, Preset, Presets
 
 # For a night on two cores: a smaller network than the paper's (papers.py), shorter sequences, smaller batches, and a
 # higher replay ratio. Sequences start every `unroll_length` steps, so they overlap by half.
@@ -44,4 +44,9 @@ R2D2_VECTORS: Preset = dict(
     discounting=0.99,
 )
 
-R2D2 = Presets(R2D2_IMAGES, R2D2_VECTORS, suites={"doom": DOOM, "dmlab": dict(DMLAB, reward_clipping="none")})
+R2D2 = Presets(
+    R2D2_IMAGES,
+    R2D2_VECTORS,
+    suites={"doom": DOOM, "dmlab": dict(DMLAB, reward_clipping="none")},
+    levels={name: dict(total_environment_frames=1e7) for name in PONG_NAMES},
+)
