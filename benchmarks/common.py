@@ -15,8 +15,17 @@ from mlma.core.presets.resolve import resolve
 from mlma.core.types import Agent, EnvSpec, Sample
 from mlma.utils.child_process import available_cores
 from mlma.utils.code_layout import ROOT
+from mlma.utils.tensorflow_setup import import_tensorflow, set_tensorflow_threads
 
-__all__ = ["ROOT", "learner_and_sample", "markdown_head", "markdown_row", "median_seconds", "prepare"]
+__all__ = [
+    "ROOT",
+    "learner_and_sample",
+    "markdown_head",
+    "markdown_row",
+    "median_seconds",
+    "prepare",
+    "prepare_process",
+]
 
 if TYPE_CHECKING:
     from mlma.distributed.allreduce import Allreduce
@@ -34,6 +43,13 @@ def prepare(config: Config) -> tuple[Config, EnvSpec, Agent]:
     agent = make_agent(config, spec)
     build_variables(agent, spec)
     return config, spec, agent
+
+
+def prepare_process(config: Config, num_threads: int) -> tuple[Config, EnvSpec, Agent]:
+    """Sets up TensorFlow in this process, then as `prepare`."""
+    import_tensorflow()
+    set_tensorflow_threads(num_threads)
+    return prepare(config)
 
 
 def learner_and_sample(config: Config, allreduce: Allreduce) -> tuple[Learner, Sample]:

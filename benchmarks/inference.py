@@ -20,11 +20,9 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-from benchmarks.common import ROOT, markdown_head, markdown_row, prepare
-from mlma.core.config import Config, parse, parse_or_exit
-from mlma.core.types import Agent, EnvSpec
+from benchmarks.common import ROOT, markdown_head, markdown_row, prepare_process
+from mlma.core.config import parse, parse_or_exit
 from mlma.utils.child_process import available_cores
-from mlma.utils.tensorflow_setup import import_tensorflow, set_tensorflow_threads
 
 PLACES = ("actor", "learner")
 COLUMNS = ("actors", "environments each", "inference in", "steps/s", "latency, ms: median, 95 %, 99 %", "batch size")
@@ -74,17 +72,9 @@ class TimedEnv:
         return timestep
 
 
-def prepare_process(argv: list[str]) -> tuple[Config, EnvSpec, Agent]:
-    """Sets up TensorFlow in this process; (resolved configuration, spec, agent)."""
-    config = parse(argv)
-    import_tensorflow()
-    set_tensorflow_threads(config.actor.actor_threads if config.run.job_name == "actor" else available_cores())
-    return prepare(config)
-
-
 def run_learner(argv: list[str]) -> None:
     """Serves actors until standard input ends; then prints the mean batch size and exits."""
-    config, spec, agent = prepare_process(argv)
+    config, spec, agent = prepare_process(parse(argv), available_cores())
     from mlma.acting.inference_server import InferenceServer
     from mlma.acting.trajectory_writer import env_indices
     from mlma.core.flat_weights import FlatWeights
@@ -113,7 +103,8 @@ def run_learner(argv: list[str]) -> None:
 
 def run_actor(argv: list[str], seconds: float, start_at: float) -> None:
     """Acts; prints its steps per second and the latency of each call of its policy, and exits."""
-    config, spec, agent = prepare_process(argv)
+    given = parse(argv)
+    config, spec, agent = prepare_process(given, given.actor.actor_threads)
     from mlma.acting.environment_loop import ActorDependencies, run_environment_loop
     from mlma.envs.registry import make_for_levels
     from mlma.monitoring.heartbeat import Heartbeat

@@ -19,11 +19,10 @@ import threading
 import time
 from typing import Any
 
-from benchmarks.common import ROOT, markdown_head, markdown_row, prepare
+from benchmarks.common import ROOT, markdown_head, markdown_row, prepare_process
 from mlma.core.config import parse_or_exit
 from mlma.core.types import Agent, EnvSpec
 from mlma.utils.child_process import available_cores
-from mlma.utils.tensorflow_setup import import_tensorflow, set_tensorflow_threads
 
 COLUMNS = (
     "actors", "weights, MB", "steps/s", "MB/s", "learner, us a step", "actors, us a step", "memory, MB: before, after",
@@ -35,10 +34,7 @@ START_SECONDS = 60.0  # within which the learner and the processes of the actors
 
 def _prepare(flags: list[str], num_threads: int) -> tuple[Any, EnvSpec, Agent, Any]:
     """(resolved configuration, spec, agent, layout of its trajectories)."""
-    config = parse_or_exit(flags)
-    import_tensorflow()
-    set_tensorflow_threads(num_threads)
-    config, spec, agent = prepare(config)
+    config, spec, agent = prepare_process(parse_or_exit(flags), num_threads)
     from mlma.core.record_layout import trajectory_layout
 
     return config, spec, agent, trajectory_layout(spec, agent, config.learner.unroll_length)

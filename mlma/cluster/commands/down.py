@@ -7,7 +7,7 @@ one that is gone for good. Not here: what happens on a host (mlma/cluster/on_hos
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from mlma.cluster.commands.dashboard import close
@@ -42,10 +42,7 @@ def down(context: Context) -> int:
     problem, _ = stop_learners(context)
     if problem:
         print(problem)
-    request = context.request("stop", names=None, seconds=WORKER_STOP_SECONDS, final=True)
-    answers = context.hosts.request(
-        dict.fromkeys(state.contacted_hosts, request), WORKER_STOP_SECONDS + ANSWER_MARGIN_SECONDS
-    )
+    answers = stop_all(context, state.contacted_hosts, final=True)
     problems = host_errors(answers)
     for key, answer in answers.items():
         if isinstance(answer, dict):
@@ -111,6 +108,12 @@ def stop_learners(context: Context) -> tuple[str, bool]:
     if code in UNHANDLED_STOP_CODES:
         return f"{head}: learners had not started to train; there was nothing to save", True
     return f"{head}: learners ended with code {code} instead of saving a checkpoint; see `logs {LEARNERS}`", True
+
+
+def stop_all(context: Context, host_keys: Iterable[str], final: bool) -> dict[str, Any]:
+    """Host -> its answer to the request to stop all workers there; a `final` stop also removes what the run left."""
+    request = context.request("stop", names=None, seconds=WORKER_STOP_SECONDS, final=final)
+    return context.hosts.request(dict.fromkeys(host_keys, request), WORKER_STOP_SECONDS + ANSWER_MARGIN_SECONDS)
 
 
 def stop_request(context: Context, host_key: str, names: Collection[str]) -> dict[str, Any] | None:

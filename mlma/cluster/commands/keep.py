@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from mlma.cluster.commands.down import ANSWER_MARGIN_SECONDS, WORKER_STOP_SECONDS
+from mlma.cluster.commands.down import stop_all
 from mlma.cluster.commands.status import ANSWER_TIMEOUT_SECONDS, NoAnswerYet, StatusPoller
 from mlma.cluster.commands.up import exchange_keys, start_workers, summarize_names
 from mlma.cluster.context import Context, display_name, host_errors, make_context
@@ -195,8 +195,7 @@ class Keeper:
     def _move_actors(self, answered: dict[str, Any], back: Collection[str], lost: Collection[str]) -> None:
         """Places the actors of `lost` hosts on others, and those of hosts that are `back` where they were."""
         # What a host ran when its network went away ends before anything else, so that no actor runs twice.
-        request = self.context.request("stop", names=None, seconds=WORKER_STOP_SECONDS, final=False)
-        ended = self.context.hosts.request(dict.fromkeys(back, request), WORKER_STOP_SECONDS + ANSWER_MARGIN_SECONDS)
+        ended = stop_all(self.context, back, final=False)
         back = [key for key in back if isinstance(ended[key], dict)]
         self._returned.update(back)  # what has just been stopped there has to be started
         state = self.context.state

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlma.cluster.commands.down import stop_all
 from mlma.cluster.commands.fetch import fetch_once
 from mlma.cluster.commands.status import RESTARTED_BY_UP, query_hosts
 from mlma.cluster.commands.status_table import WorkerRow
@@ -35,7 +36,6 @@ from mlma.utils.own_files import open_own
 
 FRONTEND = ROOT / "run_experiment_mm_raw.py"
 REPAIR_SECONDS = 60.0  # between two tries to start actors that are missing
-WORKER_STOP_SECONDS = 12.0
 LEFT = 0  # exit code after the controller is gone
 
 
@@ -137,8 +137,7 @@ class Watcher:
         self._next_repair = time.monotonic() + REPAIR_SECONDS
         former = context.state.contacted_hosts.keys() - context.plan.hosts.keys() - self._cleaned
         if former:
-            stop = context.request("stop", names=None, seconds=WORKER_STOP_SECONDS, final=True)
-            answers = context.hosts.request(dict.fromkeys(former, stop), context.options.command_seconds)
+            answers = stop_all(context, former, final=True)
             self._cleaned |= former - host_errors(answers).keys()
         return any(row.state in ("off", *RESTARTED_BY_UP) for row in rows)
 
