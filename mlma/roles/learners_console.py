@@ -25,6 +25,7 @@ from mlma.monitoring.metrics import Row
 from mlma.utils.own_files import open_own
 
 LOOK_SECONDS = 1.0  # between two looks at metrics.csv
+PART_BYTES = 2**16  # of metrics.csv that are read at its beginning, with the names, and at its end, with the last row
 REST_SECONDS = 5.0  # for the last lines of learners that have ended
 
 
@@ -82,13 +83,16 @@ class LastReport:
         """The last row, unless it is not new or cannot be read."""
         try:
             with open_own(self._path, os.O_RDONLY) as file:
-                text = file.read().decode(errors="replace")
+                data = file.read(PART_BYTES)
+                header = data.partition(b"\n")[0].decode(errors="replace")
+                if file.seek(0, os.SEEK_END) > PART_BYTES:  # the file of a long run is not read as a whole
+                    file.seek(-PART_BYTES, os.SEEK_END)
+                    data = file.read()
         except OSError:
             return None
-        whole, end, _ = text.rpartition("\n")  # a last line without an end is part of a row
-        header, _, rest = whole.partition("\n")
-        last = rest.rpartition("\n")[2]
-        if not end or not last or (header, last) == self._seen:
+        whole, _, _ = data.decode(errors="replace").rpartition("\n")  # a last line without an end is part of a row
+        last = whole.rpartition("\n")[2]
+        if last in ("", header) or (header, last) == self._seen:
             return None
         self._seen = (header, last)
         names, values = csv.reader(io.StringIO(f"{header}\n{last}\n"))

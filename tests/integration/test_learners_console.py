@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlma.roles.learners_console import LastReport
+from mlma.roles.learners_console import PART_BYTES, LastReport
 from tests.support.runs import ROOT, SMALL
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -27,6 +27,9 @@ def test_the_last_report_is_new_once_and_whole(tmp_path: Path) -> None:
     path.write_text("frames,return/mean,lag/mean\n100,,\n200,1.5,\n300,,2\n")  # a new column rewrites the file
     assert report.new() == {"frames": 300.0, "lag/mean": 2.0}
     assert LastReport(path).new() is None, "rows of an earlier session are not new"
+    path.write_text("frames,return/mean\n" + "".join(f"{frames},0.25\n" for frames in range(50_000)))
+    assert path.stat().st_size > 2 * PART_BYTES
+    assert report.new() == {"frames": 49_999.0, "return/mean": 0.25}
 
 
 @pytest.mark.skipif(not (Path(sys.executable).parent / "mpirun").exists(), reason="no mpirun: make install")
