@@ -47,6 +47,7 @@ class Learner:
         self._create_slots()
         self._train = CachedGraph(self._train_step)
         self._idle = tf_function(self._idle_step)
+        self._metric_names: list[str] = []  # of the train step's metrics; known once it is traced
         self.step, self.frames = 0, 0
         self.priorities: Any = None  # float32 [B], new priorities of the last sample
 
@@ -82,25 +83,21 @@ class Learner:
         learning_rate = decayed_learning_rate(
             self._config.optimizer, self.frames / self._config.run.total_environment_frames, self._allreduce.size
         )
-        self._learning_rate.assign(learning_rate)
         num_new_steps = sample.num_new_steps if sample else 0
         local_flags = tf.constant([sample is not None, stop, report, num_new_steps], tf.float32)
+        rate = tf.constant(learning_rate, tf.float32)
         values: dict[str, float] = {}
         began = time.time()  # the clock of tf.timestamp
         if sample is None:
-            finite, totals, _, stamps = self._idle(local_flags)
+            finite, totals, _, stamps = self._idle(local_flags, rate)
         else:
             lag = self.step - sample.trajectory.weights_version
             trajectory = sample.trajectory._replace(weights_version=None)
             finite, totals, metrics, stamps, self.priorities = self._train(
-                sample._replace(trajectory=trajectory, keys=None, num_new_steps=None), local_flags
+                sample._replace(trajectory=trajectory, keys=None, num_new_steps=None), local_flags, rate
             )
-            values = {name: float(value) for name, value in metrics.items()}
-            values |= {
-                "lag/mean": float(lag.mean()),
-                "lag/max": float(lag.max()),
-                "learning_rate": float(self._learning_rate),
-            }
+            values = dict(zip(self._metric_names, metrics.numpy().tolist(), strict=True))
+            values |= {"lag/mean": float(lag.mean()), "lag/max": float(lag.max()), "learning_rate": float(rate)}
         contributors, stops, reports, steps = (int(total) for total in totals.numpy())
         if contributors and finite:
             self.step += 1
@@ -110,19 +107,23 @@ class Learner:
         events = zip(("gradient", "allreduce", "apply"), times, np.diff(times).tolist(), strict=False)
         return StepResult(contributors, stops > 0, reports > 0, values, list(events), not finite)
 
-    def _train_step(self, sample: Sample, local_flags: tf.Tensor) -> tuple[Any, ...]:
+    def _train_step(self, sample: Sample, local_flags: tf.Tensor, rate: tf.Tensor) -> tuple[Any, ...]:
         with tf.GradientTape() as tape:
             loss = self._agent.loss(sample)
         gradients = tape.gradient(loss.total, self.weights.trainable)
-        finite, totals, norm, stamps = self._reduce_and_apply(gradients, loss.total, local_flags, loss.statistics)
-        return finite, totals, loss.metrics | {"gradient_norm": norm}, stamps, loss.priorities
+        finite, totals, norm, stamps = self._reduce_and_apply(gradients, loss.total, local_flags, loss.statistics, rate)
+        metrics = loss.metrics | {"gradient_norm": norm}
+        # One tensor: to read each metric by itself would take longer than a small network's gradient.
+        self._metric_names = list(metrics)
+        values = tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
+        return finite, totals, values, stamps, loss.priorities
 
-    def _idle_step(self, local_flags: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        zeros = [tf.zeros_like(v) for v in self.weights.trainable]
-        return self._reduce_and_apply(zeros, tf.constant(0.0), local_flags, tf.zeros([self._agent.num_statistics]))
+    def _idle_step(self, local_flags: tf.Tensor, rate: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        zeros, statistics = [tf.zeros_like(v) for v in self.weights.trainable], tf.zeros([self._agent.num_statistics])
+        return self._reduce_and_apply(zeros, tf.constant(0.0), local_flags, statistics, rate)
 
     def _reduce_and_apply(
-        self, gradients: list[tf.Tensor], loss: tf.Tensor, local_flags: tf.Tensor, statistics: Any
+        self, gradients: list[tf.Tensor], loss: tf.Tensor, local_flags: tf.Tensor, statistics: Any, rate: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         """The one collective call of a step, and the update that follows.
 
@@ -140,10 +141,11 @@ class Learner:
             gradients = [gradient * scale for gradient in gradients]
         gradients, norm = clip_gradients(gradients, self._config.optimizer.gradients_clipping)
         finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(sums))
-        tf.cond(finite & (contributors > 0), lambda: self._apply(gradients, sums[1:]), lambda: tf.constant(0))
+        tf.cond(finite & (contributors > 0), lambda: self._apply(gradients, sums[1:], rate), lambda: tf.constant(0))
         return finite, flags, norm, tf.stack([ready, reduced])
 
-    def _apply(self, gradients: list[tf.Tensor], statistics: tf.Tensor) -> tf.Tensor:
+    def _apply(self, gradients: list[tf.Tensor], statistics: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        self._learning_rate.assign(rate)
         self._optimizer.apply(gradients, self.weights.trainable)
         if self._agent.num_statistics:
             self._agent.update_statistics(statistics)

@@ -203,8 +203,11 @@ class Server:
         if self._inference:
             self._inference.publish(version, weights)
         with self._lock:
+            # A fetch of one part is complete.
             kept = {
-                v: entry for v, entry in self._weights.items() if entry[1] and now - entry[2] < KEEP_FETCHED_SECONDS
+                v: entry
+                for v, entry in self._weights.items()
+                if len(entry[1]) > 1 and now - entry[2] < KEEP_FETCHED_SECONDS
             }
             room = min(MAX_KEPT_VERSIONS, max(1, MAX_KEPT_BYTES // (2 * weights.shape.num_elements() * 4)))
             for oldest in list(kept)[:-room]:

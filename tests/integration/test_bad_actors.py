@@ -130,17 +130,29 @@ def test_too_little_memory_for_a_message_is_a_refusal_and_no_end(tmp_path: Path)
         end.expect_refused(pack(HEADER, valid_records().tobytes()), "memory")
 
 
-def test_fetching_old_versions_again_and_again_keeps_a_bounded_number_of_them(tmp_path: Path) -> None:
+def test_fetching_old_versions_again_and_again_keeps_a_bounded_number_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlma.transport.server.MAX_MESSAGE_BYTES", 4)  # weights of two parts
     server = Server(f"unix:{tmp_path}/socket", "secret", lambda request: {})
     SERVERS.append(server)
     fetched = range(3 * MAX_KEPT_VERSIONS)
     for version in fetched:
-        server.publish(version, tf.zeros([1]))
-        assert server._weights_part(-1, 0)[0] == version
-    assert len(server._weights) <= MAX_KEPT_VERSIONS + 1
+        server.publish(version, tf.zeros([2]))
+        assert list(server._weights_part(-1, 0)[:2]) == [version, 2]
+    assert MAX_KEPT_VERSIONS <= len(server._weights) <= MAX_KEPT_VERSIONS + 1
     assert server._weights_part(fetched[-1], 1)[0] == fetched[-1]
     for part in (-1, 2**62, -(2**63)):
         assert server._weights_part(fetched[-1], part)[2] == b""
+
+
+def test_weights_of_one_part_are_not_kept_for_the_rest_of_a_fetch(tmp_path: Path) -> None:
+    server = Server(f"unix:{tmp_path}/socket", "secret", lambda request: {})
+    SERVERS.append(server)
+    for version in range(10):
+        server.publish(version, tf.zeros([2]))
+        assert list(server._weights_part(-1, 0)[:2]) == [version, 1]
+        assert list(server._weights) == [version]
 
 
 def test_unfinished_messages_of_many_actors_take_little_memory() -> None:

@@ -43,6 +43,11 @@ class EnvironmentConfig:
         minimum=0,
         maximum=MAX_THREADS,
     )
+    vectorized_env: Literal["auto", "off"] = option(
+        "auto",
+        "auto trains with the level's own vector environment, which steps all environments of an actor at once, where "
+        "gymnasium has one (vector_entry_point); off uses single environments, as evaluation does",
+    )
     env_timeout_seconds: float = option(
         300.0,
         "seconds without an answer after which an environment process is replaced",

@@ -20,6 +20,7 @@ from mlma.envs.action_spaces import make_action_converter
 from mlma.envs.failures import WrongResultError
 from mlma.envs.raw_level import RawLevel
 from mlma.envs.spaces import ObservationConverter, ObservationParts
+from mlma.envs.vector import native
 from mlma.envs.vector.multiprocess import SubprocessVectorEnv
 from mlma.envs.vector.sequential import SingleEnv, SyncVectorEnv
 from mlma.utils.user_text import shown
@@ -53,7 +54,23 @@ def make_env(
         return SubprocessVectorEnv(
             __name__, level_name, spec, num_envs, settings.env_processes, seed, settings, evaluation, sticky
         )
+    if not evaluation and not sticky and (env := _make_native(level_name, num_envs, seed, settings)):
+        return env
     return SyncVectorEnv([make_single(level_name, settings, evaluation) for _ in range(num_envs)], seed, sticky)
+
+
+def _make_native(level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig) -> VectorEnv | None:
+    """The level's own vector environment; None if it has none, or none that can be used with these settings."""
+    if settings.vectorized_env == "off" or not own_levels.has_vector_env(level_name):
+        return None
+    single = make_single(level_name, settings, evaluation=False)
+    single.close()
+    if single.spec.action_repeats > 1 or len(single.spec.observation.shape) != 1:
+        return None
+    env = own_levels.open_vector_env(level_name, settings.env_args, num_envs)
+    if env is None or not native.is_supported(env):
+        return None
+    return native.NativeVectorEnv(env, single.spec, single.actions, seed, level_name)
 
 
 def env_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec | None:
@@ -88,7 +105,7 @@ def raw_level(level_name: str, settings: EnvironmentConfig) -> RawLevel:
     """See mlma.envs.registry.Suite. Makes an environment to read its spaces."""
     single = make_single(level_name, settings, evaluation=True)
     single.close()
-    return RawLevel(single._env.observation_space, single._parts, single._actions.convert)
+    return RawLevel(single._env.observation_space, single._parts, single.actions.convert)
 
 
 def make_single(level_name: str, settings: EnvironmentConfig, evaluation: bool) -> GymSingle:
@@ -111,7 +128,7 @@ class GymSingle:
         self._env = own_levels.open_env(level_name, settings.env_args, render)
         try:
             self._converter = ObservationConverter(self._env.observation_space)
-            self._actions = make_action_converter(self._env.action_space, settings.action_bounds)
+            self.actions = make_action_converter(self._env.action_space, settings.action_bounds)
         except ValueError as error:
             self._env.close()
             raise ValueError(f"--level_name={level_name}: {error}") from None
@@ -123,7 +140,7 @@ class GymSingle:
             self._grey = settings.color_mode == "grey" and observation.shape[2] == 3
             observation = ArraySpec((*reversed(self._size), 1 if self._grey else observation.shape[2]), "uint8")
         self.spec = EnvSpec(
-            observation, self._actions.count, self._repeats, self._converter.extras, action_parts=self._actions.parts
+            observation, self.actions.count, self._repeats, self._converter.extras, action_parts=self.actions.parts
         )
 
     def reset(self, seed: int | None) -> ObservationParts:
@@ -135,7 +152,7 @@ class GymSingle:
 
     def step(self, action: Any) -> tuple[ObservationParts, float, bool, bool]:
         """See SingleEnv. Sums rewards over repeated actions; stops repeating when the episode ends."""
-        total, env_action = 0.0, self._actions.convert(action)
+        total, env_action = 0.0, self.actions.convert(action)
         for _ in range(self._repeats):
             result = self._env.step(env_action)
             if not isinstance(result, tuple) or len(result) != 5:
