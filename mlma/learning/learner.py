@@ -19,7 +19,7 @@ from mlma.core.types import Agent, Sample
 from mlma.distributed.allreduce import Allreduce
 from mlma.learning.optimizers import clip_gradients, decayed_learning_rate, make_optimizer, start_slots
 from mlma.monitoring.phase_timer import Event
-from mlma.utils.tf_function import CachedGraph, tf_function, timestamp_after
+from mlma.utils.tf_function import CachedGraph, compiled_by_xla, tf_function, timestamp_after
 
 
 class StepResult(NamedTuple):
@@ -45,6 +45,8 @@ class Learner:
         self._learning_rate = tf.Variable(config.optimizer.learning_rate, trainable=False, name="learning_rate")
         self._optimizer = make_optimizer(config.optimizer, self._learning_rate)
         self._create_slots()
+        compiled = config.learner.jit_compile
+        self._loss_and_gradients = compiled_by_xla(self._differentiate) if compiled else self._differentiate
         self._train = CachedGraph(self._train_step)
         self._idle = tf_function(self._idle_step)
         self._metric_names: list[str] = []  # of the train step's metrics; known once it is traced
@@ -108,15 +110,19 @@ class Learner:
         return StepResult(contributors, stops > 0, reports > 0, values, list(events), not finite)
 
     def _train_step(self, sample: Sample, local_flags: tf.Tensor, rate: tf.Tensor) -> tuple[Any, ...]:
-        with tf.GradientTape() as tape:
-            loss = self._agent.loss(sample)
-        gradients = tape.gradient(loss.total, self.weights.trainable)
+        loss, gradients = self._loss_and_gradients(sample)
         finite, totals, norm, stamps = self._reduce_and_apply(gradients, loss.total, local_flags, loss.statistics, rate)
         metrics = loss.metrics | {"gradient_norm": norm}
         # One tensor: to read each metric by itself would take longer than a small network's gradient.
         self._metric_names = list(metrics)
         values = tf.stack([tf.cast(value, tf.float32) for value in metrics.values()])
         return finite, totals, values, stamps, loss.priorities
+
+    def _differentiate(self, sample: Sample) -> tuple[Any, list[tf.Tensor]]:
+        """The loss of a sample and its gradient, in one graph."""
+        with tf.GradientTape() as tape:
+            loss = self._agent.loss(sample)
+        return loss, tape.gradient(loss.total, self.weights.trainable)
 
     def _idle_step(self, local_flags: tf.Tensor, rate: tf.Tensor) -> tuple[tf.Tensor, ...]:
         zeros, statistics = [tf.zeros_like(v) for v in self.weights.trainable], tf.zeros([self._agent.num_statistics])

@@ -19,6 +19,11 @@ def tf_function(function: Callable[..., Any], input_signature: Any = None) -> An
     return tf.function(function, input_signature=input_signature, autograph=False)
 
 
+def compiled_by_xla(function: Callable[..., Any]) -> Any:
+    """`function` as a graph that XLA compiles at its first call, without autograph."""
+    return tf.function(function, autograph=False, jit_compile=True)
+
+
 def timestamp_after(tensors: list[Any], timed: bool = True) -> tf.Tensor:
     """Seconds since 1970 when these tensors or operations of a graph were computed; 0 unless `timed`."""
     if not timed:

@@ -60,6 +60,19 @@ def test_making_a_learner_changes_no_weight_and_leaves_the_slots_at_zero() -> No
         assert not any(np.any(slot) for slot in slots)
 
 
+def test_with_xla_the_updates_are_the_same() -> None:
+    plain, compiled = make_learner(), make_learner(jit_compile=True)
+    compiled.weights.write(plain.weights.read().numpy().tobytes())
+    for seed in range(3):
+        expected, result = (learner.update(sample(seed)).metrics for learner in (plain, compiled))
+        assert result.keys() == expected.keys()
+        for name, value in expected.items():
+            assert result[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    np.testing.assert_allclose(compiled.weights.read(), plain.weights.read(), rtol=1e-4, atol=1e-6)
+    calls = [op for op in compiled._train._concrete.graph.get_operations() if "_XlaMustCompile" in op.node_def.attr]
+    assert any(op.get_attr("_XlaMustCompile") for op in calls)
+
+
 @pytest.mark.parametrize("optimizer", ["rmsprop", "rmsprop_centered"])
 def test_the_mean_square_of_rmsprop_alone_starts_where_the_flag_says(optimizer: str) -> None:
     learner = make_learner(optimizer=optimizer, initial_mean_square=1.0)

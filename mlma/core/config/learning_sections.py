@@ -82,6 +82,11 @@ class LearnerConfig:
         "type in which the learner computes convolutions and dense layers of images; weights, losses and all else stay "
         "float32; auto is bfloat16 where the processor or GPU has it and a short test at the start is faster with it",
     )
+    jit_compile: bool = option(
+        False,
+        "compile the loss and its gradient with XLA, for a learner with a GPU; takes seconds to minutes at the first "
+        "update, and gains nothing on a CPU",
+    )
     normalize_returns: Literal["auto", "on", "off"] = option(
         "auto",
         "normalise values and losses by the mean and the standard deviation of the returns, which is PopArt with one "
