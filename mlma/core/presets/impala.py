@@ -69,7 +69,7 @@ IMPALA_CORRIDOR: Preset = dict(
 # Its own vector environment steps 64 poles in less than twice the time of 16: docs/benchmarks/throughput.md.
 IMPALA_CARTPOLE: Preset = dict(envs_per_actor=64)
 IMPALA_TMAZE: Preset = dict(total_environment_frames=2e6, agent_name="MLPLSTMAgent")
-# Twenty minutes on two cores: sandbox/case_studies/pong_recipe.md.
+# Runs: sandbox/case_studies/pong_recipe.md
 IMPALA_PONG: Preset = dict(total_environment_frames=1.2e7, agent_name="ShallowConvNetAgent")
 # sandbox/case_studies/doom.md
 IMPALA_DOOM: Preset = dict(DOOM, agent_name="ShallowConvNetAgent", batch_size=32, sample_reuse=2, entropy_cost=0.005)
