@@ -61,8 +61,8 @@ def flags_page() -> str:
 
 Flags are written `--name=value` or `--name value`; `--name` and `--noname` set a flag that is true or false; `1e6` is a
 whole number too. `--config=FILE` reads flags from a [file](../guides/train.md#files-of-flags) first; flags on the
-command line take precedence. A value of `auto`, 0 or -1 that stands for a preset is replaced by the preset of the
-algorithm and level ([training guide](../guides/train.md)).
+command line take precedence. Where `auto`, 0 or -1 stands for a preset, it is replaced by the preset's value for
+the algorithm and level ([training guide](../guides/train.md)).
 
 ## experiment.py
 
@@ -87,9 +87,10 @@ def presets_page() -> str:
 
 `--preset=NAME` sets all flags of a column, unless a flag is given. `fast` is the default: it is tuned for a few cores
 and depends on algorithm and level ([training guide](../guides/train.md)); its columns here are those for Atari games.
-The other presets are the settings of papers. `experiment.py --preset=help` prints this table. What still differs from
-each paper is listed with the algorithm: [IMPALA](../algorithms/impala.md#deviations-from-the-paper),
-[Ape-X](../algorithms/apex.md#deviations-from-the-paper), [R2D2](../algorithms/r2d2.md#deviations-from-the-paper).
+The other presets are fixed settings, most of them those of papers. `experiment.py --preset=help` prints this table.
+What still differs from each paper is listed with the algorithm:
+[IMPALA](../algorithms/impala.md#deviations-from-the-paper), [Ape-X](../algorithms/apex.md#deviations-from-the-paper),
+[R2D2](../algorithms/r2d2.md#deviations-from-the-paper).
 
 {tables}
 {sections}"""
@@ -126,8 +127,8 @@ def metrics_page() -> str:
     return f"""{NOTE}
 # Metrics
 
-Each report of a run is one row of `LOGDIR/metrics.csv`; its columns are also the tags of TensorBoard and the names in
-other loggers. An empty field or a missing tag means that there is no value yet.
+Each report of a run is one row of `LOGDIR/metrics.csv`. The names of its columns are also the tags in TensorBoard and
+the names in other loggers. An empty field or a missing tag means that there is no value yet.
 
 {chr(10).join(sections)}"""
 
@@ -141,9 +142,9 @@ def workers_csv_page() -> str:
     return f"""{NOTE}
 # Workers CSV
 
-One worker per row; the first row names the columns, in any order. A field may be empty unless it is required. Every
-mistake is reported with file, row, column, value and what is allowed. How to use it:
-[cluster guide](../guides/cluster.md); examples are in `sandbox/`.
+The first row names the columns, in any order; each further row is a worker, or several actors with `num_actors`. A
+field may be empty unless it is required. Every mistake is reported with file, row, column, value and what is allowed.
+The [cluster guide](../guides/cluster.md) shows how to use it; examples are in `sandbox/`.
 
 | column | required | meaning |
 |---|---|---|

@@ -82,23 +82,26 @@ class Options:
     workers_csv_path: str = option("", "CSV file with one worker per row; columns: docs/guides/cluster.md")
     tmux_sess: str = option(
         "auto",
-        "name of the run: of its tmux session on every host, and the start of its folder's name there, which the id of "
-        "the run makes unique; auto is the last part of logdir",
+        "name of the run; its tmux session on every host has this name, and its folder there has this name followed "
+        "by the id of the run; auto is the last part of logdir",
     )
     channel: Literal["ssh", "tls", "plaintext"] = option(
         "ssh",
-        "how actors reach learners on other hosts: ssh, through tunnels, so that only the port of SSH has to be open; "
-        "tls, encrypted connections to the learner's tf_port; plaintext, the same without any protection: whoever "
-        "reaches the port can read the traffic, crash the learner and fill its memory",
+        "how actors reach learners on other hosts: ssh, through tunnels that need no open port but that of SSH; tls, "
+        "by encrypted connections to the learner's tf_port; plaintext, the same without any protection, so whoever "
+        "can reach the port can read the traffic, crash the learner and fill its memory",
     )
-    sync: bool = option(False, "with up: first copy the code to the hosts (only changed files) and set it up there")
+    sync: bool = option(
+        False, "with up: first copy the code to the hosts (only files that changed) and set it up there"
+    )
     remote_folder: str = option(
-        "mlma", "folder of the code on hosts whose row names none; relative to the home directory there"
+        "mlma", "folder of the code on hosts for which the CSV names none, relative to the home directory"
     )
-    mpirun: str = option("auto", "mpirun on the first learner's host; auto is the one next to its python")
+    mpirun: str = option("auto", "mpirun on the first learner's host; auto is the one next to the Python there")
     container: str = option(
         PODMAN_COMMAND,
-        "shell command that starts a worker whose row names an image; the image and the worker's command are appended",
+        "shell command that starts a worker whose row names an image; the image and the worker's command are appended"
+        " to it",
         check=shell_words,
     )
     mpirun_args: str = option(
@@ -107,20 +110,21 @@ class Options:
 
     env: str = option(
         "",
-        "environment variables of all workers, such as \"NCCL_DEBUG=INFO NAME='two words'\"; no process list shows "
-        "them, except those of workers in containers",
+        "environment variables for all workers, such as \"NCCL_DEBUG=INFO NAME='two words'\"; they do not show in "
+        "process lists, except for workers in containers",
         check=environment_words,
     )
 
     ssh_key_file: str = option(
         "",
-        "private key for hosts whose row names none; otherwise ssh-agent and the usual files in ~/.ssh",
+        "private key for hosts for which the CSV names none; empty uses ssh-agent and the usual files in ~/.ssh",
         group="SSH",
         check=key_file,
     )
     ask_password: bool = option(
         False,
-        "prompt once for the password of hosts that accept no key; MLMA_SSH_PASSWORD in the environment does the same",
+        "prompt once for the password of hosts that accept no key; the environment variable MLMA_SSH_PASSWORD can "
+        "hold it instead",
     )
     known_hosts: str = option("~/.ssh/known_hosts", "file with the trusted host keys", check=host_keys_file)
     accept_new_host_keys: bool = option(
@@ -128,7 +132,7 @@ class Options:
     )
     connect_seconds: float = option(
         10.0,
-        "time limit for each of connecting to a host, its SSH greeting, and authentication",
+        "time limit, separately for connecting to a host, for its SSH greeting and for authentication",
         minimum=0.1,
         maximum=3600,
     )
@@ -136,18 +140,21 @@ class Options:
 
     worker_restarts: int = option(
         10,
-        "restarts in a row of a worker that crashes, before the supervisor gives up",
+        "how often in a row a worker that crashes is restarted before its supervisor gives up",
         minimum=0,
         group="Workers",
         maximum=1_000_000,
     )
     restart_seconds: float = option(
-        1.0, "seconds between a crash and the restart; doubled each time, up to a minute", minimum=0.1, maximum=86_400
+        1.0,
+        "seconds between a crash and the restart; doubled after each further crash, up to a minute",
+        minimum=0.1,
+        maximum=86_400,
     )
     start_seconds: float = option(
         300.0,
-        "seconds for several learners to start and find each other, before they are killed and restarted; hosts that "
-        "do not answer mpirun at all are named after 30",
+        "seconds that several learners may take to start and find each other before they are killed and restarted; "
+        "hosts that do not answer mpirun at all are named after 30",
         minimum=1,
         maximum=86_400,
     )
@@ -159,51 +166,56 @@ class Options:
         maximum=A_WEEK,
     )
     stop_seconds: float = option(
-        60.0, "seconds for learners to save a checkpoint and end, before they are killed", minimum=1, maximum=86_400
+        60.0,
+        "seconds that learners may take to save a checkpoint and end before they are killed",
+        minimum=1,
+        maximum=86_400,
     )
 
     forget: str = option(
         "",
-        "with down: hosts that are gone for good, separated by commas, by address or as user@address:port; no command "
-        "contacts them any more",
+        "with down: hosts that are gone for good, separated by commas, by address or as user@address:port; no command"
+        " contacts them again",
     )
 
     move_actors_after: float = option(
         0.0,
-        "with keep: seconds without an answer of a host after which its actors are started on the other hosts with "
-        "actors, until it answers again; 0: never",
+        "with keep: if a host does not answer for this many seconds, start its actors on the other hosts with actors "
+        "until it answers again; 0 means never",
         minimum=0,
         maximum=A_WEEK,
     )
 
-    watch: bool = option(False, "with status: refresh it until interrupted", group="Output of commands")
+    watch: bool = option(False, "with status: refresh until interrupted", group="Output of commands")
     every_seconds: float = option(
         2.0,
-        "seconds between two refreshes with --watch or --follow, and between two looks of keep",
+        "seconds between two refreshes with --watch or --follow, and between two checks of keep",
         minimum=0.2,
         maximum=86_400,
     )
-    json: bool = option(False, "with status and list: print JSON instead of a table, with --watch a line each time")
-    follow: bool = option(False, "with logs: print new lines as they arrive; with fetch: fetch again and again")
-    lines: int = option(20, "with logs: number of last lines", minimum=1, maximum=1_000_000)
+    json: bool = option(
+        False, "with status and list: print JSON instead of a table; with --watch, one line per refresh"
+    )
+    follow: bool = option(False, "with logs: print new lines as they arrive; with fetch: keep copying what is new")
+    lines: int = option(20, "with logs: how many of the last lines to print", minimum=1, maximum=1_000_000)
 
 
 COMMANDS = {
     "up": "start every worker that is not running (the default command)",
-    "check": "check on every host whether the run can be started there",
-    "status": "show what every worker does; --watch",
-    "list": "list the runs that were started from this machine, with the state of their learners",
+    "check": "check on every host whether the run can start there",
+    "status": "show what every worker is doing; --watch",
+    "list": "list the runs started from this machine, with the state of their learners",
     "screens": "open a local tmux session with a window for status and one for each host, attached to the run there",
-    "logs": "logs [WORKER...]: print the last lines of workers; --follow, --lines",
-    "restart": "restart WORKER | actors | learners: restart from the last checkpoint",
-    "exec": "exec 'COMMAND': run a shell command on every host, in the home directory, and print what it prints",
-    "fetch": "fetch [FOLDER]: copy new checkpoints, metrics, reports and videos from the first learner's host to here; "
-    "--follow",
-    "tensorboard": "run TensorBoard on the first learner's host and show it at a port of this machine",
-    "scale": "scale N: run with N actors from now on",
-    "keep": "stay, and start workers again on hosts that come back; --move_actors_after",
+    "logs": "logs [WORKER...]: print the last lines that workers printed; --follow, --lines",
+    "restart": "restart WORKER | actors | learners: restart workers; learners go on from the last checkpoint",
+    "exec": "exec 'COMMAND': run a shell command in the home directory of every host and print its output",
+    "fetch": "fetch [FOLDER]: copy new checkpoints, metrics, reports and videos from the first learner's host to this "
+    "machine; --follow",
+    "tensorboard": "run TensorBoard on the first learner's host and make it available at a port of this machine",
+    "scale": "scale N: change the number of actors to N",
+    "keep": "keep watching the run, and start workers again on hosts that come back; --move_actors_after",
     "down": "save a checkpoint, then end everything that the run started, on every host",
-    "dry-run": "print every command as it would run; contacts no host",
+    "dry-run": "print every command that would run, without contacting a host",
 }
 DERIVED_FROM_CSV = {  # flags of experiment.py that follow from the CSV
     "job_name", "task", "learner_host", "actor_hosts", "token_file", "num_actors", "num_learners", "max_restarts",

@@ -29,8 +29,8 @@ class StudyOptions:
     )
     search: Literal["grid", "random", "optuna"] = option(
         "grid",
-        "how [vary] becomes members: grid is all combinations; random is `trials` random ones; optuna is `trials` that "
-        "Optuna chooses by the scores so far, and stops early if they are bad",
+        "how [vary] becomes members: grid is all combinations; random is `trials` random ones; optuna is `trials` "
+        "that Optuna chooses by the scores so far, where bad ones are stopped early",
     )
     trials: int = option(
         0,
@@ -43,8 +43,8 @@ class StudyOptions:
     )
     at_once: int = option(
         0,
-        "members that train at the same time; on this machine they share its cores, and 0 is one for two cores; with a "
-        "CSV, 0 is as many as its rows are enough for",
+        "members that train at the same time; on this machine they share its cores, and 0 is one member per two "
+        "cores; with a CSV, 0 is as many as its rows suffice for",
         minimum=0,
         maximum=MAX_MEMBERS,
     )
@@ -52,8 +52,8 @@ class StudyOptions:
 
     workers_csv_path: str = option(
         "",
-        "CSV with one worker per row (docs/guides/cluster.md), whose rows are dealt to the members; empty: all members "
-        "train on this machine",
+        "CSV with one worker per row (docs/guides/cluster.md), whose rows are shared out among the members; empty: "
+        "all members train on this machine",
         group="Cluster",
     )
     member_learners: int = option(1, "with a CSV: learners of each member", minimum=1, maximum=MAX_LEARNERS)
@@ -62,13 +62,14 @@ class StudyOptions:
     )
     copy_seconds: float = option(
         10.0,
-        "with a CSV: seconds between two looks at a member, which copy its new checkpoints and metrics to this machine",
+        "with a CSV: seconds between two checks of a member, each of which copies its new checkpoints and metrics to "
+        "this machine",
         minimum=0.2,
         maximum=86_400,
     )
     lost_seconds: float = option(
         300.0,
-        "with a CSV: seconds without an answer from the host of a member's first learner, after which the member goes "
+        "with a CSV: if the host of a member's first learner does not answer for this many seconds, the member goes "
         "on at the next free place, from its last checkpoint here",
         minimum=1,
         maximum=A_WEEK,
@@ -89,12 +90,15 @@ class PbtOptions:
     )
     burn_in_frames: float = option(0.0, "frames before the first comparison", minimum=0, maximum=1e15)
     quantile: float = option(
-        0.25, "share of members at the bottom that copy one of as many at the top", minimum=0.001, maximum=0.5
+        0.25,
+        "share of members at the bottom, each of which copies one of as many at the top",
+        minimum=0.001,
+        maximum=0.5,
     )
     margin: float = option(
         0.0,
-        "above 0, instead of quantile: a member is compared with another one at random, and copies it if that one is "
-        "better by more than this; 5 with score/capped in the IMPALA paper",
+        "if above 0, used instead of quantile: a member is compared with another one at random, and copies it if that"
+        " one is better by more than this; the IMPALA paper has 5, with score/capped",
         minimum=0,
         maximum=1e15,
     )
@@ -129,12 +133,12 @@ class OptunaOptions:
     )
     startup_trials: int = option(
         4,
-        "trials that have to end before values are chosen by scores, until then they are random; and that have to "
-        "finish before the median stops others",
+        "trials that must end before values are chosen by scores instead of at random, and that must finish before "
+        "the median stops others",
         minimum=1,
         maximum=MAX_MEMBERS,
     )
     warmup_frames: float = option(0.0, "frames before which no trial is stopped", minimum=0, maximum=1e15)
     reduction_factor: int = option(
-        3, "of successive_halving: one in so many trials goes on at each rung", minimum=2, maximum=MAX_MEMBERS
+        3, "with successive_halving: one in this many trials goes on at each rung", minimum=2, maximum=MAX_MEMBERS
     )

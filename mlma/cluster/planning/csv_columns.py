@@ -95,23 +95,24 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
 COLUMN_DESCRIPTIONS = {
     "job": "`learner` or `actor`",
     "ip": "host name or address (IPv4 or IPv6) at which this machine and the other workers reach the host, or a "
-    "Host of `~/.ssh/config`; `localhost`, or an address of this machine in a row without `ssh_username` and "
-    "`ssh_port`, means this machine, without SSH",
+    "`Host` entry of `~/.ssh/config`; `localhost` means this machine, without SSH, and so does an address of this "
+    "machine in a row without `ssh_username` and `ssh_port`",
     "tf_port": "port on which a learner listens with `--channel=tls`; if empty, 8001, 8002, ... on each host; actors "
     "open no port",
-    "cuda_visible_devices": 'GPUs of a learner: `0` or `"0,1"`, -1 for none; if empty, unchanged on the host; actors '
-    "never see a GPU",
-    "ssh_port": "SSH port; if empty, that of `~/.ssh/config`, or 22",
-    "ssh_username": "account; if empty, that of `~/.ssh/config`, or the user name on this machine",
-    "ssh_password": "tried after keys and agent were refused; if empty, `--ask_password` or `MLMA_SSH_PASSWORD`",
-    "ssh_key_file": "private key on this machine; if empty, that of `~/.ssh/config`, or `--ssh_key_file`, the agent, "
-    "the usual files in `~/.ssh`",
+    "cuda_visible_devices": 'GPUs that a learner may use: `0` or `"0,1"`, -1 for none; if empty, what is set on the '
+    "host; actors never use a GPU",
+    "ssh_port": "SSH port; if empty, the one in `~/.ssh/config`, or 22",
+    "ssh_username": "account on the host; if empty, the one in `~/.ssh/config`, or the user name on this machine",
+    "ssh_password": "password, tried after keys and agent were refused; if empty, that of `--ask_password` or "
+    "`MLMA_SSH_PASSWORD`",
+    "ssh_key_file": "private key, a file on this machine; if empty, the one in `~/.ssh/config`, or `--ssh_key_file`, "
+    "the agent and the usual files in `~/.ssh`",
     "folder": "folder of the code on the host, absolute or relative to the home directory; if empty, "
-    "`--remote_folder`, or this checkout for local rows",
-    "python": "Python on the host, or a command that runs it; if empty, `FOLDER/.venv/bin/python`, or the Python that "
-    "runs the frontend for local rows",
-    "envs_per_actor": "environments that each actor of this row steps; if empty, the flag or the preset of the level",
-    "num_actors": "actors in this row; if empty, 1",
-    "image": "container image for the workers of this row, started by `--container`; `folder` is then the folder "
-    "inside the image; if empty, no container",
+    "`--remote_folder`, or for local rows this checkout",
+    "python": "Python on the host, or a command that runs it; if empty, `FOLDER/.venv/bin/python`, or for local rows "
+    "the Python that runs the frontend",
+    "envs_per_actor": "environments per actor of this row; if empty, `--envs_per_actor` or the value of the preset",
+    "num_actors": "number of actors that this row stands for; if empty, 1",
+    "image": "container image for the workers of this row, which the command in `--container` starts; `folder` is then "
+    "a folder inside the image; if empty, no container",
 }
