@@ -204,7 +204,7 @@ def _from_entries(entries: list[Entry], options: Mapping[str, Any], flags: Mappi
     in_file |= typed
     vary = _parse_vary(tables.get("vary", {}))
     if both := sorted(vary.keys() & in_file.keys()):
-        raise ValueError(f"{both[0]}: stands in [vary] and in the flags of all members; allowed: one of them")
+        raise ValueError(f"{both[0]}: is set in [vary] and in the flags of all members; allowed: one of them")
     optuna = _parse_optuna(tables, vary, study)
     pbt = _parse_population(tables["pbt"], vary) if "pbt" in tables else None
     definition = Definition(Path(), in_file, vary, study, pbt, optuna, frontend)
@@ -244,7 +244,7 @@ def _parse_population(table: Mapping[str, Any], vary: Mapping[str, Variation]) -
             raise ValueError(f"vary: {name}: cannot change in training; with [pbt]: {', '.join(CHANGE_IN_TRAINING)}")
         lowest = variation.low if isinstance(variation, Range) else min(variation.choices)
         if lowest <= 0:
-            raise ValueError(f"vary: {name}: {lowest:g} stands for another value; with [pbt] it must be above 0")
+            raise ValueError(f"vary: {name}: 0 and below take the preset's value; with [pbt] values must be above 0")
     return pbt
 
 

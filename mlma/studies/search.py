@@ -70,7 +70,7 @@ def parse_variation(flag: Flag, value: Any) -> Variation:
     """ValueError in one line for what is neither a list nor a range of values that the flag may have."""
     if isinstance(value, list):
         if not value:
-            raise ValueError(f"vary: {flag.name}: needs a value at least")
+            raise ValueError(f"vary: {flag.name}: needs at least one value")
         choices = tuple(parse_value(flag, each) for each in value)
         if len(set(choices)) < len(choices):
             raise ValueError(f"vary: {flag.name}: has a value twice")

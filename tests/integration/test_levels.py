@@ -180,9 +180,9 @@ def test_an_actor_has_enough_environments_for_all_levels_unless_set() -> None:
     [
         (
             {"level_name": THREE, "reward_clipping": "abs_one,none"},
-            "--reward_clipping=abs_one,none: is for 2 levels; there are 3",
+            "--reward_clipping=abs_one,none: has 2 values for 3 levels",
         ),
-        ({"level_name": "catch", "num_action_repeats": 4}, "--num_action_repeats=4: catch has 1"),
+        ({"level_name": "catch", "num_action_repeats": 4}, "--num_action_repeats=4: catch has 1; allowed: 0, 1"),
         (
             {"level_name": "catch", "popart": True, "algorithm": "apex"},
             "--popart: not with --algorithm=apex; allowed: impala",

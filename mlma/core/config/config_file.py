@@ -49,7 +49,7 @@ def _format(path: str) -> str:
 
 
 def parse_entries(entries: list[Entry], table: dict[str, Flag]) -> dict[str, Any]:
-    """The values of the flags; ValueError for one that does not exist, is there twice or is out of bounds."""
+    """The values of the flags; ValueError for one that does not exist, is given twice or is out of bounds."""
     renamed, parsed = current_names(table), {}
     for given, value, line in entries:
         where = f"line {line}: " if line else ""
@@ -59,7 +59,7 @@ def parse_entries(entries: list[Entry], table: dict[str, Flag]) -> dict[str, Any
             sections = "; flags have no sections" if isinstance(value, dict) else did_you_mean(given, table)
             raise ValueError(f"{where}{shown(given)}: no such flag{sections}")
         if name in parsed:
-            raise ValueError(f"{where}{shown(given)}: is there twice")
+            raise ValueError(f"{where}{shown(given)}: is given twice")
         try:
             parsed[name] = parse_value(table[name], value)
         except ValueError as error:
@@ -73,7 +73,9 @@ def parse_value(flag: Flag, value: Any) -> Any:
         try:
             value = json.dumps(value)
         except (TypeError, RecursionError):  # a date of TOML
-            raise ValueError(f"--{flag.name}: must hold what JSON can hold") from None
+            raise ValueError(
+                f"--{flag.name}: must hold text, numbers, booleans, lists or tables, and no dates"
+            ) from None
     if not isinstance(value, str | int | float):
         raise ValueError(f"--{flag.name}: must be {flag.allowed}")
     parsed = flag.parse(flag.format(value))
@@ -89,7 +91,7 @@ def _read_json(text: str) -> list[Entry]:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError("must hold an object of flags")
+        raise ValueError("must be one JSON object, with the names of flags as keys")
     return [Entry(name, value, _line(text, rf'"{re.escape(name)}"\s*:')) for name, value in values.items()]
 
 
@@ -97,7 +99,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
-            raise ValueError(f"{shown(name)}: is there twice")
+            raise ValueError(f"{shown(name)}: is given twice")
         values[name] = value
     return values
 

@@ -36,5 +36,5 @@ def _no_constant(name: str) -> Any:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{duplicates[0]} is there twice")
+        raise ValueError(f"{duplicates[0]} is given twice")
     return dict(pairs)

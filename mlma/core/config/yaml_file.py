@@ -67,7 +67,7 @@ class _Reader:
             found.append(Entry(name, first.value if plain else self._value(first, 1), line))
         self._next()  # the end of the document
         if not isinstance(event := self._next(), yaml.StreamEndEvent):
-            raise _problem(event, "must be one document")
+            raise _problem(event, "only one YAML document is allowed")
         return found
 
     def _pairs(self) -> Iterator[tuple[str, int, Any]]:
@@ -77,7 +77,7 @@ class _Reader:
             if not isinstance(event, self._yaml.ScalarEvent):
                 raise _problem(event, "a name must be text")
             if event.value in seen:
-                raise _problem(event, f"{event.value}: is there twice")
+                raise _problem(event, f"{event.value}: is given twice")
             seen.add(event.value)
             yield event.value, event.start_mark.line + 1, self._next()
 
