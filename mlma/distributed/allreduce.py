@@ -100,8 +100,8 @@ class HorovodAllreduce:
         self.rank, self.size = hvd.rank(), hvd.size()
         if self.size != world.size:
             raise ValueError(
-                f"mpirun started {world.size} learners, but Horovod sees {self.size}: it was probably built without MPI; "
-                f"install it again: {setup_hint('install-learner')}"
+                f"mpirun started {world.size} learners, but Horovod sees {self.size}, so it was probably built without "
+                f"MPI; install it again: {setup_hint('install-learner')}"
             )
         self._half = compression == "fp16"
 

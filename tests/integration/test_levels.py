@@ -180,7 +180,7 @@ def test_an_actor_has_enough_environments_for_all_levels_unless_set() -> None:
     [
         (
             {"level_name": THREE, "reward_clipping": "abs_one,none"},
-            "--reward_clipping=abs_one,none: has 2 values for 3 levels",
+            "--reward_clipping=abs_one,none: has 2 values for 3 levels; allowed: one, or one per level",
         ),
         ({"level_name": "catch", "num_action_repeats": 4}, "--num_action_repeats=4: catch has 1; allowed: 0, 1"),
         (

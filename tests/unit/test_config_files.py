@@ -145,7 +145,7 @@ def test_a_yaml_value_is_the_text_that_stands_there(tmp_path: Path) -> None:
         ("a.toml", "seed = [1]\n", ["line 1: --seed: must be an integer"]),
         ("a.yaml", "seed: [1]\n", ["line 1: --seed: must be an integer"]),
         ("a.toml", "seed = 2026-11-26\n", ["line 1: --seed: must be an integer"]),
-        ("a.toml", "env_args = { day = 2026-11-26 }\n", ["line 1: --env_args: must hold text, numbers, booleans, lists or tables, and no dates"]),
+        ("a.toml", "env_args = { day = 2026-11-26 }\n", ["line 1: --env_args: must be text, a number, a boolean, a l"]),
         ("a.toml", "learning_rate = nan\n", ["line 1: --learning_rate=nan: must be a number"]),
         ("a.yaml", "learning_rate: .inf\n", ["line 1: --learning_rate=.inf: must be a number"]),
         ("a.toml", "seed = 1\n[learner]\nbatch_size = 3\n", ["learner: no such flag; flags have no sections"]),

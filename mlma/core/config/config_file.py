@@ -73,9 +73,7 @@ def parse_value(flag: Flag, value: Any) -> Any:
         try:
             value = json.dumps(value)
         except (TypeError, RecursionError):  # a date of TOML
-            raise ValueError(
-                f"--{flag.name}: must hold text, numbers, booleans, lists or tables, and no dates"
-            ) from None
+            raise ValueError(f"--{flag.name}: must be text, a number, a boolean, a list or a table") from None
     if not isinstance(value, str | int | float):
         raise ValueError(f"--{flag.name}: must be {flag.allowed}")
     parsed = flag.parse(flag.format(value))

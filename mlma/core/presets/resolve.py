@@ -90,13 +90,11 @@ def _check_levels(config: Config, spec: EnvSpec) -> None:
     count, level_name = len(spec.actions_by_level) or 1, config.environment.level_name
     repeats, clipping = config.environment.num_action_repeats, config.learner.reward_clipping
     if repeats not in (0, spec.action_repeats):
-        raise ValueError(
-            f"--num_action_repeats={repeats}: {level_name} has {spec.action_repeats}; allowed: 0, {spec.action_repeats}"
-        )
+        own = spec.action_repeats
+        raise ValueError(f"--num_action_repeats={repeats}: {level_name} has {own}; allowed: 0, {own}")
     if (clippings := len(clipping.split(","))) not in (1, count):
-        raise ValueError(
-            f"--reward_clipping={clipping}: has {clippings} values for {count} levels; allowed: one, or one per level"
-        )
+        problem = f"has {clippings} values for {count} levels; allowed: one, or one per level"
+        raise ValueError(f"--reward_clipping={clipping}: {problem}")
     if config.learner.popart and config.learner.normalize_returns == "off":
         raise ValueError("--normalize_returns=off: not with --popart; allowed: auto, on")
     _check_algorithm(config, spec)
