@@ -22,6 +22,7 @@ from mlma.utils.tf_function import CachedGraph
 
 LOCKSTEP_POLL_SECONDS = 0.002  # between two queries for newer weights in lockstep
 NO_WEIGHTS = -100  # weights_version before the first fetch
+NO_ROOM = "the learner to take trajectories"  # what an actor waits for; meanwhile it checks that the learner answers
 
 
 class LocalPolicy:
@@ -95,7 +96,7 @@ class LocalPolicy:
             header |= timer.snapshot() | level_cache.news()
             for message in split_message(header, payload):
                 timer.lap("send")
-                self._client.put(message, on_wait=lambda: heartbeat.waiting_for("the learner to take trajectories"))
+                self._client.put(message, on_wait=lambda: heartbeat.waiting_for(NO_ROOM, CALL_TIMEOUT_SECONDS))
                 timer.lap("wait")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -33,12 +34,17 @@ from mlma.transport.relay import CONNECT_SECONDS, Relay
 
 MAX_FETCH_ATTEMPTS = 3
 FAREWELL_SECONDS = 5.0  # in which a learner that is still there answers
+PUT_SECONDS = 86_400.0  # for which a learner that answers other calls may have no room for a message
+CHECKS_PER_TIMEOUT = 4  # of a learner that has no room, within the time that a call may take
+NO_VERSION = -1  # which no learner has, so a fetch of it is answered at once
 
 
 class Client:
     """A connection to the learner. `put` returns before the learner has the message, so acting continues meanwhile.
 
-    At most one message is in flight and one more waits. LearnerLostError if a call fails or takes longer.
+    At most one message is in flight and one more waits. LearnerLostError if a call fails or takes longer than
+    `timeout_seconds`. A message may wait longer for room in a learner that answers other calls meanwhile: with many
+    actors, a round of messages takes a slow learner minutes.
     """
 
     def __init__(self, address: str, token: str, timeout_seconds: float, relay: Relay | None = None) -> None:
@@ -51,12 +57,15 @@ class Client:
         # puts. The name must be unique: clients with the same name share a connection, and closing one breaks the
         # other's calls.
         name, timeout_ms = f"mlma-{uuid.uuid4().hex}", int(timeout_seconds * 1000)
+        self._check_seconds = timeout_seconds / CHECKS_PER_TIMEOUT
         self._client = GrpcClient(address, name, list_registered_methods=False, timeout_in_ms=timeout_ms)
         threading.Thread(target=self._send, daemon=True, name="sender").start()
 
-    def _call(self, method: str, *args: Any) -> Any:
+    def _call(self, method: str, *args: Any, timeout_seconds: float = 0.0) -> Any:
+        """The answer; 0 seconds are the client's time limit."""
+        tensors, timeout_ms = [tf.constant(arg) for arg in args], int(timeout_seconds * 1000)
         try:
-            return self._client.call(method, [tf.constant(arg) for arg in args], ANSWER_SPECS[method]).get_value()
+            return self._client.call(method, tensors, ANSWER_SPECS[method], timeout_ms).get_value()
         except tf.errors.OpError as error:
             failure = type(error).__name__
         # Raised outside the handler, so that the traceback, and with it the call's future, is freed now. The future
@@ -105,6 +114,7 @@ class Client:
 
     def put(self, message: bytes, on_wait: Callable[[], None] = lambda: None) -> None:
         """Hands a message to the sender; waits until the previous one was accepted, calling `on_wait` periodically."""
+        checked = time.monotonic()
         while True:
             if self._failure:
                 raise self._failure
@@ -112,6 +122,9 @@ class Client:
                 return self._outbox.put(message, timeout=0.5)
             except queue.Full:
                 on_wait()
+            if time.monotonic() - checked > self._check_seconds:
+                self._call("fetch", self._secret, np.int64(NO_VERSION), np.int64(1))
+                checked = time.monotonic()
 
     def infer(self, request: bytes) -> tuple[bytes, float]:
         """(reply, seconds of the call in which the learner had no room for trajectories)."""
@@ -121,7 +134,7 @@ class Client:
     def _send(self) -> None:
         while (message := self._outbox.get()) is not None:
             try:
-                answer = int(self._call("put", self._secret, message))
+                answer = int(self._call("put", self._secret, message, timeout_seconds=PUT_SECONDS))
                 if answer == REFUSED:
                     raise HandshakeRefusedError("the token is not the learner's")
                 if answer == BUSY:

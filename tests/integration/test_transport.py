@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -128,6 +129,39 @@ def test_a_full_inbox_makes_put_wait_but_not_fetch(tmp_path: Path) -> None:
         assert message is not None
         assert unpack(message)[0] == {"i": i}
     wait_until(lambda: len(sent) == 8)
+
+
+def test_a_put_may_wait_longer_than_a_call_if_the_learner_answers(tmp_path: Path) -> None:
+    server = serve(f"unix:{tmp_path}/socket")
+    client = Client(f"unix:{tmp_path}/socket", "", 1.0)
+    put, lost = list[int](), list[Exception]()
+
+    def act() -> None:
+        try:
+            for i in range(6):
+                client.put(pack({"i": i}))
+                put.append(i)
+        except LearnerLostError as error:
+            lost.append(error)
+
+    threading.Thread(target=act, daemon=True).start()
+    time.sleep(3.5)  # the learner has no room, but answers
+    assert not lost and len(put) < 6
+    arrived = [unpack(server.receive() or b"")[0]["i"] for _ in range(6)]
+    assert arrived == list(range(6)), "each once, in order"
+    wait_until(lambda: put == list(range(6)))
+
+
+def test_a_put_notices_a_learner_that_does_not_answer_any_more(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{tmp_path}/socket")
+        silent.listen()
+        client = Client(f"unix:{tmp_path}/socket", "", 1.0)
+        began = time.monotonic()
+        with pytest.raises(LearnerLostError, match="^fetch: DeadlineExceeded"):
+            for i in range(3):  # one in flight, one waits
+                client.put(pack({"i": i}))
+        assert time.monotonic() - began < 20
 
 
 def test_a_flood_of_messages_is_turned_away_before_it_fills_the_memory(tmp_path: Path) -> None:
