@@ -132,7 +132,7 @@ class Client:
         return reply.numpy(), float(waited)
 
     def _send(self) -> None:
-        while (message := self._outbox.get()) is not None:
+        while (message := self._outbox.get()) is not None and not self._failure:
             try:
                 answer = int(self._call("put", self._secret, message, timeout_seconds=PUT_SECONDS))
                 if answer == REFUSED:
@@ -144,7 +144,7 @@ class Client:
                 return
 
     def close(self) -> None:
-        """Ends the sender; a later `put` raises LearnerLostError."""
+        """Ends the sender, after the message in flight; a later `put` raises LearnerLostError."""
         self._failure = self._failure or LearnerLostError("closed")
         with contextlib.suppress(queue.Full):
             self._outbox.put_nowait(None)
