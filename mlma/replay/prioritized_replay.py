@@ -109,12 +109,14 @@ class PrioritizedReplay:
 
     def insert_restored(self, records: Any) -> Any:
         """Adds records of a snapshot, which count for the minimum fill only. Returns their serials."""
-        serials = self.put(records)
+        parts = [records[i : i + self._slots] for i in range(0, len(records), self._slots)]  # this one may be smaller
+        serials = np.concatenate([self.put(part) for part in parts])
         self._rate_limiter.inserted(len(records) * self._length, restored=True)
         return serials
 
     def put(self, records: Any) -> Any:
-        """Overwrites the oldest trajectories, without waiting or counting. Returns the new serials."""
+        """Overwrites the oldest trajectories, without waiting or counting. Returns the new serials. The records must
+        not be more than there are slots."""
         trajectories = self._layout.view(records)
         with self._lock:
             serials = self._links.allocate(len(records))
@@ -269,14 +271,15 @@ class PrioritizedReplay:
         return records[intact], leaves[intact]
 
     def restore_leaves(self, serials: Any, leaves: Any) -> None:
-        """Sets the leaves [N, T] of these trajectories, where there is a window that can be sampled."""
+        """Sets the leaves [N, T] of these trajectories, where there is a window that can be sampled. One that is 0
+        had been removed."""
         with self._lock:
             alive = self._links.alive(serials)
             indices = self._leaves(serials[alive] % self._slots)
-            values = leaves[alive].ravel()
-            indices, values = indices[values > 0], values[values > 0]
             has_window = self._tree.get(indices) > 0
-            self._tree.set(indices[has_window], values[has_window])
+            values = leaves[alive].ravel()[has_window]
+            self._tree.set(indices[has_window], values)
+            self._num_windows -= int(np.count_nonzero(values == 0))
 
     @property
     def layout(self) -> RecordLayout:

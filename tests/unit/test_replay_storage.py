@@ -13,7 +13,7 @@ import tensorflow as tf
 from mlma.core.record_layout import trajectory_spec
 from mlma.core.types import ArraySpec, EnvSpec, NetworkState, ReplayWindowSpec
 from mlma.replay import trajectory_store
-from mlma.replay.snapshot import ReplaySnapshot, write_snapshot
+from mlma.replay.snapshot import ReplaySnapshot, read_snapshot, write_snapshot
 from mlma.replay.trajectory_store import TrajectoryStore, check_fits
 from mlma.utils.memory import available_memory
 from tests.support.replays import (
@@ -54,6 +54,40 @@ def test_a_replay_is_restored_with_its_frames_states_and_priorities(
         start = windows.burn_in if is_first[windows.burn_in, b] else 0
         last = windows.burn_in + int(np.cumprod(~is_first[windows.burn_in + 1 :, b]).sum())
         assert_experienced(sample, range(start, last + 1), b)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_smaller_replay_takes_the_newest_trajectories_of_a_snapshot(tmp_path: Path, compress: bool) -> None:
+    replay, actor = make_replay(STEPS, capacity=300), CountingActor(7)
+    replay.insert(actor.records(30))
+    write_snapshot(replay, tmp_path / "replay.bin")
+    restored = make_replay(STEPS, capacity=50, compress=compress)
+    for _ in range(2):  # as if the snapshot had a second block, which overwrites the first one
+        assert read_snapshot(restored, tmp_path / "replay.bin") == 300
+    newest = make_replay(STEPS, capacity=50)
+    newest.insert(actor_records := replay.read(replay.stored_serials()[-10:])[0])
+    assert len(actor_records) == 10
+    for other in (restored, newest):
+        assert other._num_windows == np.count_nonzero(other._tree.get(np.arange(50))) > 0
+    assert restored._num_windows == newest._num_windows
+    sample = sample_from(restored)
+    assert np.isfinite(sample.importance_weights.numpy()).all()
+    for b in range(64):
+        assert_experienced(sample, range(1), b)
+
+
+def test_windows_that_were_removed_stay_so_in_a_snapshot(tmp_path: Path) -> None:
+    replay = make_replay(STEPS, capacity=100, batch_size=4)
+    replay.insert(endless_episode(10))
+    before, bad = replay._num_windows, sample_from(replay)
+    replay.discard(bad, np.full(4, np.nan))
+    removed = before - replay._num_windows
+    assert removed > 0
+    write_snapshot(replay, tmp_path / "replay.bin")
+    restored = make_replay(STEPS, capacity=100)
+    read_snapshot(restored, tmp_path / "replay.bin")
+    np.testing.assert_allclose(restored._tree.get(np.arange(100)), replay._tree.get(np.arange(100)))
+    assert restored._num_windows == replay._num_windows
 
 
 def test_a_snapshot_of_another_run_or_a_damaged_one_is_left_alone(
