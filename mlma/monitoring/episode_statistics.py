@@ -59,13 +59,14 @@ class EpisodeStatistics:
 
     def merge(self, parts: Iterable[dict[str, Any]]) -> None:
         """Adds what each learner drained to the windows."""
-        for part in parts:
-            self._window.extend(part["ended"])
-            for value, _, level in part["ended"]:
-                if self._levels:
-                    self._by_level[int(level)].append(value)
-            self._count += part["num_ended"]
-            self._greedy.extend(part.get("greedy", []))
+        parts = list(parts)
+        ended = _interleaved([part["ended"] for part in parts])
+        self._window.extend(ended)
+        for value, _, level in ended:
+            if self._levels:
+                self._by_level[int(level)].append(value)
+        self._count += sum(part["num_ended"] for part in parts)
+        self._greedy.extend(_interleaved([part.get("greedy", []) for part in parts]))
 
     def mean_return(self) -> float:
         """Mean return over the window, as last reported: of greedy episodes where there are any; for several levels
@@ -78,9 +79,10 @@ class EpisodeStatistics:
         return float(np.mean([r for r, *_ in self._window])) if self._window else math.nan
 
     def full_window(self) -> bool:
-        """Whether enough episodes ended to compare their mean: a full window, and for several levels some episodes of
-        each."""
-        return len(self._window) == EPISODE_WINDOW and all(len(r) >= MIN_EPISODES_PER_LEVEL for r in self._by_level)
+        """Whether enough episodes ended to compare their mean: a full window, of greedy ones if these are what counts,
+        and for several levels some episodes of each."""
+        counted = self._window if self._levels or not self._greedy else self._greedy
+        return len(counted) == EPISODE_WINDOW and all(len(r) >= MIN_EPISODES_PER_LEVEL for r in self._by_level)
 
     def row(self) -> Row:
         """The columns of a report."""
@@ -111,3 +113,9 @@ class EpisodeStatistics:
             row |= {"score/mean": score.mean, "score/median": score.median}
             row |= {"score/capped": score.mean_capped, "score/levels": len(scores)}
         return row
+
+
+def _interleaved(sequences: Sequence[list[Any]]) -> list[Any]:
+    """All elements, with those of each learner spread evenly: a window over the last ones must not be of one alone."""
+    keyed = [((i + 1) / len(each), element) for each in sequences for i, element in enumerate(each)]
+    return [element for _, element in sorted(keyed, key=lambda pair: pair[0])]

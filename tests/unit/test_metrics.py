@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlma.monitoring.episode_statistics import EPISODE_WINDOW
+from mlma.monitoring.episode_statistics import EPISODE_WINDOW, EpisodeStatistics
 from mlma.monitoring.metrics import Metrics, WeightsDivergedError
 from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
 from tests.support.samples import Rows, make_metrics
@@ -106,6 +106,28 @@ def test_a_report_is_over_the_episodes_losses_waits_and_faults_of_all_learners()
     assert columns == {"episodes": 3, "return/mean": 4.0, "loss": 3.0, "lag/max": 9.0, "queue": 0.5, "actors/wait": 0.2}
     assert rows[0]["actors/count"] == 1, "one has been silent for too long"
     assert rows[0]["faults/actors_restarted"] == 3
+
+
+def test_the_last_hundred_episodes_are_of_all_learners() -> None:
+    """Otherwise the mean would be that of the last learner alone, which may have some of the levels only."""
+    statistics = EpisodeStatistics()
+    parts = [
+        {"ended": [[float(rank), 4, 0]] * count, "greedy": [float(rank)] * count, "num_ended": count}
+        for rank, count in enumerate((300, 100, 0))
+    ]
+    statistics.merge(parts)
+    row = statistics.row()
+    assert row["episodes"] == 400
+    assert row["return/mean"] == row["return/greedy"] == 0.25, "a quarter of the episodes ended at the second learner"
+
+
+def test_the_mean_over_greedy_episodes_counts_once_there_are_a_hundred_of_them() -> None:
+    statistics = EpisodeStatistics()
+    for greedy in (1, 98, 1):
+        assert not statistics.full_window()
+        statistics.add([5.0] * 100, [4] * 100, greedy=[True] * greedy + [False] * (100 - greedy))
+        statistics.merge([statistics.drain()])
+    assert statistics.full_window()
 
 
 @pytest.mark.parametrize("name", ["checksum", "step", "frames"])
