@@ -196,10 +196,11 @@ class InferenceServer:
         output, (version, share), state = ActOutput(*outputs[:3]), outputs[3:5], outputs[5:]
         timestep, writer, messages = session.timestep, session.writer, []
         if writer.add(timestep, output, session.agent_state, version):
-            header = {"task": session.task, "dropped": writer.dropped(), **session.telemetry}
+            once = session.level_cache | {"events": session.telemetry.pop("events", [])}  # in one message only
             for payload in writer.messages():
-                messages += split_message(header | session.level_cache, payload)
-                session.level_cache = {}
+                header = {"task": session.task, "dropped": writer.dropped(), **session.telemetry, **once}
+                messages += split_message(header, payload)
+                once = {}
             writer.add(timestep, output, session.agent_state, version)  # step T is step 0 of the next trajectories
         session.agent_state = self._build_state(state)
         self._num_rows, self._num_batches = self._num_rows + len(share), self._num_batches + float(share.sum())

@@ -11,8 +11,11 @@ import pytest
 import tensorflow as tf
 
 from agents import make_agent
+from mlma.acting.action_noise import NoiseGenerator
 from mlma.acting.environment_loop import ActorDependencies, run_environment_loop
 from mlma.acting.inference_server import InferenceServer
+from mlma.acting.remote_policy import RemotePolicy
+from mlma.acting.telemetry import Instruments, LevelCacheReport, ThroughputLogger
 from mlma.acting.trajectory_writer import env_indices
 from mlma.core.config import Config, parse
 from mlma.core.flat_weights import FlatWeights, build_variables
@@ -21,12 +24,12 @@ from mlma.core.record_layout import trajectory_layout
 from mlma.core.types import Agent, EnvSpec
 from mlma.envs.registry import env_spec, make_for_levels
 from mlma.monitoring.heartbeat import Heartbeat
-from mlma.monitoring.phase_timer import ACTOR_PHASES
+from mlma.monitoring.phase_timer import ACTOR_PHASES, PhaseTimer
 from mlma.transport.client import Client
 from mlma.transport.inference_messages import inference_layouts
 from mlma.transport.messages import pack, unpack
 from mlma.transport.server import Server
-from tests.support.runs import Process, rows
+from tests.support.runs import Process, rows, wait_for
 from tests.support.servers import SERVERS
 
 R2D2 = ["--unroll_length=5", "--burn_in=2", "--sequence_length=9"]
@@ -147,6 +150,34 @@ def test_unknown_and_malformed_requests_are_refused_and_the_others_continue(tmp_
     assert infer(client, valid) == {}
     stranger = Client(f"unix:{tmp_path}/socket", "a token", 20)
     assert "token" in infer(stranger, valid)["refused"]
+
+
+def test_each_dropped_trajectory_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlma.acting.trajectory_writer.MAX_PAYLOAD_BYTES", 1)  # a message for each trajectory
+    config, spec, _ = prepare("--level_name=catch", "--unroll_length=2", "--envs_per_actor=3")
+    learner = Learner(tmp_path, config, spec)
+    instruments = Instruments(
+        PhaseTimer(*ACTOR_PHASES), Heartbeat("", "a"), ThroughputLogger(1), LevelCacheReport(None)
+    )
+    session = learner.admit({"envs": 3})["session"]
+    client, noise = Client(f"unix:{tmp_path}/socket", "", 20), NoiseGenerator(1, np.zeros(3), spec)
+    policy = RemotePolicy(spec, 3, 2, session, noise, client, instruments)
+    env, counts = make_for_levels(config.environment, spec, [0] * 3, 1), list[int]()
+
+    def collect() -> None:
+        while (message := learner.server.receive()) is not None:
+            counts.append(unpack(message)[0]["dropped"])
+
+    threading.Thread(target=collect, daemon=True).start()
+    timestep = env.reset()
+    for t in range(7):
+        output = policy(timestep)
+        assert output is not None
+        timestep = env.step(output.action)
+        if t in (0, 3):  # one environment of the first trajectories crashes, then all of the second ones
+            policy.drop(np.array([True, t > 0, t > 0]))
+    wait_for(lambda: len(counts) == 5, 10, lambda: str(counts))
+    assert counts == [1, 0, 3, 0, 0]
 
 
 def test_concurrent_requests_share_a_batch(tmp_path: Path) -> None:
