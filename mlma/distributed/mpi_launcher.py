@@ -92,12 +92,14 @@ def supervise_learners(config: Config, console: LearnersConsole | None = None) -
     """
     command, show = mpirun_command(config), console.show if console else _print
     signals: list[int] = []
+    forwarded: list[int] = []
     children: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, _: object) -> None:
         signals.append(number)
-        if children:
-            children[-1].send_signal(STOP_SIGNAL if len(signals) == 1 else signal.SIGKILL)
+        if children:  # else it comes while they are started
+            forwarded.append(number)
+            children[-1].send_signal(STOP_SIGNAL if len(forwarded) == 1 else signal.SIGKILL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, forward)
@@ -114,15 +116,20 @@ def supervise_learners(config: Config, console: LearnersConsole | None = None) -
                 start_new_session=True,  # a terminal sends Ctrl-C to its whole group; mpirun would kill the learners
             )
             children.append(mpirun)
+            if signals and not forwarded:
+                forward(signals.pop(), None)
             distributed = config.distributed
             watch = LearnerWatch(folder, distributed.num_learners, distributed.hang_timeout_seconds)
             with console.follow(mpirun.stdout) if console and mpirun.stdout else contextlib.nullcontext():
                 code = _wait(mpirun, watch, show)
+            children.clear()
         if code in (0, EXIT_USAGE) or signals:
             break
         show(f"the learners ended with code {code}; restarts left: {max_restarts - attempt} (--max_restarts)")
         if attempt < max_restarts:
             time.sleep(RESTART_SECONDS)
+        if signals:
+            break
     return code if code >= 0 else 128 - code
 
 
