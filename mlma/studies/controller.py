@@ -71,6 +71,9 @@ class Controller:
                     self._compare()
                     self._ask_for_trials()
                     self._start_waiting()
+                else:
+                    for process in self._processes.values():  # also one that was being started when the signal came
+                        process.stop()
                 if time.monotonic() > next_summary:
                     next_summary = time.monotonic() + SUMMARY_SECONDS
                     self._show(self._summary())
@@ -111,7 +114,7 @@ class Controller:
 
     def _start_waiting(self) -> None:
         for member in list(self._queue):
-            if len(self._processes) >= self._places.usable:
+            if self._signal or len(self._processes) >= self._places.usable:
                 return
             if time.monotonic() < self._not_before.get(member.number, 0.0):
                 continue

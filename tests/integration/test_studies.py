@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,11 @@ from typing import Any
 import pytest
 
 from mlma.studies.cli import main
+from mlma.studies.controller import Controller
+from mlma.studies.definition import read_definition
+from mlma.studies.journal import Journal
 from mlma.studies.run_files import is_in_use, read_rows
+from tests.support import stand_in_run
 from tests.support.runs import Process
 from tests.support.studies import (
     POPULATION,
@@ -62,6 +68,37 @@ def test_ctrl_c_ends_all_with_checkpoints_and_the_same_command_goes_on(tmp_path:
     with study(file, f"--total_environment_frames={budget + 5000}") as up:  # longer, and only that is trained
         assert up.wait(200) == 0, up.text()
     assert [frames(file, f"0{number}") for number in range(3)] == [budget + 5000] * 3
+
+
+def test_ctrl_c_while_members_are_started_ends_all_of_them(tmp_path: Path) -> None:
+    file = write(tmp_path, "seeds = 4\nat_once = 4\n[flags]\ntotal_environment_frames = 1e9\n")
+    definition = read_definition(str(file), {}, {})
+    definition.folder.mkdir()
+    journal = Journal(definition.folder)
+    for number, values in enumerate(definition.members()):
+        journal.add("member", number, values=values)
+    controller = Controller(definition, journal, Path(stand_in_run.__file__), show=lambda line: None)
+    start, began = controller._places.start, time.monotonic()
+
+    def interrupted(*arguments: Any) -> Any:
+        started = start(*arguments)
+        if len(controller._processes) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return started
+
+    controller._places.start = interrupted
+
+    def give_up() -> None:
+        for process in controller._processes.values():
+            process.kill()
+
+    watchdog = threading.Timer(40, give_up)
+    watchdog.start()
+    assert controller.run() == 130
+    watchdog.cancel()
+    assert time.monotonic() - began < 40, "some were not told"
+    assert [event["member"] for event in events(file, "started")] == [0, 1]
+    assert [event["outcome"] for event in events(file, "ended")] == ["stopped", "stopped"]
 
 
 def test_a_member_that_fails_is_restarted_then_given_up_and_never_blocks_the_others(tmp_path: Path) -> None:
