@@ -86,6 +86,8 @@ class Definition:
             settings = grid(self.vary)
         if len(settings) * options.seeds > MAX_MEMBERS:
             raise ValueError(f"{len(settings)} settings and {options.seeds} seeds: at most {MAX_MEMBERS} are allowed")
+        if "seed" in self.vary and options.seeds > 1:
+            raise ValueError("seeds: not with seed in [vary], which has the seeds: members would be equal; allowed: 1")
         first = self.flags.get("seed", flag_table()["seed"].default)
         found: list[dict[str, Any]] = []
         for number in range(options.seeds):

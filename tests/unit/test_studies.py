@@ -106,6 +106,7 @@ def test_members_of_a_population_have_seeds_of_their_own(tmp_path: Path) -> None
         ("[flags]\nbatch_size = 8\n[vary]\nbatch_size = [1, 2]", "is set in [vary] and in the flags"),
         ("[vary]\nreward_clipping = ['none', 'no']", "--reward_clipping=no: must be"),
         ("seeds = 900\n[vary]\nbatch_size = [1, 2]", "at most 1000"),
+        ("seeds = 2\n[vary]\nseed = [1, 2]", "seeds: not with seed in [vary]"),
         (PBT.replace("every_frames = 1000", ""), "pbt: every_frames: must be given"),
         (PBT.replace("learning_rate", "batch_size").replace("1e-3, 1e-6", "8, 16"), "cannot change in training"),
         (PBT.replace("1e-6", "0"), "take the preset's value"),
