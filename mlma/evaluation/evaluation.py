@@ -31,6 +31,7 @@ from mlma.utils.own_files import make_own_folder
 from mlma.utils.provenance import git_commit, package_versions
 
 SEED_OFFSET = 1_000_003  # keeps the seeds of evaluation episodes apart from those of training
+SEED_LIMIT = 2**31 - 2**20  # simulators take 31 bits, and each of up to 100,000 episodes has a seed of its own
 
 
 class EpisodeRecording(NamedTuple):
@@ -83,7 +84,7 @@ def evaluate(
 
 def evaluation_seed(config: Config) -> int:
     """The seed of evaluation episodes, which a video needs again."""
-    return config.run.seed + SEED_OFFSET
+    return (config.run.seed + SEED_OFFSET) % SEED_LIMIT
 
 
 def summarize(level_name: str, returns: list[float]) -> dict[str, float]:

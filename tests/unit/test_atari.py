@@ -9,6 +9,7 @@ import pytest
 
 from mlma.core.config import Config, EnvironmentConfig
 from mlma.envs.registry import env_spec, make_env
+from mlma.evaluation.evaluation import SEED_OFFSET, evaluation_seed
 from tests.support.env_steps import random_actions, run
 
 
@@ -124,6 +125,14 @@ def stay_equal(level: str, config: Config) -> bool:
     actions = np.random.default_rng(1).integers(6, size=(120, 1)).repeat(3, axis=1)
     observation = run(make_env(level, 3, 5, config.environment), actions).observation
     return bool((observation == observation[:, :1]).all())
+
+
+def test_the_largest_seed_can_be_evaluated_with() -> None:
+    seed = evaluation_seed(Config.from_flags(seed=2**31 - 1))
+    env = make_env("atari_pong", 2, seed, EnvironmentConfig(), evaluation=True)
+    assert env.reset().is_first.all()
+    env.close()
+    assert evaluation_seed(Config.from_flags(seed=7)) == 7 + SEED_OFFSET
 
 
 def test_only_v5_names_have_sticky_actions_unless_the_flag_is_set() -> None:
