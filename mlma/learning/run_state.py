@@ -44,7 +44,7 @@ class SeedAllocator:
     """Allocates environment seeds: never the same twice, not even after a restart of an actor or of the run."""
 
     BLOCK = 1024  # seeds per actor: more than the environments of one
-    SKIP = 1000  # blocks skipped on resuming: more than the actors that connected after the last checkpoint
+    SKIP = 1000  # blocks of each rank skipped on resuming: more than the actors that connected after the checkpoint
 
     def __init__(self, seed: int, rank: int = 0, num_ranks: int = 1) -> None:
         """Rank r of n allocates every n-th block, starting with its own."""
@@ -57,6 +57,10 @@ class SeedAllocator:
         block = self.allocated + self._rank
         self.allocated += self._num_ranks
         return (self.base + block * self.BLOCK) % 2**31
+
+    def skip(self) -> None:
+        """On resuming: what was allocated after the checkpoint, on any rank, is used up, too."""
+        self.allocated += self.SKIP * self._num_ranks
 
     def for_actor(self, actor: int) -> int:
         """The seed of this actor of the run, whenever it connects."""
@@ -104,7 +108,7 @@ class RunState:
             variable.assign(variables[name])
         self._learner.step, self._learner.frames = meta["step"], meta["frames"]
         self.seeds.base, self.seeds.allocated = meta["seeds"]
-        self.seeds.allocated += SeedAllocator.SKIP
+        self.seeds.skip()
         self.best, self.seconds = meta["best"], meta["seconds"]
         self._checkpoints.set_aside(damaged)
         logger.info("resumed %s at %s frames", path, f"{self._learner.frames:,}")

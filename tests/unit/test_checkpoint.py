@@ -17,7 +17,7 @@ from mlma.distributed.allreduce import SingleProcess
 from mlma.learning.checkpoint import Checkpoints, check_compatible
 from mlma.learning.checkpoint_file import CheckpointMismatchError, load_checkpoint
 from mlma.learning.learner import Learner
-from mlma.learning.run_state import RunState
+from mlma.learning.run_state import RunState, SeedAllocator
 from tests.support.samples import IMAGE, VECTOR, as_tensors, make_impala, make_metrics, random_sample, small_config
 
 VARIABLES = {"network/a/w:0": np.arange(6, dtype=np.float32).reshape(2, 3), "network/a/b:0": np.ones(3, np.float32)}
@@ -194,6 +194,19 @@ def test_a_restored_learner_continues_as_if_it_had_never_stopped(tmp_path: Path,
         # Events hold times of day.
         assert learner.update(sample)._replace(events=[]) == other.update(sample)._replace(events=[])
         assert state_of(other, other_network) == state_of(learner, network)
+
+
+def test_no_learner_allocates_a_seed_again_after_a_resume() -> None:
+    """The checkpoint has what the first learner had allocated, and actors connect after it, too."""
+    learners, connections = 8, 500  # of each, after the last checkpoint
+    seeds = set[int]()
+    for session in range(2):
+        for rank in range(learners):
+            allocator = SeedAllocator(1, rank, learners)
+            for _ in range(session):
+                allocator.skip()
+            seeds |= {allocator.allocate() for _ in range(connections)}
+    assert len(seeds) == 2 * learners * connections
 
 
 def test_a_run_does_not_resume_from_the_checkpoint_of_another_level(tmp_path: Path) -> None:
