@@ -45,6 +45,8 @@ class BackgroundEvaluator:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = self._folder / "evaluator.log"
         self.mean = math.nan
+        for left in self._folder.glob("checkpoint-*.npz"):  # copies of a learner that was killed meanwhile
+            left.unlink(missing_ok=True)
 
     def _after(self, frames: float) -> float:
         return (frames // self._every + 1) * self._every

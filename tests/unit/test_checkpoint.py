@@ -14,6 +14,7 @@ import pytest
 from agents.networks.zoo import NETWORKS
 from mlma.core.config import Config
 from mlma.distributed.allreduce import SingleProcess
+from mlma.evaluation.background_evaluator import BackgroundEvaluator
 from mlma.learning.checkpoint import Checkpoints, check_compatible
 from mlma.learning.checkpoint_file import CheckpointMismatchError, load_checkpoint
 from mlma.learning.learner import Learner
@@ -194,6 +195,14 @@ def test_a_restored_learner_continues_as_if_it_had_never_stopped(tmp_path: Path,
         # Events hold times of day.
         assert learner.update(sample)._replace(events=[]) == other.update(sample)._replace(events=[])
         assert state_of(other, other_network) == state_of(learner, network)
+
+
+def test_what_a_killed_learner_has_copied_for_an_evaluation_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    Checkpoints(folder, keep=1).save(3, VARIABLES, META)
+    (folder / "evaluation-000000002-20260101-120000.json").touch()
+    BackgroundEvaluator(Config.from_flags(logdir=str(tmp_path), evaluate_every=10), 0, lambda: None)
+    assert names(folder) == ["evaluation-000000002-20260101-120000.json"]
 
 
 def test_no_learner_allocates_a_seed_again_after_a_resume() -> None:
