@@ -122,7 +122,9 @@ class Learner:
         """The loss of a sample and its gradient, in one graph."""
         with tf.GradientTape() as tape:
             loss = self._agent.loss(sample)
-        return loss, tape.gradient(loss.total, self.weights.trainable)
+        # Variables that the loss does not reach have zeros: what is allreduced is an array for each variable.
+        zero = tf.UnconnectedGradients.ZERO
+        return loss, tape.gradient(loss.total, self.weights.trainable, unconnected_gradients=zero)
 
     def _idle_step(self, local_flags: tf.Tensor, rate: tf.Tensor) -> tuple[tf.Tensor, ...]:
         zeros, statistics = [tf.zeros_like(v) for v in self.weights.trainable], tf.zeros([self._agent.num_statistics])

@@ -126,6 +126,14 @@ def test_every_sample_trains_in_one_graph() -> None:
     assert learner._train.traces == 1
 
 
+def test_a_variable_that_the_loss_does_not_reach_stays_as_it_is() -> None:
+    agent = make_impala(CONFIG)
+    agent.network.unused = tf.Variable([1.0, 2.0])  # a network of the user's may have one
+    learner = Learner(CONFIG, agent, VECTOR.action_repeats, SingleProcess())
+    assert not learner.update(sample()).dropped
+    assert agent.network.unused.numpy().tolist() == [1.0, 2.0]
+
+
 @pytest.mark.parametrize("bad", [{"reward": np.nan}, {"observation": np.nan}, {"observation": np.inf}])
 def test_a_non_finite_loss_updates_nothing_and_its_frames_count(bad: dict[str, Any]) -> None:
     learner = make_learner(momentum=0.5)
