@@ -51,6 +51,7 @@ class TrainingSession:
         """Builds everything, restores the run if there is a checkpoint, and starts to serve actors."""
         self.config, self.allreduce, self.listening = config, allreduce, listening
         self.is_first = allreduce.rank == 0
+        self._trains = False  # until then there is nothing to save but what was restored
         learner_telemetry.start_logging(config, allreduce, display)
         agent: Agent = make_agent(config, spec)
         self.learner = build_learner(config, spec, agent, allreduce)
@@ -121,7 +122,7 @@ class TrainingSession:
         publish = self.data.server.publish
         surroundings = Surroundings(self.metrics, self.timer, heartbeat, self.stop, publish, self.save)
         self.metrics.begin(self.learner.step, self.learner.frames, self.state.seconds)
-        saved = False
+        saved, self._trains = False, True
         with self.stop.working():
             try:
                 training_loop(config, self.learner, self.data.buffer, waiter, surroundings)
@@ -144,7 +145,7 @@ class TrainingSession:
     def _leave_during_step(self) -> None:
         """Saves the weights before a learner step that takes long, and ends the process. In a thread of its own."""
         with self._ending:
-            if self.stop.left.is_set():
+            if self.stop.left.is_set() or not self._trains:  # a run that starts ends before its first step
                 return
             logger.info("a learner step takes long: leaving it, with the weights before it")
             saved = self.state.save(self.metrics, during_step=True)

@@ -77,6 +77,35 @@ def test_thirty_simulators_leave_nothing_however_the_run_ends(tmp_path: Path, nu
     assert set(os.listdir("/dev/shm")) <= memory
 
 
+SLOW_START = """
+import os, signal, sys, time
+import experiment
+from mlma.roles import training_session
+
+start_server = training_session.start_server
+
+def start_slowly(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(4)
+    return start_server(*arguments)
+
+training_session.start_server = start_slowly
+sys.argv[0] = "experiment.py"
+sys.exit(experiment.main())
+"""
+
+
+def test_ctrl_c_while_a_run_starts_lets_it_end_in_order(tmp_path: Path) -> None:
+    flags = ["--level_name=catch", "--num_actors=1", f"--logdir={tmp_path}/run"]
+    command = [sys.executable, "-c", SLOW_START]
+    with Process(tmp_path, "train", *flags, command=command) as run:
+        assert run.wait(100) == 0, run.text()
+    assert "SIGINT: stopping after this step" in run.text()
+    assert "Error" not in run.text() and "leaving it" not in run.text()
+    loaded = Checkpoints(tmp_path / "run" / "checkpoints", 3).load_last()
+    assert loaded is not None and loaded.meta["step"] == 0
+
+
 AT_ONCE = """
 import runpy, sys
 from mlma.roles import stop_signal
