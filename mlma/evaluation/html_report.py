@@ -98,6 +98,18 @@ def _last_value(run: RunTable, name: str) -> float:
     return float(values[-1]) if len(values) else math.nan
 
 
+def _over_sessions(run: RunTable, name: str) -> float:
+    """The sum of a counter over the sessions of a resumed run, each of which counts from zero; NaN without any."""
+    started = np.zeros(len(run["frames"]), bool)
+    for marker in ("core_seconds", "episodes"):
+        if marker in run:
+            started |= np.diff(np.nan_to_num(run[marker]), prepend=0.0) < 0
+    values, session = run.get(name, np.full(len(started), math.nan)), np.cumsum(started)
+    known = np.isfinite(values)
+    counts = [values[known & (session == number)] for number in np.unique(session)]
+    return float(sum(each[-1] for each in counts if len(each))) if known.any() else math.nan
+
+
 def _summary(
     run: RunTable, config: dict[str, Any], evaluations: list[dict[str, Any]], workers: dict[str, Any]
 ) -> list[Tile]:
@@ -107,14 +119,14 @@ def _summary(
     best = np.nanmax(returns) if np.isfinite(returns).any() else math.nan
     # The refusals by reason are parts of faults/messages_refused.
     names = [name for name in run if name.startswith("faults/") and not name.startswith("faults/refused_")]
-    faults = sum(_last_value(run, name) for name in names)
+    faults = sum(_over_sessions(run, name) for name in names)
     summary = [
         Tile(format_number(frames), f"frames of {format_number(total)}" if total else "frames"),
         Tile(format_duration(seconds), "training time, h:mm:ss"),
         Tile(format_number(frames / seconds if seconds else math.nan), "frames/s over the run"),
         Tile(format_number(_last_value(run, "return/mean")), "mean return, last 100 episodes"),
         Tile(format_number(best), "best mean return"),
-        Tile(format_number(_last_value(run, "episodes")), "episodes"),
+        Tile(format_number(_over_sessions(run, "episodes")), "episodes"),
     ]
     if evaluations:
         last = evaluations[-1]
@@ -202,7 +214,7 @@ def _shares(phases: dict[str, float]) -> str:
 
 def _faults(run: RunTable, logdir: Path) -> str:
     names = [name for name in run if name.startswith("faults/")]
-    counts = {name.partition("/")[2].replace("_", " "): _last_value(run, name) for name in names}
+    counts = {name.partition("/")[2].replace("_", " "): _over_sessions(run, name) for name in names}
     counted = "; ".join(f"{name}: {count:.0f}" for name, count in counts.items() if count) or "none"
     minutes = ", ".join(f"{minute:.1f}" for minute in fault_minutes(run)[:MAX_FAULT_MINUTES])
     text = f"<p>{escape(counted)}{f' (at minute {minutes})' if minutes else ''}</p>"

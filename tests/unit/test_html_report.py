@@ -255,3 +255,13 @@ def test_refusals_by_reason_are_not_counted_twice(tmp_path: Path) -> None:
     text = write_report(tmp_path).read_text()
     assert "<b>7</b><span>faults</span>" in text
     assert "messages refused: 7; refused header: 5; refused parts: 2" in text
+
+
+def test_episodes_and_faults_are_those_of_all_sessions(tmp_path: Path) -> None:
+    columns = "frames,seconds,frames_per_second,core_seconds,episodes,faults/actors_restarted"
+    rows = "10,1,0,5,30,\n20,2,0,9,60,2\n30,3,0,4,10,\n40,4,0,9,70,3\n"  # resumed after 20 frames
+    (tmp_path / "metrics.csv").write_text(f"{columns}\n{rows}")
+    text = write_report(tmp_path).read_text()
+    assert "<b>130</b><span>episodes</span>" in text
+    assert "<b>5</b><span>faults</span>" in text
+    assert "actors restarted: 5" in text
