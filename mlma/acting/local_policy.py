@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mlma.acting.action_noise import NoiseGenerator
@@ -44,7 +45,9 @@ class LocalPolicy:
         self._actor_id, self._act, self._agent_state = actor_id, act, agent_state
         self._weights, self._trajectories, self._noise = weights, trajectories, noise
         self._client, self._instruments, self._lockstep = client, instruments, lockstep
-        self._fetch = functools.partial(wait_for_newer_weights, client) if lockstep else client.fetch
+        beat = functools.partial(instruments.heartbeat.waiting_for, "the learner's weights", CALL_TIMEOUT_SECONDS)
+        in_lockstep = functools.partial(wait_for_newer_weights, client, on_wait=beat)
+        self._fetch = in_lockstep if lockstep else client.fetch
         self._version = NO_WEIGHTS
 
     def __call__(self, timestep: TimeStep) -> ActOutput | None:
@@ -100,10 +103,11 @@ class LocalPolicy:
                 timer.lap("wait")
 
 
-def wait_for_newer_weights(client: Client, have: int) -> tuple[int, bytes | None]:
-    """Fetches weights newer than version `have`; waits until there are any."""
+def wait_for_newer_weights(client: Client, have: int, on_wait: Callable[[], None]) -> tuple[int, bytes | None]:
+    """Fetches weights newer than version `have`; waits until there are any, calling `on_wait` each time."""
     while True:
         version, data = client.fetch(have)
         if data is not None or version == TRAINING_OVER:
             return version, data
+        on_wait()
         time.sleep(LOCKSTEP_POLL_SECONDS)

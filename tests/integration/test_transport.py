@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mlma.acting.local_policy import wait_for_newer_weights
 from mlma.core.record_layout import RecordLayout, trajectory_spec
 from mlma.core.types import ArraySpec, EnvSpec
 from mlma.learning.trajectory_receiver import TrajectoryReceiver
@@ -163,6 +164,21 @@ def test_a_put_notices_a_learner_that_does_not_answer_any_more(tmp_path: Path) -
         with pytest.raises(LearnerLostError, match="fetch: DeadlineExceeded"):
             client.put(pack({}))
         assert time.monotonic() - began < 20
+
+
+def test_an_actor_in_lockstep_gives_signs_of_life_while_it_waits_for_weights(tmp_path: Path) -> None:
+    server = serve(f"unix:{tmp_path}/socket")
+    beats = 0
+
+    def on_wait() -> None:
+        nonlocal beats
+        beats += 1
+        if beats == 3:
+            server.publish(1, tf.ones([10]))
+
+    client = Client(f"unix:{tmp_path}/socket", "", 30)
+    assert wait_for_newer_weights(client, 0, on_wait) == (1, np.ones(10, np.float32).tobytes())
+    assert beats == 3
 
 
 def test_a_closed_client_sends_nothing_more_and_its_thread_ends(tmp_path: Path) -> None:
