@@ -13,6 +13,7 @@ from typing import Any
 
 from mlma.core.config import Config
 from mlma.core.flat_weights import FlatWeights
+from mlma.core.own_code import find_algorithm
 from mlma.core.record_layout import RecordLayout
 from mlma.envs.failures import EnvironmentFailedError, SimulatorLostError
 from mlma.transport.client import Client
@@ -24,11 +25,16 @@ MUST_MATCH = (
     "num_stacked_frames", "pixel_scaling", "sticky_actions", "noop_max", "fire_reset", "life_loss_ends_return",
     "env_args", "full_action_space", "n_step", "inference", "action_bounds", "normalize_observations", "action_spread",
 )  # fmt: skip
+# With a replay, actors compute the first priorities, and how much an actor explores depends on those of all.
+MUST_MATCH_WITH_REPLAY = (
+    "discounting", "reward_clipping", "priority_eta", "exploration_base", "exploration_exponent",
+)  # fmt: skip
 
 
 def handshake_request(config: Config, layout: RecordLayout, weights: FlatWeights) -> dict[str, Any]:
     """Name -> value of everything that must be equal on both sides."""
-    flags = {name: config.get(name) for name in MUST_MATCH}
+    with_replay = MUST_MATCH_WITH_REPLAY if find_algorithm(config.run.algorithm).uses_replay else ()
+    flags = {name: config.get(name) for name in (*MUST_MATCH, *with_replay)}
     return flags | {"trajectory": layout.signature, "weights": weights.signature}
 
 

@@ -38,6 +38,14 @@ def test_an_absurd_task_is_refused(door: Door, task: Any) -> None:
     assert door.counted("actor") == before + 1
 
 
+def test_with_a_replay_an_actor_has_the_flags_that_its_priorities_depend_on(tmp_path: Path, door: Door) -> None:
+    assert "session" in door.handshake(task=1, discounting=0.5)  # of no use to an actor of IMPALA
+    with_replay = Door(tmp_path, "--algorithm=apex")
+    assert "session" in with_replay.handshake(task=1)
+    answer = with_replay.handshake(task=1, discounting=0.5, exploration_base=0.9)
+    assert answer["refused"] == "discounting: actor has 0.5, learner 0.99; exploration_base: actor has 0.9, learner 0.4"
+
+
 def test_what_an_actor_calls_itself_stays_on_one_short_line(door: Door, log_lines: Callable[[], list[str]]) -> None:
     nonsense = "\x1b[2J\n" * 5000
     assert "session" in door.handshake(task=1, host=nonsense)
