@@ -203,7 +203,7 @@ def test_the_command_line_takes_precedence_over_the_file_in_any_order(tmp_path: 
     ("text", "mentions"),
     [
         ("{", "not JSON"),
-        ("[1, 2]", "object of flags"),
+        ("[1, 2]", "one JSON object"),
         (json.dumps({"learning_rte": 1}), "learning_rate"),
         (json.dumps({"batch_size": "many"}), "an integer"),
         (json.dumps({"mode": "play"}), "train, test"),

@@ -66,7 +66,11 @@ def test_a_replay_as_in_the_papers_is_refused_with_the_size_that_fits(flags: lis
 @pytest.mark.parametrize(
     ("flags", "role", "named"),
     [
-        (["--num_actors=100"], "learner", "--num_actors=100: 100 actors would need at least 26.2 GB"),
+        (
+            ["--num_actors=100", "--envs_per_actor=16"],
+            "learner",
+            "--num_actors=100: 100 actors would need at least 26.2 GB",
+        ),
         (["--num_learners=50"], "learner", "--num_learners=50: 100 actors would need"),
         (["--env_processes=500", "--envs_per_actor=500"], "learner", "--env_processes=500: "),
         (
