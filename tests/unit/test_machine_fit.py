@@ -67,7 +67,7 @@ def test_a_replay_as_in_the_papers_is_refused_with_the_size_that_fits(flags: lis
     ("flags", "role", "named"),
     [
         (
-            ["--num_actors=100", "--envs_per_actor=16"],
+            ["--num_actors=100", "--envs_per_actor=32"],
             "learner",
             "--num_actors=100: 100 actors would need at least 26.2 GB",
         ),
