@@ -7,6 +7,7 @@ reason.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -133,10 +134,10 @@ def run_until_progress(script: str, folder: Path, logdir: Path) -> tuple[int, st
         while "ended after" not in output.read_text() and time.monotonic() < end:
             time.sleep(0.2)
         return code, output.read_text()
-    finally:
-        if run.poll() is None:
+    finally:  # what a shell started with & may ignore SIGINT, and outlive it
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
+        run.wait()
 
 
 @pytest.mark.parametrize("command", parameters())
