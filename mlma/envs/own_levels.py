@@ -106,20 +106,14 @@ def open_env(level_name: str, env_args: str, render: bool = False) -> Any:
     return env
 
 
-def has_vector_env(level_name: str) -> bool:
-    """Whether gymnasium makes the level by its id and has a vector environment of it."""
-    source = find_source(level_name)
-    if source is None or source.factory is not None:
-        return False
-    spec = gymnasium.registry[source.name]
-    return spec.vector_entry_point is not None and not spec.additional_wrappers
-
-
 def open_vector_env(level_name: str, env_args: str, num_envs: int) -> Any:
-    """The level's own vector environment; None if it cannot be opened: single environments say what is wrong."""
+    """The level's own vector environment; None if it has none, or if it cannot be opened: single environments say what
+    is wrong."""
     source = find_source(level_name)
     assert source is not None
-    try:
+    if source.factory is not None or gymnasium.registry[source.name].vector_entry_point is None:
+        return None
+    try:  # gymnasium refuses levels with wrappers of their own
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT

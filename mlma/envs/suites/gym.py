@@ -61,16 +61,16 @@ def make_env(
 
 def _make_native(level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig) -> VectorEnv | None:
     """The level's own vector environment; None if it has none, or none that can be used with these settings."""
-    if settings.vectorized_env == "off" or not own_levels.has_vector_env(level_name):
+    if settings.vectorized_env == "off" or settings.num_action_repeats > 1:
+        return None
+    if (env := own_levels.open_vector_env(level_name, settings.env_args, num_envs)) is None:
         return None
     single = make_single(level_name, settings, evaluation=False)
     single.close()
-    if single.spec.action_repeats > 1 or len(single.spec.observation.shape) != 1:
-        return None
-    env = own_levels.open_vector_env(level_name, settings.env_args, num_envs)
-    if env is None or not native.is_supported(env):
-        return None
-    return native.NativeVectorEnv(env, single.spec, single.actions, seed, level_name)
+    if native.is_supported(env) and len(single.spec.observation.shape) == 1:
+        return native.NativeVectorEnv(env, single.spec, single.actions, seed, level_name)
+    env.close()
+    return None
 
 
 def env_spec(level_name: str, settings: EnvironmentConfig) -> EnvSpec | None:

@@ -51,11 +51,11 @@ class NativeVectorEnv:
     def reset(self) -> TimeStep:
         """See mlma.core.types.VectorEnv. EnvironmentFailedError for whatever the environment raises."""
         self._began, self._total_steps = time.monotonic(), 0
-        nothing = np.zeros(self.num_envs)
+        no = np.zeros(self.num_envs, bool)
         try:
             observation, _ = self._env.reset(seed=self._seed)
             self._over[:] = True  # so that each begins an episode
-            return self._write(observation, nothing, nothing > 0, nothing > 0, self._no_action)
+            return self._write(observation, no, no, no, self._no_action)
         except Exception as error:
             raise self._failure("reset", error) from None
 
