@@ -201,7 +201,7 @@ def test_the_last_evaluation_with_the_most_frames_counts_and_what_is_unusual_is_
     page = tmp_path / "pages" / "breakout.md"
     assert row(page, "run_1")[9] == "200, 199, 150, 260 (4 episodes)"
     assert "* `run_1` was evaluated at 15 M frames." in page.read_text()
-    assert "* `run_1` was evaluated with greedy actions." in page.read_text()
+    assert "* Evaluated with greedy actions: `run_1`." in page.read_text()
 
 
 def test_without_core_seconds_the_load_of_the_machine_is_a_bound(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def _caption(records: list[RunRecord], published: PublishedLevel) -> str:
         lines.append("Nothing published is drawn: these frames are shared by the levels.")
     own = dict.fromkeys(protocol_of_run(record.protocol_flags(level)) for record in records for level in record.levels)
     protocols = [f"These runs: {protocol.describe()}." for protocol in own if protocol]
-    return _paragraph(" ".join(lines)) + "\n\n" + _bullets([*protocols, *describe_protocols(published.curves)])
+    bullets = _bullets([*protocols, *describe_protocols(published.curves)])
+    return "\n\n".join(part for part in (_paragraph(" ".join(lines)), bullets) if part)
 
 
 def _result_rows(record: RunRecord) -> list[list[str]]:
@@ -175,7 +176,7 @@ def _origin_row(record: RunRecord) -> list[str]:
 
 def _remarks(records: list[RunRecord]) -> str:
     """What is unusual about the runs, as a list."""
-    lines = []
+    lines, by_actions = [], dict[str, list[str]]()
     for record in records:
         if record.frames < record.total_frames:
             lines.append(f"`{record.name}` stood at {_frames_cell(record)} frames when this page was made.")
@@ -184,9 +185,11 @@ def _remarks(records: list[RunRecord]) -> str:
         elif record.evaluation["frames"] < record.frames:
             lines.append(f"`{record.name}` was evaluated at {million(record.evaluation['frames'])} frames.")
         if record.evaluation and record.evaluation["actions"] != "sampled":
-            lines.append(f"`{record.name}` was evaluated with {record.evaluation['actions']} actions.")
+            by_actions.setdefault(record.evaluation["actions"], []).append(f"`{record.name}`")
         if record.core_minutes_is_bound:
             lines.append(f"`{record.name}`: core-minutes from the load of the machine, other processes included.")
+    for actions, names in by_actions.items():
+        lines.append(f"Evaluated with {actions} actions: {', '.join(names)}.")
     return _bullets(lines)
 
 
