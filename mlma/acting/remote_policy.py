@@ -50,8 +50,8 @@ class RemotePolicy:
         message = pack({"session": self._session} | report, self._bytes)
         self._request.crashed[:] = False
         timer.lap("send")
-        heartbeat.waiting_for("the learner's actions", CALL_TIMEOUT_SECONDS)
-        reply, waited = self._client.infer(message)
+        self._wait_for_actions()
+        reply, waited = self._client.infer(message, on_wait=self._wait_for_actions)
         timer.lap("infer")
         # The learner measured it, with a clock that may have been set in between.
         timer.reattribute("infer", "wait", min(max(waited, 0.0), timer.seconds["infer"]))
@@ -72,6 +72,9 @@ class RemotePolicy:
     def drop(self, environments: Any) -> None:
         """Marks these environments (bool [E]) as replaced in the last step."""
         self._request.crashed[0] |= environments
+
+    def _wait_for_actions(self) -> None:
+        self._instruments.heartbeat.waiting_for("the learner's actions", CALL_TIMEOUT_SECONDS)
 
     def _fill_request(self, timestep: TimeStep) -> None:
         request = self._request

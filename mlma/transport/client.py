@@ -6,12 +6,13 @@ Not here: the learner's end (mlma/transport/server.py).
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -34,24 +35,28 @@ from mlma.transport.relay import CONNECT_SECONDS, Relay
 
 MAX_FETCH_ATTEMPTS = 3
 FAREWELL_SECONDS = 5.0  # in which a learner that is still there answers
-PUT_SECONDS = 86_400.0  # for which a learner that answers other calls may have no room for a message
+ROOM_SECONDS = 86_400.0  # for which a learner that answers other calls may have no room for a message
+ATTEMPT_SECONDS = 0.5  # after which a failure of the sender is noticed
 CHECKS_PER_TIMEOUT = 4  # of a learner that has no room, within the time that a call may take
 NO_VERSION = -1  # which no learner has, so a fetch of it is answered at once
+
+Result = TypeVar("Result")
 
 
 class Client:
     """A connection to the learner. `put` returns before the learner has the message, so acting continues meanwhile.
 
     At most one message is in flight and one more waits. LearnerLostError if a call fails or takes longer than
-    `timeout_seconds`. A message may wait longer for room in a learner that answers other calls meanwhile: with many
-    actors, a round of messages takes a slow learner minutes.
+    `timeout_seconds`. `put` and `infer` may wait longer for room in a learner that answers other calls meanwhile: with
+    many actors, a round of messages takes a slow learner minutes.
     """
 
     def __init__(self, address: str, token: str, timeout_seconds: float, relay: Relay | None = None) -> None:
         """`relay` is what makes `address` lead to the learner, if anything; it is closed with this client."""
         self._relay = relay
         self._secret = token_digest(token)
-        self._outbox: queue.Queue[bytes | None] = queue.Queue(1)
+        self._outbox: queue.Queue[tuple[str, bytes] | None] = queue.Queue(1)  # method, message
+        self._replies: queue.Queue[tuple[bytes, float]] = queue.Queue(1)
         self._failure: Exception | None = None
         # Not rpc.Client.create: it first requests the list of methods, which the server only answers between blocked
         # puts. The name must be unique: clients with the same name share a connection, and closing one breaks the
@@ -114,30 +119,37 @@ class Client:
 
     def put(self, message: bytes, on_wait: Callable[[], None] = lambda: None) -> None:
         """Hands a message to the sender; waits until the previous one was accepted, calling `on_wait` periodically."""
+        self._wait(functools.partial(self._outbox.put, ("put", message)), on_wait)
+
+    def infer(self, request: bytes, on_wait: Callable[[], None] = lambda: None) -> tuple[bytes, float]:
+        """(reply, seconds of the call in which the learner had no room for trajectories); `on_wait` as in `put`."""
+        self._wait(functools.partial(self._outbox.put, ("infer", request)), on_wait)
+        return self._wait(self._replies.get, on_wait)
+
+    def _wait(self, attempt: Callable[..., Result], on_wait: Callable[[], None]) -> Result:
+        """Attempts until there is room, or something to get, for as long as the learner answers."""
         checked = time.monotonic()
         while True:
             if self._failure:
                 raise self._failure
             try:
-                return self._outbox.put(message, timeout=0.5)
-            except queue.Full:
+                return attempt(timeout=ATTEMPT_SECONDS)
+            except (queue.Full, queue.Empty):
                 on_wait()
             if time.monotonic() - checked > self._check_seconds:
                 self._call("fetch", self._secret, np.int64(NO_VERSION), np.int64(1))
                 checked = time.monotonic()
 
-    def infer(self, request: bytes) -> tuple[bytes, float]:
-        """(reply, seconds of the call in which the learner had no room for trajectories)."""
-        reply, waited = self._call("infer", self._secret, request)
-        return reply.numpy(), float(waited)
-
     def _send(self) -> None:
-        while (message := self._outbox.get()) is not None and not self._failure:
+        while (item := self._outbox.get()) is not None and not self._failure:
+            method, message = item
             try:
-                answer = int(self._call("put", self._secret, message, timeout_seconds=PUT_SECONDS))
-                if answer == REFUSED:
+                answer = self._call(method, self._secret, message, timeout_seconds=ROOM_SECONDS)
+                if method == "infer":
+                    self._replies.put((answer[0].numpy(), float(answer[1])))
+                elif int(answer) == REFUSED:
                     raise HandshakeRefusedError("the token is not the learner's")
-                if answer == BUSY:
+                elif int(answer) == BUSY:
                     raise LearnerLostError("put: too many messages wait in the learner")
             except (LearnerLostError, HandshakeRefusedError) as error:
                 self._failure = error

@@ -24,15 +24,15 @@ from mlma.transport.auth import read_token, token_digest
 from mlma.transport.client import Client
 from mlma.transport.messages import pack, split_message, unpack
 from mlma.transport.protocol import BUSY, OK, REFUSED, TRAINING_OVER, HandshakeRefusedError, LearnerLostError
-from mlma.transport.server import INBOX_CAPACITY, SPARE_PUTS, Server
+from mlma.transport.server import INBOX_CAPACITY, SPARE_PUTS, RemoteInference, Server
 from tests.support.runs import wait_for
 from tests.support.samples import make_metrics
 from tests.support.servers import SERVERS
 
 
-def serve(address: str, token: str = "", num_weights: int = 10) -> Server:
+def serve(address: str, token: str = "", num_weights: int = 10, inference: RemoteInference | None = None) -> Server:
     """A server that has published version 0 and admits everyone."""
-    server = Server(address, token, lambda request: {"seed": request["task"]})
+    server = Server(address, token, lambda request: {"seed": request["task"]}, inference)
     server.publish(0, tf.zeros([num_weights]))
     server.start()
     SERVERS.append(server)
@@ -151,6 +151,48 @@ def test_a_put_may_wait_longer_than_a_call_if_the_learner_answers(tmp_path: Path
     arrived = [unpack(server.receive() or b"")[0]["i"] for _ in range(6)]
     assert arrived == list(range(6)), "each once, in order"
     wait_until(lambda: put == list(range(6)))
+
+
+class Echo:
+    """Answers a request with itself, and completes a trajectory in each."""
+
+    finished = False
+
+    def publish(self, version: int, weights: tf.Tensor) -> None:
+        """Acts without weights."""
+
+    def answer(self, message: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return message, tf.reshape(message, [1])
+
+
+def test_a_request_for_actions_may_wait_longer_than_a_call_if_the_learner_answers(tmp_path: Path) -> None:
+    server = serve(f"unix:{tmp_path}/socket", inference=Echo())
+    client, requests = Client(f"unix:{tmp_path}/socket", "", 1.0), [pack({"i": i}) for i in range(INBOX_CAPACITY + 1)]
+    waits, replies = list[float](), list[tuple[bytes, float]]()
+
+    def act() -> None:
+        for request in requests:
+            replies.append(client.infer(request, on_wait=lambda: waits.append(time.monotonic())))
+
+    threading.Thread(target=act, daemon=True).start()
+    time.sleep(3.5)  # the learner has no room, but answers
+    assert [reply for reply, _ in replies] == requests[:INBOX_CAPACITY]
+    assert len(waits) >= 4, "the actor gives signs of life meanwhile"
+    assert [server.receive() for _ in requests] == requests, "each once, in order"
+    wait_until(lambda: len(replies) == len(requests))
+    assert replies[-1][0] == requests[-1]
+    assert replies[-1][1] > 3, "seconds without room"
+
+
+def test_a_request_for_actions_notices_a_learner_that_does_not_answer_any_more(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{tmp_path}/socket")
+        silent.listen()
+        client = Client(f"unix:{tmp_path}/socket", "", 1.0)
+        began = time.monotonic()
+        with pytest.raises(LearnerLostError, match="fetch: DeadlineExceeded"):
+            client.infer(pack({}))
+        assert time.monotonic() - began < 20
 
 
 def test_a_put_notices_a_learner_that_does_not_answer_any_more(tmp_path: Path) -> None:
