@@ -121,6 +121,8 @@ IMPALA_REAL_VECTORS: Preset = dict(
 IMPALA_PENDULUM: Preset = dict(total_environment_frames=3e5, learning_rate=0.001, discounting=0.9)
 # A far horizon, since a landing takes hundreds of steps: docs/guides/continuous_control.md.
 IMPALA_LANDER: Preset = dict(learning_rate=0.001, discounting=0.999, vtrace_lambda=0.98)
+# A small spread at the beginning and a short horizon; both as in RL Baselines3 Zoo, hyperparams/ppo.yml.
+IMPALA_CHEETAH: Preset = dict(discounting=0.98, vtrace_lambda=0.92, initial_spread=0.14)
 
 IMPALA = Presets(
     IMPALA_IMAGES,
@@ -132,6 +134,7 @@ IMPALA = Presets(
         **dict.fromkeys(("CartPole-v0", "CartPole-v1"), IMPALA_CARTPOLE),
         "Pendulum-v1": IMPALA_PENDULUM,
         "LunarLanderContinuous-v3": IMPALA_LANDER,
+        "HalfCheetah-v5": IMPALA_CHEETAH,
         **dict.fromkeys(PONG_NAMES, IMPALA_PONG),
     },
     real_actions=IMPALA_REAL_ACTIONS,
