@@ -123,6 +123,7 @@ IMPALA_PENDULUM: Preset = dict(total_environment_frames=3e5, learning_rate=0.001
 IMPALA_LANDER: Preset = dict(learning_rate=0.001, discounting=0.999, vtrace_lambda=0.98)
 # A small spread at the beginning and a short horizon; both as in RL Baselines3 Zoo, hyperparams/ppo.yml.
 IMPALA_CHEETAH: Preset = dict(discounting=0.98, vtrace_lambda=0.92, initial_spread=0.14)
+IMPALA_WALKER: Preset = dict(total_environment_frames=2.5e6, discounting=0.999)
 
 IMPALA = Presets(
     IMPALA_IMAGES,
@@ -134,6 +135,7 @@ IMPALA = Presets(
         **dict.fromkeys(("CartPole-v0", "CartPole-v1"), IMPALA_CARTPOLE),
         "Pendulum-v1": IMPALA_PENDULUM,
         "LunarLanderContinuous-v3": IMPALA_LANDER,
+        "BipedalWalker-v3": IMPALA_WALKER,
         "HalfCheetah-v5": IMPALA_CHEETAH,
         **dict.fromkeys(PONG_NAMES, IMPALA_PONG),
     },
