@@ -122,10 +122,11 @@ class TrainingSession:
         publish = self.data.server.publish
         surroundings = Surroundings(self.metrics, self.timer, heartbeat, self.stop, publish, self.save)
         self.metrics.begin(self.learner.step, self.learner.frames, self.state.seconds)
-        saved, self._trains = False, True
+        saved, together, self._trains = False, False, True
         with self.stop.working():
             try:
                 training_loop(config, self.learner, self.data.buffer, waiter, surroundings)
+                together = True  # all ranks end here, unless one has failed
             except FATAL_ERRORS as failure:
                 self.stop.failure = failure
             finally:
@@ -135,12 +136,16 @@ class TrainingSession:
                 with self.timer.phase("end"):
                     saved = self.save()
                     # Not after a failure or a stop on request: the learner may come back, and needs its actors then.
-                    is_over = saved and self.is_trained()
+                    is_over = together and self.is_trained() and self._saved_by_all(saved)
                     self.data.close(0 if self.actors else len(self.data.receiver.last_seen), is_over)
                     if self.actors:
                         self.actors.stop()
                     self.metrics.close(finished=self.is_trained())
         return saved
+
+    def _saved_by_all(self, saved: bool) -> bool:
+        """Whether all ranks `saved` what they have to save. All of them have to call it."""
+        return all(map(int, self.allreduce.gather(b"1" if saved else b"0")))
 
     def _leave_during_step(self) -> None:
         """Saves the weights before a learner step that takes long, and ends the process. In a thread of its own."""

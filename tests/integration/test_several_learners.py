@@ -217,50 +217,6 @@ def test_a_killed_mpirun_leaves_neither_processes_nor_temporary_files(
     wait_for(lambda: not list(temporary.iterdir()), 15, lambda: f"left: {list(temporary.rglob('*'))}")
 
 
-def test_a_learner_that_loses_its_actors_names_them_and_the_other_continues(tmp_path: Path) -> None:
-    logdir = tmp_path / "run"
-    flags = [
-        *SMALL,
-        "--job_name=learner",
-        "--task=0",
-        f"--logdir={logdir}",
-        "--sample_timeout_seconds=2",
-        "--actor_hosts=localhost:9001",
-    ]
-    command = [find_mpirun(), "--oversubscribe", "--bind-to", "none"]
-    hosts = [f"unix:{tmp_path}/{rank}" for rank in range(2)]
-    for rank, host in enumerate(hosts):
-        command += [
-            *([":"] if rank else []),
-            "-np",
-            "1",
-            sys.executable,
-            "experiment.py",
-            *flags,
-            f"--learner_host={host}",
-        ]
-    with Process(tmp_path, "learners", command=command, env=mpi_environment()) as run:
-        actor = [*SMALL, "--job_name=actor", "--task=0"]
-        with Process(tmp_path, "first", *actor, f"--learner_host={hosts[0]}"):
-            with Process(tmp_path, "second", *actor, f"--learner_host={hosts[1]}") as second:
-                wait_for_progress(run, logdir)
-                second.signal(signal.SIGKILL)
-                second.wait()
-            run.expect(
-                "learner 1: no sample for 2 s, takes part with weight zero until it has one; 0 of 1 actors send", 30
-            )
-            run.expect("actor 0 silent for", 30)
-            wait_for_progress(run, logdir)
-            with Process(tmp_path, "again", *actor, f"--learner_host={hosts[1]}"):
-                run.expect("learner 1: has samples again", 60)
-                wait_for_progress(run, logdir)
-                run.signal(signal.SIGTERM)  # to mpirun itself, which gives its children half a second
-                run.wait(60)
-    saved = sorted((logdir / "checkpoints").glob("checkpoint-*.npz"))
-    assert saved, run.text()
-    assert load_checkpoint(saved[-1])[1]["frames"] > 0
-
-
 def test_a_late_learner_is_waited_for_with_a_warning(tmp_path: Path) -> None:
     logdir = tmp_path / "run"
     flags = [*SMALL, "--num_actors=1", f"--logdir={logdir}", "--total_environment_frames=20000"]
