@@ -85,7 +85,7 @@ def final_return(checkout: Path, folder: Path, *flags: str) -> float:
 def test_an_algorithm_is_a_class_in_a_file_anywhere(tmp_path: Path) -> None:
     """The page, word for word, but for the length of the run; a background evaluation imports the file too."""
     train, evaluate = in_a_fresh_folder(tmp_path, "own_algorithm", "my_algorithms")
-    run_in(tmp_path, train, *SHORT, "--deterministic", "--evaluate_every=1000")
+    run_in(tmp_path, train, *SHORT, "--evaluate_every=1000")
     assert rows(tmp_path / "logdir" / "a2c")[-1]["loss/policy"] != 0
     assert list((tmp_path / "logdir" / "a2c" / "evaluation").glob("*.json")), "the background evaluation"
     assert "mean" in run_in(tmp_path, evaluate, "--test_num_episodes=2")
