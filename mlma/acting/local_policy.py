@@ -45,9 +45,10 @@ class LocalPolicy:
         self._actor_id, self._act, self._agent_state = actor_id, act, agent_state
         self._weights, self._trajectories, self._noise = weights, trajectories, noise
         self._client, self._instruments, self._lockstep = client, instruments, lockstep
-        beat = functools.partial(instruments.heartbeat.waiting_for, "the learner's weights", CALL_TIMEOUT_SECONDS)
-        in_lockstep = functools.partial(wait_for_newer_weights, client, on_wait=beat)
-        self._fetch = in_lockstep if lockstep else client.fetch
+        # A call takes a minute at most, but a slow network may need several for all parts of the weights.
+        self._beat = functools.partial(instruments.heartbeat.waiting_for, "the learner's weights", CALL_TIMEOUT_SECONDS)
+        fetch = functools.partial(wait_for_newer_weights, client) if lockstep else client.fetch
+        self._fetch = functools.partial(fetch, before_part=self._beat)
         self._version = NO_WEIGHTS
 
     def __call__(self, timestep: TimeStep) -> ActOutput | None:
@@ -61,7 +62,6 @@ class LocalPolicy:
         if self._trajectories.add(timestep, output, self._agent_state, self._version):
             self._send()
             throughput.add()
-            heartbeat.waiting_for("the learner's weights", CALL_TIMEOUT_SECONDS)
             self._version, data = self._fetch(self._version)
             if self._version == TRAINING_OVER:
                 return None
@@ -83,7 +83,7 @@ class LocalPolicy:
 
     def _fetch_first_weights(self) -> bool:
         """Whether training continues."""
-        self._version, data = self._client.fetch(have=NO_WEIGHTS)
+        self._version, data = self._client.fetch(NO_WEIGHTS, self._beat)
         if self._version == TRAINING_OVER:
             return False
         if data is None:
@@ -103,11 +103,10 @@ class LocalPolicy:
                 timer.lap("wait")
 
 
-def wait_for_newer_weights(client: Client, have: int, on_wait: Callable[[], None]) -> tuple[int, bytes | None]:
-    """Fetches weights newer than version `have`; waits until there are any, calling `on_wait` each time."""
+def wait_for_newer_weights(client: Client, have: int, before_part: Callable[[], None]) -> tuple[int, bytes | None]:
+    """Fetches weights newer than version `have`, as `Client.fetch`; waits until there are any."""
     while True:
-        version, data = client.fetch(have)
+        version, data = client.fetch(have, before_part)
         if data is not None or version == TRAINING_OVER:
             return version, data
-        on_wait()
         time.sleep(LOCKSTEP_POLL_SECONDS)

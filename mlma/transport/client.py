@@ -98,18 +98,22 @@ class Client:
         thread.start()
         thread.join(FAREWELL_SECONDS)
 
-    def fetch(self, have: int) -> tuple[int, bytes | None]:
-        """(version, weights), never mixed from two versions; weights is None if there is nothing newer than `have`."""
+    def fetch(self, have: int, before_part: Callable[[], None] = lambda: None) -> tuple[int, bytes | None]:
+        """(version, weights), never mixed from two versions; weights is None if there is nothing newer than `have`.
+
+        Calls `before_part` before each of the parts in which they travel.
+        """
         for _ in range(MAX_FETCH_ATTEMPTS):
-            version, data = self._fetch_latest(have)
+            version, data = self._fetch_latest(have, before_part)
             if version != VERSION_UNAVAILABLE:
                 return version, data
         return have, None  # the learner publishes faster than the network transfers; the next fetch may succeed
 
-    def _fetch_latest(self, have: int) -> tuple[int, bytes | None]:
+    def _fetch_latest(self, have: int, before_part: Callable[[], None]) -> tuple[int, bytes | None]:
         data: list[bytes] = []
         version, count = have, 1
         while len(data) < count:
+            before_part()
             answer = self._call("fetch", self._secret, np.int64(version), np.int64(len(data)))
             version, count = int(answer[0]), int(answer[1])
             if version in (VERSION_UNAVAILABLE, TRAINING_OVER) or version == have:
