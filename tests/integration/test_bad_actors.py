@@ -17,7 +17,8 @@ from mlma.learning.trajectory_receiver import TrajectoryReceiver
 from mlma.monitoring.phase_timer import MAX_EVENTS
 from mlma.transport.messages import MAX_HEADER_BYTES, pack, split_message, unpack
 from mlma.transport.server import MAX_KEPT_VERSIONS, Server
-from tests.support.learner_ends import HEADER, LAYOUT, PHASES, SPEC, VERSION, LearnerEnd, resident_bytes, valid_records
+from tests.support.learner_ends import HEADER, LAYOUT, PHASES, SPEC, VERSION, LearnerEnd, valid_records
+from tests.support.memory import PeakMemory
 from tests.support.mutations import frame
 from tests.support.samples import make_metrics
 from tests.support.servers import SERVERS
@@ -161,9 +162,9 @@ def test_unfinished_messages_of_many_actors_take_little_memory() -> None:
     receiver = TrajectoryReceiver(lambda: None, lambda records: None, layout, SPEC, metrics, lambda error: None)
     first = split_message(HEADER, layout.empty(1).tobytes())[0]
     _, payload = unpack(first)
-    before = resident_bytes()
+    memory = PeakMemory()
     for actor in range(200):  # 700 MB in all
         receiver.take(pack(HEADER | {"task": actor, "parts": 4}, payload))
         receiver.take(pack(HEADER | {"task": actor, "parts": 4, "part": 3}, payload[:100]) if actor % 2 else first)
     assert receiver.parts.held_bytes < 120e6
-    assert resident_bytes() - before < 200e6
+    assert memory.growth() < 200e6

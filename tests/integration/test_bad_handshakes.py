@@ -14,7 +14,8 @@ from mlma.learning.admission import MAX_HANDSHAKES
 from mlma.monitoring.actor_statistics import MAX_ACTORS
 from mlma.transport.inference_messages import inference_layouts
 from mlma.transport.messages import pack
-from tests.support.learner_ends import Door, resident_bytes
+from tests.support.learner_ends import Door
+from tests.support.memory import PeakMemory
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +25,11 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
 
 @pytest.mark.parametrize("envs", [10**9, 10**400, 0, -1, 1.5, True, "8", None, [8], 17_000])
 def test_an_absurd_number_of_environments_is_refused_before_anything_is_allocated(door: Door, envs: Any) -> None:
-    before = resident_bytes()
+    memory = PeakMemory()
     answer = door.handshake(task=1, envs=envs)
     assert "envs" in answer["refused"]
     assert len(answer["refused"]) < 400
-    assert resident_bytes() - before < 50e6
+    assert memory.growth() < 50e6
 
 
 @pytest.mark.parametrize("task", [-1, 10**6, 10**400, 1.0, True, "0", None, {}])
@@ -127,12 +128,12 @@ def test_an_actor_that_connects_in_a_loop_is_refused_and_fills_no_log(
 
 def test_thousands_of_invented_actors_get_a_bounded_number_of_sessions_and_memory(tmp_path: Path) -> None:
     door = Door(tmp_path)
-    before = resident_bytes()
+    memory = PeakMemory()
     for task in range(2, 3 * MAX_ACTORS):
         answer = door.server._admit(door.request | {"task": task, "envs": 100})
         assert "session" in answer or "already" in answer["refused"] or "sessions" in answer["refused"]
     assert door.counted("actor") + door.counted("memory") > MAX_ACTORS
-    assert resident_bytes() - before < 200e6
+    assert memory.growth() < 200e6
     assert len(door.metrics.actors._hosts) <= MAX_ACTORS
     assert "session" in door.handshake(task=1), "there is room for an actor that is expected"
     assert not door.failures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from mlma.transport.protocol import HandshakeRefusedError, LearnerLostError
 from mlma.transport.relay import Relay
 from tests.integration.test_transport import serve
 from tests.support import attacks
+from tests.support.memory import PeakMemory
 from tests.support.runs import ROOT, Process, free_port, wait_for
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -37,11 +37,6 @@ def gateway() -> Iterator[tuple[Address, Listening]]:
         serve(listening.server, TOKEN, num_weights=2_000_000)
         check_serving(listening.server, str(address))
         yield address, listening
-
-
-def resident_bytes(pid: int) -> int:
-    """The memory of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def gateway_pid(listening: Listening) -> int:
@@ -80,25 +75,25 @@ def test_the_requests_that_are_kept_out_would_end_or_fill_a_server(tmp_path: Pat
     with Process(tmp_path, "victim", command=[sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
                  f"import os; os.chdir({str(tmp_path)!r})\n{serving}"]) as victim:  # fmt: skip
         wait_for((tmp_path / "socket").exists, 60, victim.text)
-        before = resident_bytes(victim.process.pid)
+        memory = PeakMemory(victim.process.pid)
         attacks.call(f"unix:{tmp_path}/socket", attacks.REQUESTS[kind])
         if kind == "crash":
             assert victim.wait(60) == -signal.SIGSEGV
         else:
-            assert resident_bytes(victim.process.pid) - before > 1e9
+            assert memory.growth() > 1e9
 
 
 def test_no_attack_gets_through_the_gateway(gateway: tuple[Address, Listening]) -> None:
     address, listening = gateway
     pid = gateway_pid(listening)
-    before = resident_bytes(os.getpid()), resident_bytes(pid)
+    memory = [PeakMemory(), PeakMemory(pid)]
     attack = [sys.executable, "-m", "tests.support.attacks", f"127.0.0.1:{address.port}", "port"]
     output = subprocess.run(attack, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
     assert "UNAVAILABLE" in output and "DeadlineExceeded" not in output, output
     assert connect(address, TOKEN, 30).handshake({"task": 1}) == {"seed": 1}
     assert gateway_pid(listening) == pid
-    after = resident_bytes(os.getpid()), resident_bytes(pid)
-    assert after[0] - before[0] < 100e6 and after[1] - before[1] < 100e6, (before, after)
+    growth = [process.growth() for process in memory]
+    assert max(growth) < 100e6, growth
 
 
 def test_idle_connections_do_not_keep_actors_out(

@@ -95,9 +95,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def environment() -> dict[str, str]:
-    """With Python and mpirun of this environment first, and with what mpirun wants of root."""
+    """With Python and mpirun of this environment first, with what mpirun wants of root, without the flags of a make."""
     root = {f"{name}_ALLOW_RUN_AS_ROOT{end}": "1" for name in ("OMPI", "PRTE") for end in ("", "_CONFIRM")}
-    return os.environ | root | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    makes = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS")  # of `make test ARGS=...`
+    inherited = {name: value for name, value in os.environ.items() if name not in makes}
+    return inherited | root | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def logdir_of(text: str) -> str:

@@ -19,7 +19,8 @@ from mlma.learning.trajectory_receiver import TrajectoryReceiver
 from mlma.transport.client import Client
 from mlma.transport.handshake import handshake_request
 from mlma.transport.inference_messages import inference_layouts
-from tests.support.learner_ends import FLAGS, HEADER, PHASES, Door, prepare, resident_bytes, valid_records
+from tests.support.learner_ends import FLAGS, HEADER, PHASES, Door, prepare, valid_records
+from tests.support.memory import PeakMemory
 from tests.support.mutations import Mutator
 from tests.support.runs import Process, frames, rows, wait_for, wait_for_progress
 
@@ -51,7 +52,7 @@ def test_mutated_messages_are_refused_or_harmless_within_the_learner(tmp_path: P
         "handshake": door.server._answer_handshake,
     }
     made = mutators(session, door.request | {"task": 7}, door.spec, door.layout)
-    before, shares = resident_bytes(), {"put": 0.6, "infer": 0.3, "handshake": 0.1}
+    memory, shares = PeakMemory(), {"put": 0.6, "infer": 0.3, "handshake": 0.1}
     for method, mutator in made.items():
         for _ in range(int(shares[method] * (NUM_MUTATIONS - THROUGH_THE_SOCKET))):
             methods[method](mutator.message())
@@ -63,7 +64,7 @@ def test_mutated_messages_are_refused_or_harmless_within_the_learner(tmp_path: P
     for reason in ("malformed", "header", "actor", "parts", "not_finite", "out_of_range", "handshake", "session"):
         assert counts[f"refused_{reason}"] > 10, reason
     assert inserted["put"] > 0, "a flipped bit may give another valid message"
-    assert resident_bytes() - before < 200e6
+    assert memory.growth() < 200e6
     assert not door.failures
 
 
@@ -80,7 +81,7 @@ def test_training_goes_on_while_a_bad_actor_sends_thousands_of_mutated_messages(
     learner, actor = start_attack(tmp_path)
     with learner, actor:
         wait_for_progress(learner, logdir)
-        began, memory = time.monotonic(), resident_bytes(learner.process.pid)
+        began, memory = time.monotonic(), PeakMemory(learner.process.pid)
         config, spec, layout, agent = prepare()
         weights = FlatWeights(agent.network)
         request = handshake_request(config, layout, weights) | {"task": 7, "envs": 8, "host": "bad"}
@@ -101,7 +102,7 @@ def test_training_goes_on_while_a_bad_actor_sends_thousands_of_mutated_messages(
         wait_for(lambda: adds_up(rows(logdir)[-1]), 30, lambda: str(rows(logdir)[-1]), learner)
         refused = rows(logdir)[-1]["faults/messages_refused"]
         assert refused > 0.6 * THROUGH_THE_SOCKET
-        assert resident_bytes(learner.process.pid) - memory < 200e6
+        assert memory.growth() < 200e6
         assert_few_lines(logdir / "events.log", seconds)
         learner.signal(2)
         assert learner.wait() == 0, learner.text()

@@ -48,12 +48,6 @@ def valid_records(layout: RecordLayout = LAYOUT, task: int = 3) -> Any:
     return records
 
 
-def resident_bytes(pid: int | str = "self") -> int:
-    """The memory of a process."""
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) * 1024
-
-
 class LearnerEnd:
     """A real server and receiver, and a client that is connected to it."""
 
