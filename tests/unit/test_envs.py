@@ -15,6 +15,7 @@ from mlma.core.config import EnvironmentConfig
 from mlma.core.record_layout import RecordLayout, trajectory_spec
 from mlma.core.types import ActOutput, TimeStep
 from mlma.envs.registry import make_env
+from mlma.envs.suites.gym import fit_image
 from tests.support.env_steps import random_actions, run
 
 LENGTH = 3  # steps of an episode of Counting
@@ -235,3 +236,17 @@ def test_step_0_of_a_trajectory_is_step_T_of_the_one_before_and_no_step_is_lost(
         np.testing.assert_array_equal(trajectory.agent_state[0][:, 0], n * unroll)  # the state before step 0
         np.testing.assert_array_equal(trajectory.weights_version, 100 + n * unroll)
         np.testing.assert_array_equal(trajectory.actor_id, 9)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("size", [(128, 72), (80, 60), (40, 30), (32, 24), (160, 72)])
+def test_no_pixel_of_an_image_is_skipped_when_it_shrinks(size: tuple[int, int], grey: bool) -> None:
+    """Lines of one pixel, black and white in turn, become grey, and never black or white alone."""
+    width, height = size
+    image = np.zeros((120, 160, 3), np.uint8)
+    image[::2] = 255
+    small = fit_image(image, size, grey)
+    assert (small.shape, small.dtype) == ((height, width, 1 if grey else 3), np.uint8)
+    assert abs(small.mean() - 127.5) < 3, "as bright as before"
+    if 120 % (2 * height) == 0:
+        assert abs(small.astype(float) - 127.5).max() < 3, "each row is the mean of black and white ones"

@@ -192,5 +192,7 @@ def fit_image(image: Any, size: tuple[int, int], grey: bool) -> Any:
     if grey:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
     if image.shape[1::-1] != size:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        # Down to half the size, bilinear interpolation sees every pixel, and takes a fifth of the time.
+        is_close = 2 * size[0] >= image.shape[1] and 2 * size[1] >= image.shape[0]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR if is_close else cv2.INTER_AREA)
     return image if image.ndim == 3 else image[..., np.newaxis]
