@@ -9,6 +9,7 @@ python experiment.py --mode=test --logdir=logdir/catch --level_name=catch  evalu
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -62,13 +63,18 @@ def _run(role: str, config: Config, spec: EnvSpec) -> NoReturn:
     if role == "actor":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # leaves GPUs to learners
     temp_folder.use_for_this_process()
-    # Only now: TensorFlow takes seconds to import, and reads the environment once.
+    # Only now: TensorFlow takes seconds to import, and reads the environment once. A sixth of that would be collections
+    # of garbage, although modules stay; frozen, they are not searched later either.
+    gc.disable()
     import_tensorflow()
     from agents import make_agent
     from mlma.transport.protocol import HandshakeRefusedError, LearnerLostError
 
+    run = importlib.import_module(f"mlma.roles.{role}").run
+    gc.freeze()
+    gc.enable()
     try:
-        code = importlib.import_module(f"mlma.roles.{role}").run(config, spec, make_agent)
+        code = run(config, spec, make_agent)
     except (LearnerLostError, HandshakeRefusedError) as problem:
         print(problem, file=sys.stderr)
         code = 1
