@@ -101,7 +101,7 @@ class Host:
     def firewall(self, closed: bool) -> None:
         """Drops what comes from other hosts to any port from 1024 on, without an answer; SSH passes."""
         first, local = ("0", "10") if closed else ("10", "0")  # the rule for own addresses has to come after this one
-        ports = ["ipproto", "tcp", "sport", "1024-65534", "dport", "1024-65534"]
+        ports = ["ipproto", "6", "sport", "1024-65534", "dport", "1024-65534"]  # 6 is TCP: not all have its name
         self.run("ip", "rule", "delete", "pref", "5", check=False)
         self.run("ip", "rule", "add", "pref", local, "lookup", "local", check=False)
         self.run("ip", "rule", "delete", "pref", first, "lookup", "local", check=False)
