@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,10 @@ def test_a_wrong_name_is_answered_in_one_line(level: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_id_whose_package_is_missing_names_the_package() -> None:
+def test_an_id_whose_package_is_missing_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("mujoco", "gymnasium.envs.mujoco"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mujoco", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"--level_name=Ant-v5: .*MuJoCo is not installed") as caught:
         env_spec(EnvironmentConfig(level_name="Ant-v5"))
     assert "\n" not in str(caught.value)
