@@ -123,6 +123,7 @@ IMPALA_PENDULUM: Preset = dict(total_environment_frames=3e5, learning_rate=0.001
 IMPALA_LANDER: Preset = dict(learning_rate=0.001, discounting=0.999, vtrace_lambda=0.98)
 # A small spread at the beginning and a short horizon; both as in RL Baselines3 Zoo, hyperparams/ppo.yml.
 IMPALA_CHEETAH: Preset = dict(discounting=0.98, vtrace_lambda=0.92, initial_spread=0.14)
+# A far horizon, too. What else was tried: sandbox/case_studies/BipedalWalker_v3.md.
 IMPALA_WALKER: Preset = dict(
     total_environment_frames=5e6, discounting=0.999, initial_spread=0.4, learning_rate=0.0005, batch_size=16
 )
