@@ -27,8 +27,7 @@ from mlma.core.presets.overview import preset_help
 from mlma.core.types import EnvSpec
 from mlma.envs.failures import EnvironmentFailedError, SimulatorLostError
 from mlma.envs.registry import level_help
-from mlma.envs.vector import temp_folder
-from mlma.roles.preparation import prepare, role_of
+from mlma.roles.preparation import begin, prepare, role_of
 from mlma.utils.child_process import EXIT_ENVIRONMENT, EXIT_USAGE, setup_child_process
 from mlma.utils.code_layout import install_agents_name
 from mlma.utils.console_streams import install_forgiving_streams, print_text
@@ -60,9 +59,7 @@ def main() -> int:
 
 def _run(role: str, config: Config, spec: EnvSpec) -> NoReturn:
     """Runs the role and ends the process: the RPC server and client of TensorFlow never shut down by themselves."""
-    if role == "actor":
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # leaves GPUs to learners
-    temp_folder.use_for_this_process()
+    begun = begin(role, config)
     # Only now: TensorFlow takes seconds to import, and reads the environment once. A sixth of that would be collections
     # of garbage, although modules stay; frozen, they are not searched later either.
     gc.disable()
@@ -74,7 +71,7 @@ def _run(role: str, config: Config, spec: EnvSpec) -> NoReturn:
     gc.freeze()
     gc.enable()
     try:
-        code = run(config, spec, make_agent)
+        code = run(config, spec, make_agent, *begun)
     except (LearnerLostError, HandshakeRefusedError) as problem:
         print(problem, file=sys.stderr)
         code = 1

@@ -67,7 +67,7 @@ def cpu_seconds(pid: int, thread: str = "self") -> float:
         stats = [(task / "stat").read_text() for task in tasks if (task / "comm").read_text().strip() == thread]
     else:
         stats = [Path(f"/proc/{pid}/stat").read_text()]
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = " ".join(each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")).split()
         return sum(map(_ticks, stats)) + sum(cpu_seconds(int(child)) for child in children)
     return sum(map(_ticks, stats))
 

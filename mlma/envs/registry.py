@@ -25,7 +25,9 @@ class Suite(Protocol):
 
     Optional: `make_for_video(level_name, num_envs, seed, settings)` makes environments that run the same episodes as
     `make_env` with `evaluation`, but can render images for videos. An environment that can render has `render(i)`: the
-    image of environment i, uint8 [H, W, 3], or None. `takes_arguments(level_name)`: whether --env_args is for this
+    image of environment i, uint8 [H, W, 3], or None. `make_unrepeatable(level_name, num_envs, seed, settings)` makes
+    environments for training that cannot be repeated anyway: faster than `make_env`, with a seed or without.
+    `takes_arguments(level_name)`: whether --env_args is for this
     level. `needs_trial(level_name)`: whether its code may fail here, so that `make_single` is tried in a process of its
     own first (mlma/envs/trial.py). `OWN_TEMP_FOLDER`: whether a process with such an environment needs a folder of its
     own for temporary files. `HAS_WORKERS`: whether its environments are always in processes of their own.
@@ -109,28 +111,36 @@ def make_env(
 
 
 def make_for_levels(
-    settings: EnvironmentConfig, spec: EnvSpec, levels: Sequence[int], seed: int, evaluation: bool = False
+    settings: EnvironmentConfig,
+    spec: EnvSpec,
+    levels: Sequence[int],
+    seed: int,
+    evaluation: bool = False,
+    repeatable: bool = True,
 ) -> VectorEnv:
-    """One environment per entry of `levels`, an index into the levels of the run; `spec` is the spec of the run."""
+    """One environment per entry of `levels`, an index into the levels of the run; `spec` is the spec of the run.
+
+    Training that is not `repeatable`, since it does not wait for all its actors, may start without seeds.
+    """
     names = level_names(settings.level_name)
-    if len(names) == 1:
-        return make_env(names[0], len(levels), seed, settings, evaluation)
-    return MultiLevelVectorEnv(
-        spec,
-        levels,
-        lambda level, count, offset: make_env(names[level], count, seed + offset, settings, evaluation),
-    )
+
+    def make(level: int, count: int, offset: int) -> VectorEnv:
+        env = None if repeatable else _make_special("make_unrepeatable", names[level], count, seed + offset, settings)
+        return env or make_env(names[level], count, seed + offset, settings, evaluation)
+
+    return make(0, len(levels), 0) if len(names) == 1 else MultiLevelVectorEnv(spec, levels, make)
 
 
 def make_for_video(level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig) -> VectorEnv:
     """Environments that run the same episodes as `make_env` with `evaluation`, and render images if the level can."""
-    for suite in SUITES.values():
-        if (
-            hasattr(suite, "make_for_video")
-            and (env := suite.make_for_video(level_name, num_envs, seed, settings)) is not None
-        ):
-            return env
-    return make_env(level_name, num_envs, seed, settings, evaluation=True)
+    env = _make_special("make_for_video", level_name, num_envs, seed, settings)
+    return env or make_env(level_name, num_envs, seed, settings, evaluation=True)
+
+
+def _make_special(how: str, *args: Any) -> VectorEnv | None:
+    """The environments that one of the optional functions of a suite makes, if the level's suite has it."""
+    made = (getattr(suite, how)(*args) for suite in SUITES.values() if hasattr(suite, how))
+    return next((env for env in made if env is not None), None)
 
 
 def raw_level(level_name: str, settings: EnvironmentConfig) -> RawLevel | None:

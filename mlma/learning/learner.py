@@ -21,6 +21,8 @@ from mlma.learning.optimizers import clip_gradients, decayed_learning_rate, make
 from mlma.monitoring.phase_timer import Event
 from mlma.utils.tf_function import CachedGraph, compiled_by_xla, tf_function, timestamp_after
 
+NUM_FLAGS = 4  # what each rank adds to the sum of the gradients
+
 
 class StepResult(NamedTuple):
     """The outcome of a learner step. All but metrics and events is the same on every rank."""
@@ -76,6 +78,10 @@ class Learner:
         """A checksum of the weights, equal on all ranks."""
         return zlib.crc32(self.weights.read().numpy())
 
+    def prepare(self, sample: Sample) -> None:
+        """Builds the graph of the update for samples of this form, and changes nothing."""
+        self._train.trace(_tensors_of(sample), tf.zeros(NUM_FLAGS), tf.constant(0.0))
+
     def update(self, sample: Sample | None, stop: bool = False, report: bool = False) -> StepResult:
         """One update, made by all ranks together; a rank without a sample takes part with weight zero.
 
@@ -86,7 +92,7 @@ class Learner:
             self._config.optimizer, self.frames / self._config.run.total_environment_frames, self._allreduce.size
         )
         num_new_steps = sample.num_new_steps if sample else 0
-        local_flags = tf.constant([sample is not None, stop, report, num_new_steps], tf.float32)
+        local_flags = tf.constant([sample is not None, stop, report, num_new_steps], tf.float32)  # [NUM_FLAGS]
         rate = tf.constant(learning_rate, tf.float32)
         values: dict[str, float] = {}
         began = time.time()  # the clock of tf.timestamp
@@ -94,10 +100,7 @@ class Learner:
             finite, totals, _, stamps = self._idle(local_flags, rate)
         else:
             lag = self.step - sample.trajectory.weights_version
-            trajectory = sample.trajectory._replace(weights_version=None)
-            finite, totals, metrics, stamps, self.priorities = self._train(
-                sample._replace(trajectory=trajectory, keys=None, num_new_steps=None), local_flags, rate
-            )
+            finite, totals, metrics, stamps, self.priorities = self._train(_tensors_of(sample), local_flags, rate)
             values = dict(zip(self._metric_names, metrics.numpy().tolist(), strict=True))
             values |= {"lag/mean": float(lag.mean()), "lag/max": float(lag.max()), "learning_rate": float(rate)}
         contributors, stops, reports, steps = (int(total) for total in totals.numpy())
@@ -158,3 +161,9 @@ class Learner:
         if self._agent.num_statistics:
             self._agent.update_statistics(statistics)
         return tf.constant(0)
+
+
+def _tensors_of(sample: Sample) -> Sample:
+    """What the graph of the update gets of a sample."""
+    trajectory = sample.trajectory._replace(weights_version=None)
+    return sample._replace(trajectory=trajectory, keys=None, num_new_steps=None)

@@ -25,6 +25,10 @@ class TrajectoryBuffer(Protocol):
         """The next sample, or None if there is none within `timeout` seconds."""
         ...
 
+    def example(self) -> Sample | None:
+        """A sample of zeros with the shapes of those to come; None if these are only known later."""
+        ...
+
     def update_priorities(self, keys: Any, priorities: Any) -> None:
         """Sets new priorities [B] for the items `keys` [B] of a sample; a queue ignores them."""
         ...

@@ -197,6 +197,9 @@ class PrioritizedReplay:
         self.assembly_seconds = time.perf_counter() - began
         return Sample(trajectory, windows.keys, tf.constant(windows.weights), num_new_steps)
 
+    def example(self) -> None:
+        """See TrajectoryBuffer: the first sample is not far, once there is enough to draw from."""
+
     def _draw_windows(self) -> SampledWindows | None:
         with self._lock:
             total = self._tree.total

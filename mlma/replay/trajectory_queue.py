@@ -50,7 +50,7 @@ class TrajectoryQueue:
             records = records[count:]
             if self._filled == self._batch_size:
                 self._filled = 0
-                self._put(self._to_sample())
+                self._put(self._to_sample(self._records))
 
     def sample(self, timeout: float) -> Sample | None:
         """The next sample, or None if there is none within `timeout` seconds."""
@@ -64,6 +64,10 @@ class TrajectoryQueue:
         self._recent.appendleft(sample)
         self._due_again = list(self._recent)[self.REUSE_DISTANCE :: self.REUSE_DISTANCE]
         return sample
+
+    def example(self) -> Sample:
+        """See TrajectoryBuffer."""
+        return self._to_sample(self._layout.empty(self._batch_size))
 
     @property
     def exhausted(self) -> bool:
@@ -102,8 +106,8 @@ class TrajectoryQueue:
                 continue
         self.insert_wait_seconds += time.perf_counter() - began
 
-    def _to_sample(self) -> Sample:
-        trajectory = self._layout.view(self._records)  # [B, T+1, ...]
+    def _to_sample(self, records: Any) -> Sample:
+        trajectory = self._layout.view(records)  # [B, T+1, ...]
         trajectory = Trajectory(
             agent_state=_to_tensors(trajectory.agent_state),
             timesteps=_to_tensors(trajectory.timesteps, time_first=True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import tensorflow as tf
@@ -15,36 +14,34 @@ from mlma.envs.registry import make_for_levels
 from mlma.monitoring.heartbeat import Heartbeat
 from mlma.monitoring.metrics_endpoint import FIRST_ACTOR, MetricsEndpoint
 from mlma.monitoring.run_log import setup_logging
-from mlma.transport.addresses import is_on_this_machine, parse_address
+from mlma.transport.addresses import FROM_PARENT, parse_address, receive_address
 from mlma.transport.auth import read_token
 from mlma.transport.client import connect
 from mlma.transport.handshake import failures_reported, handshake_request
 from mlma.transport.protocol import CALL_TIMEOUT_SECONDS
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
-# Niceness of actors that share a host with their learner, so the learner gets CPU time first. Otherwise actors fill the
-# queue and then idle during the phases of a learner step that only one core can compute.
-ACTOR_NICENESS = 10
-
 
 def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     """Acts until training is over. `config` is resolved; `spec` describes its levels."""
     heartbeat = Heartbeat(config.distributed.heartbeat_folder, f"actor-{config.run.task}")
     token = read_token(config.distributed.token_file)
-    address = parse_address(config.distributed.learner_host, token, config.distributed.insecure_plaintext)
     setup_logging(f"actor {config.run.task}")
-    if is_on_this_machine(address):
-        lower_priority()
     set_tensorflow_threads(config.actor.actor_threads)
     if config.run.deterministic:
         tf.config.experimental.enable_op_determinism()
         # Required to create variables, although actors never use their initial values.
         tf.random.set_seed(config.run.seed)
     make_agent = with_precision(make_agent, config)
+    if config.distributed.learner_host == FROM_PARENT:
+        config = config.replace(learner_host=receive_address())
+    address = parse_address(config.distributed.learner_host, token, config.distributed.insecure_plaintext)
     identity = {"task": config.run.task, "host": os.uname().nodename, "envs": config.actor.envs_per_actor}
     num_levels = len(spec.actions_by_level) or 1
     dependencies = ActorDependencies(
-        make_env=lambda seed, indices: make_for_levels(config.environment, spec, indices % num_levels, seed),
+        make_env=lambda seed, indices: make_for_levels(
+            config.environment, spec, indices % num_levels, seed, repeatable=config.run.deterministic
+        ),
         connect=lambda: connect(address, token, CALL_TIMEOUT_SECONDS),
         handshake_request=lambda layout, weights: handshake_request(config, layout, weights) | identity,
         heartbeat=heartbeat,
@@ -64,11 +61,3 @@ def _video_recorder(config: Config) -> StepObserver | None:
     from mlma.evaluation.video import training_video_recorder  # imports what other actors do without
 
     return training_video_recorder(config)
-
-
-def lower_priority() -> None:
-    """Makes this process nicer, including the threads that TensorFlow has started already."""
-    niceness = os.nice(ACTOR_NICENESS)
-    for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(ProcessLookupError):  # it has ended in the meantime
-            os.setpriority(os.PRIO_PROCESS, int(thread), niceness)

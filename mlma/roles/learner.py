@@ -11,6 +11,7 @@ from mlma.distributed.allreduce import Allreduce, connect_learners
 from mlma.distributed.devices import use_own_gpu
 from mlma.distributed.world import World
 from mlma.monitoring.heartbeat import Heartbeat
+from mlma.roles.local_actors import LocalActors
 from mlma.roles.training_session import run_session
 from mlma.transport.addresses import parse_address
 from mlma.transport.auth import read_token
@@ -19,7 +20,7 @@ from mlma.utils.child_process import HEARTBEAT_ENV
 from mlma.utils.tensorflow_setup import set_tensorflow_threads
 
 
-def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
+def run(config: Config, spec: EnvSpec, make_agent: MakeAgent, actors: LocalActors | None) -> int:
     """Trains: alone or as one of several learners, with actors of its own or remote ones. `config` is resolved."""
     folder = config.distributed.heartbeat_folder or os.environ.get(HEARTBEAT_ENV, "")
     heartbeat = Heartbeat(folder, f"learner-{World.from_environment().rank}")
@@ -35,7 +36,7 @@ def run(config: Config, spec: EnvSpec, make_agent: MakeAgent) -> int:
     given = config.distributed.learner_host
     address = None if given == "auto" else parse_address(given, token, distributed.insecure_plaintext)
     with listen(address, token) as listening:
-        code = run_session(config, spec, make_agent, allreduce, listening, token, heartbeat)
+        code = run_session(config, spec, make_agent, allreduce, listening, token, heartbeat, actors)
         heartbeat.close()
         return code
 

@@ -1,7 +1,8 @@
 """Actors of local training: child processes that end with this one, and are restarted when they crash.
 
-Each child asks the kernel to end it when its parent ends, so no orphan is left even after kill -9. Not here: remote
-workers.
+As many as the learner leaves cores for start before it imports TensorFlow, and do so meanwhile. An actor reads the
+learner's address from standard input once that serves. Each child asks the kernel to end it when its parent ends, so no
+orphan is left even after kill -9. Not here: remote workers.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from mlma.core.config import Config, to_argv
+from mlma.distributed.world import World
 from mlma.envs.failures import FailureCounter, LoggedFailure, find_failures
 from mlma.envs.vector.multiprocess import MAX_START_ATTEMPTS
-from mlma.utils.child_process import EXIT_USAGE, PARENT_PID_ENV
+from mlma.transport.addresses import FROM_PARENT
+from mlma.utils.child_process import EXIT_USAGE, PARENT_PID_ENV, available_cores
 from mlma.utils.own_files import make_own_folder, open_own
 from mlma.utils.side_task import SideTask
 
 logger = logging.getLogger(__name__)
 
+CHECK_SECONDS = 0.2  # between two looks at the actors
 RESTART_BACKOFF_SECONDS = (1.0, 60.0)  # before a crashed actor is restarted: first, longest
 HEALTHY_SECONDS = 60.0  # of running, after which the next restart is quick again
 LOG_END_BYTES = 32_768  # of an actor's log, in which its last words are looked for
@@ -33,28 +37,39 @@ LAST_LINE = "; its last line: "
 TERMINATE_SECONDS = 5.0  # for an actor to end before it is killed
 
 
+class ServingLearner(NamedTuple):
+    """The learner of the actors once it serves them."""
+
+    address: str
+    on_restart: Callable[[], None]
+    is_stopping: Callable[[], bool]
+    on_failure: Callable[[BaseException], None]  # also called after too many equal errors of environments
+
+
 class LocalActors:
-    """Starts `count` actors and keeps them running until `stop`. One thread, since the kernel ties a child to its
+    """Starts actors, and keeps them running from `serve` to `stop`. One thread, since the kernel ties a child to its
     thread."""
 
     def __init__(
         self,
         command: Callable[[int], list[str]],
         count: int,
+        num_early: int,
         log_folder: Path,
-        on_restart: Callable[[], None],
-        is_stopping: Callable[[], bool],
-        on_failure: Callable[[BaseException], None],
         max_env_errors: int = 0,
         env_timeout_seconds: float = 0.0,
     ) -> None:
-        """`on_failure` is also called after `max_env_errors` equal errors of environments; 0 is no limit."""
+        """Starts `num_early` of `count` actors at once, the others at `serve`.
+
+        The learner fails after `max_env_errors` equal errors of environments; 0 is no limit.
+        """
         self._failures = FailureCounter(max_env_errors, (1 + MAX_START_ATTEMPTS) * env_timeout_seconds)
         self._log_starts: dict[int, int] = {}  # actor -> size of its log when it was started
-        self._command, self._count, self._log_folder = command, count, log_folder
-        self._on_restart, self._is_stopping, self._on_failure = on_restart, is_stopping, on_failure
+        self._command, self._count, self._num_early, self._log_folder = command, count, num_early, log_folder
+        self._learner: ServingLearner | None = None
+        self._failure: BaseException | None = None  # of the thread
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._stop = threading.Event()
+        self._stopping, self._wake = False, threading.Event()
         self._log_task, self._start_task = SideTask("the log of an actor"), SideTask("starting an actor")
         self._thread = threading.Thread(target=self._run, name="local-actors", daemon=True)
         self._thread.start()
@@ -63,48 +78,62 @@ class LocalActors:
         """The process ids of the actors that run now."""
         return [child.pid for child in self._children.values()]
 
+    def serve(self, learner: ServingLearner) -> None:
+        """Lets the actors connect, and restarts those that have crashed."""
+        self._learner = learner
+        self._wake.set()
+        if self._failure:
+            learner.on_failure(self._failure)
+
     def stop(self) -> None:
         """Ends all actors and waits for that."""
-        self._stop.set()
+        self._stopping = True
+        self._wake.set()
         self._thread.join()
 
     def _run(self) -> None:
         try:
             self._watch()
         except BaseException as error:  # a thread must not end silently
-            self._on_failure(error)
+            self._failure = error
+            if self._learner:
+                self._learner.on_failure(error)
             raise
 
     def _watch(self) -> None:
-        due = dict.fromkeys(range(self._count), 0.0)  # actor -> when to start it
+        due = dict.fromkeys(range(self._count), 0.0)  # actor -> when to start it, unless it has to wait for the learner
         pause = dict.fromkeys(range(self._count), RESTART_BACKOFF_SECONDS[0])
         started: dict[int, float] = {}
-        while not self._stop.wait(0.2):
-            now = time.monotonic()
-            for task, child in list(self._children.items()):
+        while not self._stopping:
+            now, learner = time.monotonic(), self._learner
+            for task, child in list(self._children.items()) if learner else ():
+                assert learner
+                _send_address(child, learner.address)
                 if (code := child.poll()) is None:
                     continue
                 del self._children[task]
-                if code == 0 or self._is_stopping():
+                if code == 0 or learner.is_stopping():
                     continue  # training is over, or the same signal reached actor and learner
                 if now - started[task] > HEALTHY_SECONDS:
                     pause[task] = RESTART_BACKOFF_SECONDS[0]
-                self._on_restart()
+                learner.on_restart()
                 log = self._log_end(task)
                 if problem := self._too_many(log, code):
-                    self._on_failure(problem)
+                    learner.on_failure(problem)
                     continue
                 logger.warning(
                     "actor %d ended with code %d; restarting it in %.0f s%s", task, code, pause[task], last_line(log)
                 )
                 due[task], pause[task] = now + pause[task], min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])
-            for task in [t for t, when in due.items() if when <= now]:
+            for task in [t for t, when in due.items() if when <= now and (learner or t < self._num_early)]:
                 new = self._start_task(self._start, task)
                 if new is None:  # no memory, no process or no descriptor left
                     due[task], pause[task] = now + pause[task], min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])
                     continue
                 del due[task]
                 started[task], self._children[task] = now, new
+            self._wake.wait(CHECK_SECONDS)
+            self._wake.clear()
         self._end_children()
 
     def _end_children(self) -> None:
@@ -126,7 +155,7 @@ class LocalActors:
             log = self._log_task(self._open_log, task)  # an actor works without its log, too
             output = stack.enter_context(log) if log else subprocess.DEVNULL
             return subprocess.Popen(
-                self._command(task), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+                self._command(task), stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment
             )
 
     def _open_log(self, task: int) -> BinaryIO:
@@ -160,26 +189,30 @@ def last_line(log: str) -> str:
     return f"{LAST_LINE}{lines[-1]}" if lines else ""
 
 
-def start_local_actors(
-    config: Config,
-    rank: int,
-    on_restart: Callable[[], None],
-    is_stopping: Callable[[], bool],
-    on_failure: Callable[[BaseException], None],
-) -> LocalActors:
-    """The actors of a learner in local training."""
+def _send_address(child: subprocess.Popen[bytes], address: str) -> None:
+    """Tells an actor, once, where its learner is."""
+    assert child.stdin
+    if not child.stdin.closed:
+        with contextlib.suppress(BrokenPipeError), child.stdin:  # it may have ended
+            child.stdin.write(f"{address}\n".encode())
+
+
+def start_local_actors(config: Config) -> LocalActors | None:
+    """The actors of this learner, which wait for its address; None without local training."""
+    if config.run.task >= 0:
+        return None
+    rank = World.from_environment().rank
     # Several learners on one host have actors of the same numbers, which must not want the same ports.
     port = config.reports.metrics_port and config.reports.metrics_port + rank * config.actor.num_actors
-    flags = to_argv(config.replace(job_name="actor", task=0, heartbeat_folder="", metrics_port=port))
+    for_actor = {"job_name": "actor", "task": 0, "learner_host": FROM_PARENT}
+    flags = to_argv(config.replace(**for_actor, heartbeat_folder="", metrics_port=port))
     command = [sys.executable, str(Path(sys.argv[0]).resolve()), *flags]
     logdir = Path(config.run.logdir)
     return LocalActors(
         lambda task: [*command, f"--task={task}"],
         config.actor.num_actors,
+        max(1, available_cores() - 1),  # more would delay the learner, and thus the first step
         logdir / f"learner-{rank}" if rank else logdir,
-        on_restart,
-        is_stopping,
-        on_failure,
         config.environment.max_env_errors,
         config.environment.env_timeout_seconds,
     )

@@ -26,7 +26,7 @@ from mlma.monitoring.heartbeat import Heartbeat
 from mlma.roles import learner_telemetry
 from mlma.roles.learner_data import LearnerData, make_data_buffer, start_receiver
 from mlma.roles.learner_server import start_server
-from mlma.roles.local_actors import LocalActors, start_local_actors
+from mlma.roles.local_actors import LocalActors, ServingLearner
 from mlma.roles.stop_signal import StopSignal
 from mlma.transport.listening import Listening
 
@@ -47,6 +47,7 @@ class TrainingSession:
         display: ConsoleDisplay,
         listening: Listening,
         token: str,
+        actors: LocalActors | None,
     ) -> None:
         """Builds everything, restores the run if there is a checkpoint, and starts to serve actors."""
         self.config, self.allreduce, self.listening = config, allreduce, listening
@@ -87,17 +88,19 @@ class TrainingSession:
         )
         self.data = LearnerData(server, receiver, buffer, snapshot)
         learner_telemetry.register_gauges(self.metrics, buffer, receiver)
-        self.actors = self._start_actors() if config.run.task < 0 and not is_complete else None
+        self.actors = None if is_complete else actors
+        if actors:
+            self._serve(actors)
         if self.is_first:
             learner_telemetry.add_periodic_tasks(config, self.metrics, self.timer, receiver, frames, self.save)
         timeout = config.distributed.hang_timeout_seconds
         HangDetector(allreduce, timeout, lambda: self.timer.current, on_hang=self.save)
 
-    def _start_actors(self) -> LocalActors:
-        restarted = functools.partial(self.metrics.count_fault, "actors_restarted")
-        stop = self.stop
-        config = self.config.replace(learner_host=self.listening.server)
-        return start_local_actors(config, self.allreduce.rank, restarted, lambda: stop.requested, stop.fail)
+    def _serve(self, actors: LocalActors) -> None:
+        if not self.actors:  # the run is complete
+            return actors.stop()
+        restarted, stop = functools.partial(self.metrics.count_fault, "actors_restarted"), self.stop
+        actors.serve(ServingLearner(self.listening.server, restarted, lambda: stop.requested, stop.fail))
 
     def is_trained(self) -> bool:
         """Whether the learner has seen all frames of the run."""
@@ -174,6 +177,7 @@ def run_session(
     listening: Listening,
     token: str,
     heartbeat: Heartbeat,
+    actors: LocalActors | None,
 ) -> int:
     """Trains; the exit code of the process."""
     if config.run.deterministic:
@@ -181,7 +185,7 @@ def run_session(
     tf.random.set_seed(config.run.seed)  # equal on all ranks
     _check_level_coverage(config, spec, allreduce.size)
     with learner_telemetry.make_display(config, allreduce.size) as display:
-        session = TrainingSession(config, spec, make_agent, allreduce, display, listening, token)
+        session = TrainingSession(config, spec, make_agent, allreduce, display, listening, token, actors)
         saved = session.train(heartbeat)
     learner, failure = session.learner, session.stop.failure
     steps, frames = f"{learner.step:,}", f"{learner.frames:,}"

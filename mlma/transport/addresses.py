@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from mlma.utils.user_text import printable
 MIN_TOKEN_CHARACTERS = 16  # the run's certificate follows from the token, so it must not be guessable
 MAX_SOCKET_CHARACTERS = 100  # of a path; the kernel's limit is 107
 MAX_SHOWN_CHARACTERS = 80  # of an address in a message
+FROM_PARENT = "parent"  # --learner_host of a local actor, which gets the address from its parent, by standard input
 ALLOWED = "host:port with a port from 1 to 65535, unix:/path, or auto"
 
 
@@ -68,6 +70,11 @@ def parse_address(text: str, token: str, plaintext: bool) -> Address:
     raise ValueError(
         f"--learner_host={shown}: is open to the network, which needs a shared token: set MLMA_TOKEN or --token_file"
     )
+
+
+def receive_address() -> str:
+    """In a local actor: the address of its learner. Waits until that serves; "" if it ended before."""
+    return sys.stdin.readline().strip()
 
 
 def is_loopback(host: str) -> bool:

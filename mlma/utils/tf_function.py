@@ -49,18 +49,20 @@ class CachedGraph:
 
     def __call__(self, *arguments: Any) -> Any:
         """Calls the graph; traces it at the first call."""
-        flat = leaves(arguments)
         if self._concrete is None:
-            self._trace(arguments, [tf.convert_to_tensor(leaf) for leaf in flat])
+            self.trace(*arguments)
         unread = self._unread
-        tensors = [unread[i] if i in unread else _to_tensor(leaf) for i, leaf in enumerate(flat)]
+        tensors = [unread[i] if i in unread else _to_tensor(leaf) for i, leaf in enumerate(leaves(arguments))]
         return self._build_output(self._concrete._call_flat(tensors, self._concrete.captured_inputs))
 
     def reads(self, leaf: int) -> bool:
         """Whether the graph reads this one of its arguments' leaves; it must have been called."""
         return leaf not in self._unread
 
-    def _trace(self, arguments: Any, tensors: list[tf.Tensor]) -> None:
+    def trace(self, *arguments: Any) -> None:
+        """Builds the graph for arguments with these shapes, and runs nothing."""
+        tensors = [tf.convert_to_tensor(leaf) for leaf in leaves(arguments)]
+
         def flat_function(*tensors: tf.Tensor) -> list[tf.Tensor]:
             output = self._function(*nest_builder(leaf_mask(arguments))(tensors))
             self._build_output = nest_builder(leaf_mask(output))

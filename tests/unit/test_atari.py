@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlma.core.config import Config, EnvironmentConfig
-from mlma.envs.registry import env_spec, make_env
+from mlma.envs.registry import env_spec, make_env, make_for_levels
 from mlma.evaluation.evaluation import SEED_OFFSET, evaluation_seed
 from tests.support.env_steps import random_actions, run
 
@@ -118,6 +118,20 @@ def test_atari_seeds_make_episodes_that_can_be_repeated_and_differ() -> None:
     np.testing.assert_array_equal(first, frames(5))
     assert not np.array_equal(first, frames(500))
     assert len({env.tobytes() for env in first.swapaxes(0, 1)}) > 5  # of 30 possible starts: 0 to 29 no-ops
+
+
+@pytest.mark.parametrize(("level", "repeats"), [("AssaultNoFrameskip-v4", False), ("ALE/Assault-v5", True)])
+def test_training_that_cannot_be_repeated_starts_at_random_but_never_alike(level: str, repeats: bool) -> None:
+    """Without a seed, sticky actions would be the same in all environments of an actor."""
+
+    def frames() -> Any:
+        settings = EnvironmentConfig(level_name=level)
+        env = make_for_levels(settings, env_spec(settings), [0] * 12, seed=5, repeatable=False)
+        return run(env, random_actions(env, 3)[:, :1].repeat(12, axis=1)).observation
+
+    first = frames()
+    assert len({env.tobytes() for env in first.swapaxes(0, 1)}) > 5  # of 30 possible starts: 0 to 29 no-ops
+    assert np.array_equal(first, frames()) == repeats
 
 
 def stay_equal(level: str, config: Config) -> bool:

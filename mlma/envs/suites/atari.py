@@ -69,6 +69,19 @@ def make_env(level_name: str, num_envs: int, seed: int, settings: EnvironmentCon
     return Atari(*parsed, num_envs, seed, settings, life_loss=settings.life_loss_ends_return and not evaluation)
 
 
+def make_unrepeatable(level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig) -> Atari | None:
+    """See mlma.envs.registry.Suite. Seeding loads each game a second time, which takes half of an actor's start.
+
+    Without a seed, no-ops are drawn from the system's own random numbers, but sticky actions from the time in seconds,
+    so that the environments of an actor would repeat the same ones.
+    """
+    if (parsed := _parse_level(level_name)) is None:
+        return None
+    game, sticky = parsed
+    sticky = settings.sticky_actions if settings.sticky_actions >= 0 else sticky
+    return Atari(game, sticky, num_envs, seed if sticky else None, settings, life_loss=settings.life_loss_ends_return)
+
+
 def make_for_video(level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig) -> Atari | None:
     """Same episodes as `make_env` with `evaluation`, in the resolution and colors of the console."""
     if (parsed := _parse_level(level_name)) is None:
@@ -88,7 +101,7 @@ class Atari:
     """See mlma.core.types.VectorEnv. Resets as ale-py's NEXT_STEP: the step after an episode's end restarts it."""
 
     def __init__(
-        self, game: str, sticky: float, num_envs: int, seed: int, settings: EnvironmentConfig, life_loss: bool
+        self, game: str, sticky: float, num_envs: int, seed: int | None, settings: EnvironmentConfig, life_loss: bool
     ) -> None:
         self.num_envs, self._seed = num_envs, seed
         actions = action_names(game, settings.full_action_space)
