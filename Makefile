@@ -50,8 +50,9 @@ evaluate: install-actor  ## evaluate the last checkpoint of LOGDIR; ARGS: flags 
 case-studies: install-actor  ## write pages about the runs in RUNS (logdirs, or folders of them) to sandbox/case_studies/
 	$(PY) -m mlma.evaluation.case_studies $(RUNS) $(ARGS)
 
-test: install  ## run the default tests; ARGS: arguments of pytest
-	$(PY) -m pytest $(ARGS)
+# Unit tests run beside those that start processes, of which there is one at a time: tests/conftest.py.
+test: install  ## run the default tests; ARGS: arguments of pytest, in one process
+	$(PY) -m pytest $(or $(ARGS),--numprocesses=2 --dist=loadgroup)
 
 test-slow: install install-vizdoom  ## run the faults and variants that take long: minutes
 	$(PY) -m pytest -m slow $(ARGS)

@@ -3,8 +3,8 @@
     python -m benchmarks.start --rounds=5
     python -m benchmarks.start --checkouts=.,../before -- --level_name=CartPole-v1     flags of experiment.py after --
 
-Each round starts a run in each of the checkouts, one after the other, and stops it after the first report of a learner
-step. Processor time is that of the learner, its actors and all else that they started. Medians are printed.
+Each round starts a run in each of the checkouts, one after the other, and stops it at the first report of a learner
+step. Processor time is that of the learner, its actors and all else that they have started. Medians are printed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.channels import cpu_seconds
 from benchmarks.common import markdown_head, markdown_row
+from mlma.core.config import parse_or_exit
 
 REPORT_SECONDS = 0.1
 FRAMES = re.compile(r"([\d,]+) frames \(")
@@ -55,10 +56,11 @@ def main() -> None:
     )
     parser.add_argument("flags", nargs="*", help="flags of experiment.py")
     args = parser.parse_args()
+    parse_or_exit(args.flags)
     checkouts = [Path(folder) for folder in args.checkouts.split(",")]
     times: dict[Path, list[tuple[float, float]]] = {checkout: [] for checkout in checkouts}
-    for number in range(args.rounds):
-        for checkout in checkouts if number % 2 == 0 else reversed(checkouts):
+    for _ in range(args.rounds):
+        for checkout in checkouts:
             times[checkout].append(first_step(checkout, args.flags))
     print(markdown_head(["checkout", "seconds until the first learner step", "processor time, s", "per round, s"]))
     for checkout, results in times.items():

@@ -24,6 +24,13 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide missing flushes
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # on a GPU, sums are not reproducible
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes (`make test`), all but unit tests run in one of them, one by one."""
+    for item in items:
+        if "unit" not in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def list_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder with the list of runs that `up` has started: one of the tests, not that of the user."""

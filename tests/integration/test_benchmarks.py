@@ -17,6 +17,7 @@ BENCHMARKS = {
     "scaling": [*SHORT, "--actors=1", "--out={tmp_path}", *SMALL_RUN],
     "inference": [*SHORT, "--rounds=1", "--envs=2", *SMALL_RUN],
     "ingest": [*SHORT, "--actors=2", "--agents=MLPAgent", *SMALL_RUN],
+    "start": ["--rounds=1", *SMALL_RUN],
     "channels": ["--megabytes=20", "--rounds=1"],
     "replay": ["--sizes=1e4", "--algorithms=r2d2", "--parts=replay", "--level_name=PongNoFrameskip-v4"],
 }

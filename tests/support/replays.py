@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -130,23 +131,29 @@ def decode(frames: Any) -> Any:
     return np.moveaxis(np.asarray(frames).reshape(*frames.shape[:-3], 4)[..., :3], -1, 0).astype(int)
 
 
-def assert_experienced(sample: Sample, steps: range, b: int) -> None:
-    """Asserts that these steps of window b are consecutive steps of one episode as a CountingActor experienced it.
+def experience_check(sample: Sample) -> Callable[[range, int], None]:
+    """A function that asserts that steps of window b are consecutive ones of an episode of a CountingActor.
 
     Frame stacks, rewards and actions must be those of the steps.
     """
-    timesteps, action = sample.trajectory.timesteps, sample.trajectory.act_outputs.action
-    frames = tf.constant(sample.trajectory.agent_state.frames)
-    stacks, _ = stack_frames(tf.constant(timesteps.observation), tf.constant(timesteps.is_first), frames)
-    env, episode, step = decode(timesteps.observation)
-    first = steps[0]
-    for t in steps:
-        expected = env[first, b], episode[first, b], step[first, b] + t - first
-        assert (env[t, b], episode[t, b], step[t, b]) == expected
-        assert bool(timesteps.is_first[t, b]) == (step[t, b] == 1)
-        assert timesteps.reward[t, b] == step[t, b] - 1
-        assert action[t, b] == step[t, b] - 1
-        for age in range(STACK):  # the newest frame is the last channel
-            frame = np.asarray(stacks[t, b, ..., STACK - 1 - age]).ravel()
-            expected_frame = [env[t, b], episode[t, b], step[t, b] - age, 7]
-            assert frame.tolist() == (expected_frame if step[t, b] - age >= 1 else [0, 0, 0, 0]), (t, b, age)
+    timesteps, frames = sample.trajectory.timesteps, tf.constant(sample.trajectory.agent_state.frames)
+    stacked, _ = stack_frames(tf.constant(timesteps.observation), tf.constant(timesteps.is_first), frames)
+    # Arrays once for all windows: an element of a tensor takes a thousand times as long.
+    stacks, action = stacked.numpy(), np.asarray(sample.trajectory.act_outputs.action)
+    is_first, reward = np.asarray(timesteps.is_first), np.asarray(timesteps.reward)
+    env, episode, step = map(np.asarray, decode(timesteps.observation))
+
+    def check(steps: range, b: int) -> None:
+        first = steps[0]
+        for t in steps:
+            expected = env[first, b], episode[first, b], step[first, b] + t - first
+            assert (env[t, b], episode[t, b], step[t, b]) == expected
+            assert bool(is_first[t, b]) == (step[t, b] == 1)
+            assert reward[t, b] == step[t, b] - 1
+            assert action[t, b] == step[t, b] - 1
+            for age in range(STACK):  # the newest frame is the last channel
+                frame = stacks[t, b, ..., STACK - 1 - age].ravel()
+                expected_frame = [env[t, b], episode[t, b], step[t, b] - age, 7]
+                assert frame.tolist() == (expected_frame if step[t, b] - age >= 1 else [0, 0, 0, 0]), (t, b, age)
+
+    return check

@@ -19,9 +19,9 @@ from tests.support.replays import (
     STEPS,
     CountingActor,
     T,
-    assert_experienced,
     decode,
     endless_episode,
+    experience_check,
     make_replay,
     sample_from,
 )
@@ -34,11 +34,11 @@ def test_windows_of_ape_x_are_consecutive_stacked_and_of_one_episode(compress: b
     for _ in range(12):
         replay.insert(actor.records(4))
         sample = sample_from(replay)
-        is_first = sample.trajectory.timesteps.is_first.numpy()
+        check, is_first = experience_check(sample), sample.trajectory.timesteps.is_first.numpy()
         for b in range(64):
             num_steps = int(np.cumprod(~is_first[1:, b]).sum())
             assert num_steps >= 1, "the step into a new episode is not a transition"
-            assert_experienced(sample, range(num_steps + 1), b)
+            check(range(num_steps + 1), b)
             seen.add((num_steps, int(sample.keys[b]) % T))
     assert seen == {(num_steps, t) for num_steps in (1, 2, 3) for t in range(T)}
 
@@ -54,6 +54,7 @@ def test_windows_of_r2d2_are_consecutive_of_one_episode_and_have_the_state_of_th
             sample.trajectory.timesteps.observation.numpy(),
             sample.trajectory.timesteps.is_first.numpy(),
         )
+        check = experience_check(sample)
         hidden, cell = (part.numpy() for part in sample.trajectory.agent_state.core)
         for b in range(64):
             first = is_first[:, b]
@@ -69,7 +70,7 @@ def test_windows_of_r2d2_are_consecutive_of_one_episode_and_have_the_state_of_th
                 env, time = observation[0, b].ravel()[0] - 1, sample.trajectory.weights_version[b]
                 assert hidden[b].tolist() == [env, time]
                 assert (cell[b] == hidden[b] + 0.5).all()
-            assert_experienced(sample, range(burn_in if starts_episode else 0, burn_in + learned + 1), b)
+            check(range(burn_in if starts_episode else 0, burn_in + learned + 1), b)
             seen.add((starts_episode, learned))
     assert {starts_episode for starts_episode, _ in seen} == {True, False}
     assert {learned for _, learned in seen} == set(range(1, SEQUENCES.length + 1))
@@ -81,11 +82,11 @@ def test_samples_of_impala_are_consecutive_and_stacked_too() -> None:
     for _ in range(20):
         sample = queue.sample(1.0)
         assert sample is not None
-        is_first = sample.trajectory.timesteps.is_first.numpy()
+        check, is_first = experience_check(sample), sample.trajectory.timesteps.is_first.numpy()
         for b in range(3):
             bounds = [0, *(np.flatnonzero(is_first[1:, b]) + 1), T + 1]
             for start, end in itertools.pairwise(bounds):  # one episode each
-                assert_experienced(sample, range(start, end), b)
+                check(range(start, end), b)
 
 
 @pytest.mark.parametrize("windows", [STEPS, SEQUENCES])
