@@ -52,7 +52,7 @@ case-studies: install-actor  ## write pages about the runs in RUNS (logdirs, or 
 
 # Unit tests run beside those that start processes, of which there is one at a time: tests/conftest.py.
 test: install  ## run the default tests; ARGS: arguments of pytest, in one process
-	$(PY) -m pytest $(or $(ARGS),--numprocesses=2 --dist=loadgroup)
+	$(PY) -m pytest $(or $(ARGS),--numprocesses=2)
 
 test-slow: install install-vizdoom  ## run the faults and variants that take long: minutes
 	$(PY) -m pytest -m slow $(ARGS)

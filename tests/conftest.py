@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,11 +25,18 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide missing flushes
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # on a GPU, sums are not reproducible
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where tests run in several processes (`make test`), all but unit tests run in one of them, one by one."""
-    for item in items:
-        if "unit" not in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("processes"))
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class Scheduler(LoadScopeScheduling):
+        """Unit tests of one file run in one process."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("::")[0] if nodeid.startswith("tests/unit/") else "those that start processes"
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

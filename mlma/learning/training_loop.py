@@ -53,9 +53,6 @@ def training_loop(
     total_frames = config.run.total_environment_frames
     next_save = time.monotonic() + config.reports.checkpoint_every_seconds
     save_at_once, dropped = not waiter.alone, DroppedSamples(config, metrics)
-    if learner.frames < total_frames and (example := buffer.example()) is not None:
-        with timer.phase("train"):
-            learner.prepare(example)  # while the actors collect the first sample
     while learner.frames < total_frames:
         if stop.requested and save_at_once:  # mpirun may kill this rank before all have stopped
             save_at_once = False

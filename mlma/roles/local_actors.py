@@ -59,7 +59,7 @@ class LocalActors:
         max_env_errors: int = 0,
         env_timeout_seconds: float = 0.0,
     ) -> None:
-        """Starts `num_early` of `count` actors at once, the others at `serve`.
+        """Starts `num_early` of `count` actors at once, the others at `start_all`.
 
         The learner fails after `max_env_errors` equal errors of environments; 0 is no limit.
         """
@@ -69,7 +69,7 @@ class LocalActors:
         self._learner: ServingLearner | None = None
         self._failure: BaseException | None = None  # of the thread
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._stopping, self._wake = False, threading.Event()
+        self._start_all, self._stopping, self._wake = False, False, threading.Event()
         self._log_task, self._start_task = SideTask("the log of an actor"), SideTask("starting an actor")
         self._thread = threading.Thread(target=self._run, name="local-actors", daemon=True)
         self._thread.start()
@@ -84,6 +84,11 @@ class LocalActors:
         self._wake.set()
         if self._failure:
             learner.on_failure(self._failure)
+
+    def start_all(self) -> None:
+        """Starts the actors that have not been started: the learner has nothing to do but to wait for them."""
+        self._start_all = True
+        self._wake.set()
 
     def stop(self) -> None:
         """Ends all actors and waits for that."""
@@ -101,7 +106,7 @@ class LocalActors:
             raise
 
     def _watch(self) -> None:
-        due = dict.fromkeys(range(self._count), 0.0)  # actor -> when to start it, unless it has to wait for the learner
+        due = dict.fromkeys(range(self._count), 0.0)  # actor -> when to start it
         pause = dict.fromkeys(range(self._count), RESTART_BACKOFF_SECONDS[0])
         started: dict[int, float] = {}
         while not self._stopping:
@@ -125,7 +130,7 @@ class LocalActors:
                     "actor %d ended with code %d; restarting it in %.0f s%s", task, code, pause[task], last_line(log)
                 )
                 due[task], pause[task] = now + pause[task], min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])
-            for task in [t for t, when in due.items() if when <= now and (learner or t < self._num_early)]:
+            for task in [t for t, when in due.items() if when <= now and (self._start_all or t < self._num_early)]:
                 new = self._start_task(self._start, task)
                 if new is None:  # no memory, no process or no descriptor left
                     due[task], pause[task] = now + pause[task], min(2 * pause[task], RESTART_BACKOFF_SECONDS[1])

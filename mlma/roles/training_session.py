@@ -128,6 +128,7 @@ class TrainingSession:
         saved, together, self._trains = False, False, True
         with self.stop.working():
             try:
+                self._prepare()
                 training_loop(config, self.learner, self.data.buffer, waiter, surroundings)
                 together = True  # all ranks end here, unless one has failed
             except FATAL_ERRORS as failure:
@@ -145,6 +146,14 @@ class TrainingSession:
                         self.actors.stop()
                     self.metrics.close(finished=self.is_trained())
         return saved
+
+    def _prepare(self) -> None:
+        """Builds the graph of the update while the first actors start; the others would delay both."""
+        if not self.is_trained() and (example := self.data.buffer.example()) is not None:
+            with self.timer.phase("train"):
+                self.learner.prepare(example)
+        if self.actors:
+            self.actors.start_all()
 
     def _saved_by_all(self, saved: bool) -> bool:
         """Whether all ranks `saved` what they have to save. All of them have to call it."""

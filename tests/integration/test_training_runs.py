@@ -33,9 +33,8 @@ def test_ctrl_c_saves_and_leaves_no_process_and_the_run_resumes_where_it_stopped
         wait_for(lambda: len(run.children()) == 2, 60, run.text)
         children = run.children()
         assert niceness(run.process.pid) == {os.nice(0)}
-        assert [niceness(child) for child in children] == 2 * [{os.nice(0) + 10}], (
-            "on its learner's host an actor has lower priority"
-        )
+        lower = {os.nice(0) + 10}  # on its learner's host; an actor has it from about half a second after its start
+        wait_for(lambda: all(niceness(child) == lower for child in children), 30, lambda: str(children))
         run.signal(signal.SIGINT)
         assert run.wait() == 0
         assert gone(children)
