@@ -25,7 +25,14 @@ from typing import BinaryIO
 from mlma.core.config import Config
 from mlma.distributed.world import World
 from mlma.utils.atomic_file import check_writable
-from mlma.utils.own_files import SOCKET_FOLDER_PREFIX, SOCKET_LOCK, check_own_folder, open_own, write_all
+from mlma.utils.own_files import (
+    SHORT_TEMP_FOLDER,
+    SOCKET_FOLDER_PREFIX,
+    SOCKET_LOCK,
+    check_own_folder,
+    open_own,
+    write_all,
+)
 
 LOCK_NAME = ".lock"
 LOCK_SECONDS = 3.0  # for the process that holds the lock, to end
@@ -54,7 +61,8 @@ def claim_run_folder(config: Config) -> None:
     if is_first:
         _lock(folder, flag)
         _sweep_run_folder(folder)
-        _sweep_temporary_folder(Path(tempfile.gettempdir()))
+        for temporary in {Path(tempfile.gettempdir()), SHORT_TEMP_FOLDER}:
+            _sweep_temporary_folder(temporary)
 
 
 def _lock(folder: Path, flag: str) -> None:

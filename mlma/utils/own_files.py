@@ -23,6 +23,8 @@ from typing import BinaryIO
 # Environment variable: 1 if nobody else can reach the files, on mounts that invent owners and modes (SMB, EFS).
 TRUST_ENV = "MLMA_TRUST_OWNERS"
 SOCKET_FOLDER_PREFIX, SOCKET_LOCK = "mlma-", "lock"  # of folders for sockets
+MAX_PARENT_CHARACTERS = 78  # of the folder of such a folder: a socket's path has at most 107
+SHORT_TEMP_FOLDER = Path("/tmp")  # for sockets if TMPDIR is too long, as that of a job on a cluster may be
 RUN_FOLDER_PREFIX = "mlma-run-"  # of folders for temporary files: mlma/envs/vector/temp_folder.py
 NEW_FOLDER_MODE = 0o775  # less what umask takes away: nobody else gets to write, whatever umask is
 
@@ -117,8 +119,10 @@ def socket_folder() -> Iterator[Path]:
 def _new_socket_folder() -> Path:
     """A folder with mode 0700. Its path is short where it can be, since those of sockets are limited."""
     parent = Path(tempfile.gettempdir())
+    if len(os.fsencode(parent)) > MAX_PARENT_CHARACTERS:
+        parent = SHORT_TEMP_FOLDER
     if not parent.name.startswith(RUN_FOLDER_PREFIX):
-        return Path(tempfile.mkdtemp(prefix=SOCKET_FOLDER_PREFIX))
+        return Path(tempfile.mkdtemp(prefix=SOCKET_FOLDER_PREFIX, dir=parent))
     for number in itertools.count():
         with contextlib.suppress(FileExistsError):
             (parent / f"{number}").mkdir(mode=0o700)

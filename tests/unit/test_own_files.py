@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from mlma.cluster.state import State, load_state
 from mlma.core.config import parse, save
+from mlma.transport.addresses import parse_address
 from mlma.utils.atomic_file import atomic_write
-from mlma.utils.own_files import append_lines, check_own_folder, make_own_folder, open_own
+from mlma.utils.own_files import append_lines, check_own_folder, make_own_folder, open_own, socket_folder
 
 STRANGER = 12345  # a user without name
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
@@ -96,6 +98,21 @@ def test_files_are_not_opened_through_links(tmp_path: Path) -> None:
             file.write(b"new")
         assert path.read_text() == "new" and not path.is_symlink(), "the link is replaced"
     assert victim.read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("is_run", [False, True])
+def test_a_socket_has_a_short_path_even_if_the_temporary_folder_has_a_long_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_run: bool
+) -> None:
+    """As on clusters, where TMPDIR is a folder of the job."""
+    temporary = tmp_path / ("x" * 100) / ("mlma-run-1" if is_run else "job")
+    temporary.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    with socket_folder() as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/learner")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert parse_address(f"unix:{folder}/learner", token="", plaintext=False)
+    assert not folder.exists() and not list(temporary.iterdir())
 
 
 def test_half_a_line_is_cut_off_before_the_next_one(tmp_path: Path) -> None:
