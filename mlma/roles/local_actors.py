@@ -1,6 +1,6 @@
 """Actors of local training: child processes that end with this one, and are restarted when they crash.
 
-As many as the learner leaves cores for start before it imports TensorFlow, and do so meanwhile. An actor reads the
+As many as a single learner leaves cores for start before it imports TensorFlow, and do so meanwhile. An actor reads the
 learner's address from standard input once that serves. Each child asks the kernel to end it when its parent ends, so no
 orphan is left even after kill -9. Not here: remote workers.
 """
@@ -206,7 +206,10 @@ def start_local_actors(config: Config) -> LocalActors | None:
     """The actors of this learner, which wait for its address; None without local training."""
     if config.run.task >= 0:
         return None
-    rank = World.from_environment().rank
+    rank, size, *_ = World.from_environment()
+    # More would delay the learner, and thus the first step. Several learners may still be ended by mpirun, because one
+    # of them cannot start, so they have no children before they serve.
+    num_early = max(1, available_cores() - 1) if size == 1 else 0
     # Several learners on one host have actors of the same numbers, which must not want the same ports.
     port = config.reports.metrics_port and config.reports.metrics_port + rank * config.actor.num_actors
     for_actor = {"job_name": "actor", "task": 0, "learner_host": FROM_PARENT}
@@ -216,7 +219,7 @@ def start_local_actors(config: Config) -> LocalActors | None:
     return LocalActors(
         lambda task: [*command, f"--task={task}"],
         config.actor.num_actors,
-        max(1, available_cores() - 1),  # more would delay the learner, and thus the first step
+        num_early,
         logdir / f"learner-{rank}" if rank else logdir,
         config.environment.max_env_errors,
         config.environment.env_timeout_seconds,

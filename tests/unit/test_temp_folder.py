@@ -45,9 +45,9 @@ def test_nothing_is_left_of_a_killed_process_and_its_child(tmp_path: Path, numbe
 
 
 def test_sockets_in_it_have_short_paths_and_modes_for_this_user_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "mlma-run-abcdefgh"
+    folder = home / "mlma-run-abcdefgh"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     with socket_folder() as first, socket_folder() as second:
