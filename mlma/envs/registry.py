@@ -27,12 +27,12 @@ class Suite(Protocol):
     `make_env` with `evaluation`, but can render images for videos. An environment that can render has `render(i)`: the
     image of environment i, uint8 [H, W, 3], or None. `make_unrepeatable(level_name, num_envs, seed, settings)` makes
     environments for training that cannot be repeated anyway: faster than `make_env`, with a seed or without.
-    `takes_arguments(level_name)`: whether --env_args is for this
-    level. `needs_trial(level_name)`: whether its code may fail here, so that `make_single` is tried in a process of its
-    own first (mlma/envs/trial.py). `OWN_TEMP_FOLDER`: whether a process with such an environment needs a folder of its
-    own for temporary files. `HAS_WORKERS`: whether its environments are always in processes of their own.
-    `check_settings(level_name, settings)`: ValueError for what can be said without opening anything.
-    `raw_level(level_name, settings)`: what an environment of one of its levels gives and takes by itself.
+    `takes_arguments(level_name)`: whether --env_args is for this level. `needs_trial(level_name)`: whether its code may
+    fail here, so that `make_single` is tried in a process of its own first (mlma/envs/trial.py). `OWN_TEMP_FOLDER`:
+    whether a process with such an environment needs a folder of its own for temporary files. `HAS_WORKERS`: whether its
+    environments are always in processes of their own. `check_settings(level_name, settings)`: ValueError for what can
+    be said without opening anything. `raw_level(level_name, settings)`: what an environment of one of its levels gives
+    and takes by itself.
     """
 
     def level_names(self) -> list[str]:

@@ -106,6 +106,7 @@ class SampleWaiter:
     def __init__(self, config: Config, alone: bool, silent_actors: Callable[[], str], heartbeat: Heartbeat) -> None:
         self.alone = alone
         self.others_had_data = False
+        self._has_trained = False
         self._silent_actors, self._heartbeat = silent_actors, heartbeat
         self._warning_seconds = config.learner.starvation_warning_seconds
         self._timeout_later = config.distributed.sample_timeout_seconds
@@ -119,12 +120,15 @@ class SampleWaiter:
 
     def sample(self, buffer: TrajectoryBuffer, stop: StopRequest) -> Sample | None:
         """The next sample; None if this rank has to take part in the update without one, or is asked to stop."""
+        if self.alone and stop.requested and not self._has_trained:
+            return None  # a run that is stopped while it starts ends before its first step
         end = time.monotonic() + (0 if self.alone or self._idle else self._timeout)
         while True:
             self._heartbeat.waiting_for("a sample")
             # An idle rank must not delay those that have data. If no rank has any, nothing is delayed.
             sample = buffer.sample(timeout=0.0 if self._idle and self.others_had_data else POLL_SECONDS)
             self._note(sample is not None)
+            self._has_trained |= sample is not None
             if sample is not None or stop.requested or time.monotonic() >= end:
                 break
         if not self.alone and self._idle != (sample is None) and not stop.requested:

@@ -77,9 +77,7 @@ def make_unrepeatable(level_name: str, num_envs: int, seed: int, settings: Envir
     """
     if (parsed := _parse_level(level_name)) is None:
         return None
-    game, sticky = parsed
-    sticky = settings.sticky_actions if settings.sticky_actions >= 0 else sticky
-    return Atari(game, sticky, num_envs, seed if sticky else None, settings, life_loss=settings.life_loss_ends_return)
+    return Atari(*parsed, num_envs, seed, settings, life_loss=settings.life_loss_ends_return, repeatable=False)
 
 
 def make_for_video(level_name: str, num_envs: int, seed: int, settings: EnvironmentConfig) -> Atari | None:
@@ -101,9 +99,16 @@ class Atari:
     """See mlma.core.types.VectorEnv. Resets as ale-py's NEXT_STEP: the step after an episode's end restarts it."""
 
     def __init__(
-        self, game: str, sticky: float, num_envs: int, seed: int | None, settings: EnvironmentConfig, life_loss: bool
+        self,
+        game: str,
+        sticky: float,
+        num_envs: int,
+        seed: int,
+        settings: EnvironmentConfig,
+        life_loss: bool,
+        repeatable: bool = True,
     ) -> None:
-        self.num_envs, self._seed = num_envs, seed
+        self.num_envs = num_envs
         actions = action_names(game, settings.full_action_space)
         self.spec = EnvSpec(
             _observation_spec(settings),
@@ -113,6 +118,7 @@ class Atari:
         )
         if settings.sticky_actions >= 0:
             sticky = settings.sticky_actions
+        self._seed = seed if repeatable or sticky else None
         self._env = AtariVectorEnv(
             game,
             num_envs,
