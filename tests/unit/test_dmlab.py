@@ -186,7 +186,7 @@ def test_two_levels_are_trained_on_and_evaluated(lab_log: Path, tmp_path: Path) 
     levels = f"{TRAIN},explore_goal_locations_small"
     env = {"PYTHONPATH": str(STAND_IN), "STAND_IN_LOG": str(lab_log)}
     small = [f"--level_name={levels}", f"--level_cache={tmp_path}/cache", "--width=32", "--height=24", "--batch_size=2",
-             "--unroll_length=20", "--envs_per_actor=1", "--num_actors=2", "--popart", "--map_seeds=2"]  # fmt: skip
+             "--unroll_length=20", "--envs_per_actor=2", "--num_actors=1", "--popart", "--map_seeds=2"]  # fmt: skip
     logdir = tmp_path / "run"
     with Process(tmp_path, "train", *small, f"--logdir={logdir}", "--total_environment_frames=4000", env=env) as run:
         assert run.wait(200) == 0, run.text()

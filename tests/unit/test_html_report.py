@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The logdir and the console of a run with evaluations, videos and a profile."""
     folder = tmp_path_factory.mktemp("report")
     logdir = folder / "run"
-    flags = ["--num_actors=2", "--total_environment_frames=60000", "--evaluate_every=20000", "--record_video"]
+    flags = ["--num_actors=2", "--total_environment_frames=150000", "--evaluate_every=50000", "--record_video"]
     flags += ["--video_every_episodes=100", "--profile=1", "--test_num_episodes=4", f"--logdir={logdir}"]
     with Process(folder, "console", *SMALL, *flags) as process:
         assert process.wait(240) == 0, process.text()
@@ -70,7 +70,7 @@ def test_a_run_is_evaluated_during_training_and_at_its_end(run: Any) -> None:
     assert len(logged) == len(records) >= 2
     assert {int(frames.replace(",", "")) for frames, _ in logged} == {record["frames"] for record in records}
     assert len({record["frames"] for record in records}) == len(records), "the last weights are evaluated once"
-    assert max(record["frames"] for record in records) >= 60000
+    assert max(record["frames"] for record in records) >= 150000
     assert all(record["episodes"] == 4 for record in records)
     assert "evaluation/mean" in rows(logdir)[-1]
     assert not list((logdir / "evaluation").glob("*.npz"))
