@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks.common import process_seconds, thread_seconds
 from mlma.cluster.remote.credentials import SSH_CONFIG_COMMON
 from mlma.transport.addresses import Address
 from mlma.transport.listening import listen
@@ -60,23 +61,6 @@ def serve(listener: socket.socket) -> None:
                 connection.sendall(data)
 
 
-def cpu_seconds(pid: int, thread: str = "self") -> float:
-    """Processor time of a process with its descendants, or of the threads of this process with a name."""
-    if thread != "self":
-        tasks = Path("/proc/self/task").iterdir()
-        stats = [(task / "stat").read_text() for task in tasks if (task / "comm").read_text().strip() == thread]
-    else:
-        stats = [Path(f"/proc/{pid}/stat").read_text()]
-        children = " ".join(each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")).split()
-        return sum(map(_ticks, stats)) + sum(cpu_seconds(int(child)) for child in children)
-    return sum(map(_ticks, stats))
-
-
-def _ticks(stat: str) -> float:
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def connected(family: int, address: object) -> socket.socket:
     """A connection without delay."""
     connection = socket.socket(family)
@@ -110,7 +94,7 @@ def ssh(folder: Path, target: str) -> Iterator[Channel]:
             try:
                 yield lambda: (
                     connected(socket.AF_UNIX, f"{folder}/tunnel"),
-                    lambda: cpu_seconds(server.pid) + cpu_seconds(client.pid),
+                    lambda: process_seconds(server.pid) + process_seconds(client.pid),
                 )
             finally:
                 client.terminate()
@@ -168,7 +152,7 @@ def main() -> int:
             relay = Relay(address, TOKEN)
             return (
                 connected(socket.AF_UNIX, relay.target.removeprefix("unix:")),
-                lambda: cpu_seconds(gateway.pid) + cpu_seconds(0, thread="relay"),
+                lambda: process_seconds(gateway.pid) + thread_seconds("relay"),
             )
 
         channels: dict[str, Channel] = {

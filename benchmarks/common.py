@@ -5,9 +5,11 @@ TensorFlow is imported inside the functions, so that a wrong flag is answered at
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlma.core.config import Config
@@ -25,6 +27,8 @@ __all__ = [
     "median_seconds",
     "prepare",
     "prepare_process",
+    "process_seconds",
+    "thread_seconds",
 ]
 
 if TYPE_CHECKING:
@@ -79,6 +83,23 @@ def median_seconds(
         call()
         durations.append(clock() - began)
     return statistics.median(durations)
+
+
+def process_seconds(pid: int) -> float:
+    """Processor time of a process with its descendants."""
+    children = " ".join(each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    return _ticks(Path(f"/proc/{pid}/stat")) + sum(process_seconds(int(child)) for child in children)
+
+
+def thread_seconds(name: str) -> float:
+    """Processor time of the threads of this process with a name."""
+    tasks = Path("/proc/self/task").iterdir()
+    return sum(_ticks(task / "stat") for task in tasks if (task / "comm").read_text().strip() == name)
+
+
+def _ticks(stat: Path) -> float:
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def markdown_row(cells: Iterable[object]) -> str:

@@ -19,8 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.channels import cpu_seconds
-from benchmarks.common import markdown_head, markdown_row
+from benchmarks.common import markdown_head, markdown_row, process_seconds
 from mlma.core.config import parse_or_exit
 
 REPORT_SECONDS = 0.1
@@ -40,7 +39,7 @@ def first_step(checkout: Path, flags: list[str]) -> tuple[float, float]:
             for line in run.stdout:
                 lines.append(line)
                 if (found := FRAMES.search(line)) and found[1] != "0":
-                    seconds, processor = time.perf_counter() - began, cpu_seconds(run.pid)
+                    seconds, processor = time.perf_counter() - began, process_seconds(run.pid)
                     run.send_signal(signal.SIGINT)
                     run.communicate()
                     return seconds, processor
