@@ -50,7 +50,7 @@ evaluate: install-actor  ## evaluate the last checkpoint of LOGDIR; ARGS: flags 
 case-studies: install-actor  ## write pages about the runs in RUNS (logdirs, or folders of them) to sandbox/case_studies/
 	$(PY) -m mlma.evaluation.case_studies $(RUNS) $(ARGS)
 
-# Unit tests and those of hosts run beside the integration tests, of which there is one at a time: tests/conftest.py.
+# Unit tests run beside those that start processes, of which there is one at a time: tests/conftest.py.
 test: install  ## run the default tests; ARGS: arguments of pytest, in one process
 	$(PY) -m pytest $(or $(ARGS),--numprocesses=2)
 

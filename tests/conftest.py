@@ -27,19 +27,15 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # on a GPU, sums are not re
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where tests run in several processes (`make test`), those of tests/integration run in one of them, one by one.
-
-    So do those of tests/cluster, since both start processes. Unit tests of one file share a process.
-    """
+    """Where tests run in several processes (`make test`), all but unit tests run in one of them, one by one."""
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
     class Scheduler(LoadScopeScheduling):
-        """The scope of a test is what runs in one process."""
+        """Unit tests of one file run in one process."""
 
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid.partition("::")[0] if nodeid.startswith("tests/unit/") else "/".join(nodeid.split("/")[:2])
+            return nodeid.partition("::")[0] if nodeid.startswith("tests/unit/") else "those that start processes"
 
-    config.option.loadscopereorder = False  # otherwise, hosts could come after the integration tests, not beside them
     return Scheduler(config, log)
 
 
