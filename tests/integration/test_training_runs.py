@@ -135,7 +135,7 @@ def test_actors_may_start_before_the_learner_and_late_and_outlive_it(tmp_path: P
 @pytest.mark.parametrize("inference", ["actor", "learner"])
 def test_actors_that_wait_for_room_when_training_ends_are_notified(tmp_path: Path, inference: str) -> None:
     both = [*SMALL, f"--learner_host=unix:{tmp_path}/socket", f"--inference={inference}"]
-    total = 20_000
+    total = 10_000
     learning = [*both, "--job_name=learner", "--task=0", f"--logdir={tmp_path}/run", "--sample_reuse=200"]
     learning.append(f"--total_environment_frames={total}")
     with Process(tmp_path, "learner", *learning) as learner:
