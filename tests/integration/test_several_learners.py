@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 
-SLOW_CASE = "deep-adam"  # as long as all the others together
+SLOW_CASES = ("deep-rmsprop", "deep-adam")  # each takes as long as all the others together
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
         assert run.returncode == 0, run.stderr.decode()
 
     def values(case: str, size: int) -> list[dict[str, Any]]:
-        train((case,) if case == SLOW_CASE else tuple(name for name in CASES if name != SLOW_CASE), size)
+        train((case,) if case in SLOW_CASES else tuple(name for name in CASES if name not in SLOW_CASES), size)
         return [dict(np.load(folder / f"{case}-{size}-{rank}.npz")) for rank in range(size)]
 
     return values
@@ -51,7 +51,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=pytest.mark.slow) if case == SLOW_CASE else case
+        pytest.param(case, marks=pytest.mark.slow) if case in SLOW_CASES else case
         for case in CASES
         if case not in ("idle", "bad", "fp16")
     ],
