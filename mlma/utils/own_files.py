@@ -23,7 +23,7 @@ from typing import BinaryIO
 # Environment variable: 1 if nobody else can reach the files, on mounts that invent owners and modes (SMB, EFS).
 TRUST_ENV = "MLMA_TRUST_OWNERS"
 SOCKET_FOLDER_PREFIX, SOCKET_LOCK = "mlma-", "lock"  # of folders for sockets
-MAX_PARENT_CHARACTERS = 78  # of the folder of such a folder: a socket's path has at most 107
+MAX_PARENT_CHARACTERS = 78  # of where such a folder is made: sockets have at most 100 (mlma/transport/addresses.py)
 SHORT_TEMP_FOLDER = Path("/tmp")  # for sockets if TMPDIR is too long, as that of a job on a cluster may be
 RUN_FOLDER_PREFIX = "mlma-run-"  # of folders for temporary files: mlma/envs/vector/temp_folder.py
 NEW_FOLDER_MODE = 0o775  # less what umask takes away: nobody else gets to write, whatever umask is
